@@ -1,0 +1,146 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use prometheus_client::metrics::counter::Counter;
+
+use crate::config::{CacheConfig, NamespaceConfig};
+use crate::key::Ttl;
+
+/// Unlisted namespaces counted by name; the rest are counted together.
+const MOST_OPEN: usize = 1_000;
+/// Name under which the rest are counted; no namespace can have it.
+const REST: &str = "(other)";
+
+/// Knows the policy of every namespace and counts what it does.
+#[derive(Debug)]
+pub(crate) struct Namespaces {
+    listed: HashMap<Box<str>, Arc<Namespace>>,
+    /// None when only listed namespaces may be used.
+    open: Option<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    policy: Policy,
+    by_name: RwLock<HashMap<Box<str>, Arc<Namespace>>>,
+    rest: Arc<Namespace>,
+}
+
+/// One namespace: how its entries are kept, and how much it is used.
+#[derive(Debug)]
+pub(crate) struct Namespace {
+    pub(crate) policy: Policy,
+    pub(crate) gets: Counter,
+    pub(crate) hits: Counter,
+    pub(crate) sets: Counter,
+}
+
+/// How the entries of a namespace are kept: its configuration, checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Policy {
+    pub(crate) ttl: Ttl,
+    pub(crate) max_value_bytes: u64,
+    pub(crate) grace: Duration,
+    pub(crate) memory_ttl: Duration,
+    pub(crate) memory: bool,
+    pub(crate) redis: bool,
+}
+
+impl Namespaces {
+    pub(crate) fn new(config: &CacheConfig) -> Self {
+        let defaults = &config.namespace_defaults;
+        let listed = config.namespaces.iter().map(|(name, overrides)| {
+            let namespace = Namespace::new(Policy::new(&overrides.over(defaults)));
+            (name.as_str().into(), Arc::new(namespace))
+        });
+        let open = config.open_namespaces.then(|| {
+            let policy = Policy::new(defaults);
+            Open { policy, by_name: RwLock::default(), rest: Arc::new(Namespace::new(policy)) }
+        });
+        Self { listed: listed.collect(), open }
+    }
+
+    /// Returns none for a name that may not be used.
+    pub(crate) fn get(&self, name: &str) -> Option<Arc<Namespace>> {
+        if let Some(namespace) = self.listed.get(name) {
+            return Some(Arc::clone(namespace));
+        }
+        let open = self.open.as_ref()?;
+        if let Some(namespace) = open.by_name.read().get(name) {
+            return Some(Arc::clone(namespace));
+        }
+        let mut by_name = open.by_name.write();
+        if by_name.len() >= MOST_OPEN && !by_name.contains_key(name) {
+            return Some(Arc::clone(&open.rest));
+        }
+        let namespace = by_name.entry(name.into()).or_insert_with(|| Arc::new(Namespace::new(open.policy)));
+        Some(Arc::clone(namespace))
+    }
+
+    /// Returns all namespaces that are listed or were used, by name.
+    pub(crate) fn all(&self) -> Vec<(String, Arc<Namespace>)> {
+        let named = |all: &HashMap<Box<str>, Arc<Namespace>>| -> Vec<(String, Arc<Namespace>)> {
+            all.iter().map(|(name, namespace)| (name.to_string(), Arc::clone(namespace))).collect()
+        };
+        let mut all = named(&self.listed);
+        if let Some(open) = &self.open {
+            all.extend(named(&open.by_name.read()));
+            if open.rest.gets.get() + open.rest.sets.get() > 0 {
+                all.push((REST.to_owned(), Arc::clone(&open.rest)));
+            }
+        }
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all
+    }
+}
+
+impl Namespace {
+    fn new(policy: Policy) -> Self {
+        Self { policy, gets: Counter::default(), hits: Counter::default(), sets: Counter::default() }
+    }
+}
+
+impl Policy {
+    fn new(config: &NamespaceConfig) -> Self {
+        Self {
+            ttl: Ttl::try_new(config.ttl).expect("checked with the configuration"),
+            max_value_bytes: config.max_value_size.as_u64(),
+            grace: config.grace,
+            memory_ttl: config.memory_ttl,
+            memory: config.memory,
+            redis: config.redis,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::NamespaceOverrides;
+
+    #[test]
+    fn unlisted_names_are_refused_unless_namespaces_are_open() {
+        let mut config = CacheConfig { open_namespaces: false, ..CacheConfig::default() };
+        let overrides =
+            NamespaceOverrides { ttl: Some(Duration::from_secs(9)), ..NamespaceOverrides::default() };
+        config.namespaces.insert("users".to_owned(), overrides);
+        let namespaces = Namespaces::new(&config);
+        assert_eq!(namespaces.get("users").unwrap().policy.ttl.as_millis(), 9_000);
+        assert!(namespaces.get("other").is_none());
+        config.open_namespaces = true;
+        assert_eq!(Namespaces::new(&config).get("other").unwrap().policy.ttl.as_millis(), 300_000);
+    }
+
+    #[test]
+    fn figures_of_open_namespaces_take_bounded_memory() {
+        let namespaces = Namespaces::new(&CacheConfig::default());
+        for number in 0..2 * MOST_OPEN {
+            namespaces.get(&format!("n{number}")).unwrap().gets.inc();
+        }
+        let all = namespaces.all();
+        assert_eq!(all.len(), MOST_OPEN + 1);
+        assert_eq!((all[0].0.as_str(), all[0].1.gets.get()), (REST, MOST_OPEN as u64));
+    }
+}

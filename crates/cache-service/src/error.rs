@@ -1,0 +1,112 @@
+//! How a request fails, and what its caller is told.
+
+use std::time::Duration;
+
+use mainstay_rpc::{ErrorCode, Failure};
+
+use crate::key::Invalid;
+use crate::layer::redis::LayerError;
+use crate::redis::RedisError;
+
+/// Says why a request was not done.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CacheError {
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    #[error("{namespace:?} is not configured, and open_namespaces is off")]
+    UnknownNamespace { namespace: String },
+    #[error("has {bytes} bytes, the namespace takes at most {max_bytes}")]
+    ValueTooLarge { bytes: u64, max_bytes: u64 },
+    #[error("too many redis commands in flight")]
+    Overloaded,
+    #[error("redis cannot be reached and the namespace is not kept in memory: nothing was stored")]
+    NotStored(#[source] LayerError),
+    #[error("redis cannot be reached: the entry may still be there, on other nodes too")]
+    NotDeleted(#[source] LayerError),
+}
+
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+const OVERLOAD_LASTS: Duration = Duration::from_millis(50);
+
+impl CacheError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Invalid(_) | Self::ValueTooLarge { .. } => ErrorCode::InvalidArgument,
+            Self::UnknownNamespace { .. } => ErrorCode::NotFound,
+            Self::Overloaded => ErrorCode::ResourceExhausted,
+            Self::NotStored(_) | Self::NotDeleted(_) => ErrorCode::Unavailable,
+        }
+    }
+}
+
+impl From<CacheError> for Failure {
+    fn from(error: CacheError) -> Self {
+        let (code, message) = (error.code(), error.to_string());
+        let invalid =
+            |field, reason| Self::new(code, reason, format!("{field}: {message}")).field(field, &message);
+        match error {
+            CacheError::Invalid(wrong) => {
+                let (field, reason) = wrong.field_and_reason();
+                invalid(field, reason)
+            }
+            CacheError::ValueTooLarge { .. } => invalid("value", "VALUE_TOO_LARGE"),
+            CacheError::UnknownNamespace { .. } => invalid("namespace", "UNKNOWN_NAMESPACE"),
+            CacheError::Overloaded => Self::new(code, "OVERLOADED", message).retry_after(OVERLOAD_LASTS),
+            CacheError::NotStored(layer) | CacheError::NotDeleted(layer) => {
+                let retry_after = match layer {
+                    LayerError::BreakerOpen { retry_after } => retry_after,
+                    LayerError::Redis(_) | LayerError::Damaged(_) => RETRY_AFTER,
+                };
+                Self::new(code, "REDIS_UNAVAILABLE", message).retry_after(retry_after).caused_by(layer)
+            }
+        }
+    }
+}
+
+impl LayerError {
+    /// Tells whether we ourselves refused to ask.
+    pub(crate) fn is_overload(&self) -> bool {
+        matches!(self, Self::Redis(RedisError::Overloaded))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_error_names_its_field_and_says_what_is_legal() {
+        for (error, code, reason, message) in [
+            (
+                CacheError::Invalid(Invalid::KeyTooLong { bytes: 2_000 }),
+                ErrorCode::InvalidArgument,
+                "KEY_TOO_LONG",
+                "key: must have 1 to 1024 bytes, has 2000",
+            ),
+            (
+                CacheError::ValueTooLarge { bytes: 11, max_bytes: 10 },
+                ErrorCode::InvalidArgument,
+                "VALUE_TOO_LARGE",
+                "value: has 11 bytes, the namespace takes at most 10",
+            ),
+            (
+                CacheError::UnknownNamespace { namespace: "x".to_owned() },
+                ErrorCode::NotFound,
+                "UNKNOWN_NAMESPACE",
+                "namespace: \"x\" is not configured, and open_namespaces is off",
+            ),
+        ] {
+            let failure = Failure::from(error);
+            assert_eq!((failure.code(), failure.reason(), failure.message()), (code, reason, message));
+            assert_eq!(failure.fields().len(), 1);
+        }
+    }
+
+    #[test]
+    fn an_open_breaker_says_when_to_come_back() {
+        let open = LayerError::BreakerOpen { retry_after: Duration::from_millis(120) };
+        let failure = Failure::from(CacheError::NotDeleted(open));
+        assert_eq!((failure.code(), failure.reason()), (ErrorCode::Unavailable, "REDIS_UNAVAILABLE"));
+        assert_eq!(failure.retry_delay(), Some(Duration::from_millis(120)));
+    }
+}

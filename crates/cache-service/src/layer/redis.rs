@@ -1,0 +1,183 @@
+//! L2: Redis under a breaker, with spans and figures.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_resilience::breaker::{Breaker, BreakerConfig, Outcome, Permit, State};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tracing::Instrument as _;
+
+use crate::config::RedisConfig;
+use crate::entry::{DamagedEnvelope, Draft, Envelope, Written};
+use crate::key::Key;
+use crate::metrics::CacheMetrics;
+use crate::redis::{Redis, RedisError};
+
+/// A caller with less time left than this gets no answer from Redis: its own deadline would come first.
+const ANSWER_TAKES: Duration = Duration::from_millis(5);
+
+/// Reads and writes entries in Redis, and stops asking while Redis fails.
+#[derive(Debug)]
+pub(crate) struct RedisLayer {
+    redis: Arc<Redis>,
+    breaker: Mutex<Breaker>,
+    command_within: Duration,
+    metrics: Arc<CacheMetrics>,
+}
+
+/// Says why L2 has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LayerError {
+    #[error("redis fails and is left alone for a while")]
+    BreakerOpen { retry_after: Duration },
+    #[error(transparent)]
+    Redis(RedisError),
+    #[error("what lies in redis cannot be read")]
+    Damaged(#[source] DamagedEnvelope),
+}
+
+impl RedisLayer {
+    pub(crate) fn new(redis: Arc<Redis>, config: &RedisConfig, metrics: Arc<CacheMetrics>) -> Self {
+        let breaker = BreakerConfig {
+            slow_after: config.command_within / 2,
+            open_for: Duration::from_millis(250),
+            open_for_max: Duration::from_secs(2),
+            ..BreakerConfig::default()
+        };
+        Self {
+            redis,
+            breaker: Mutex::new(Breaker::new(breaker)),
+            command_within: config.command_within,
+            metrics,
+        }
+    }
+
+    /// Reads an entry; `left` is the time the caller has.
+    pub(crate) async fn read(&self, key: &Key, left: Duration) -> Result<Option<Envelope>, LayerError> {
+        let span = self.span("redis.get", "GET");
+        let bytes =
+            self.guarded(left, |within| self.redis.get(key.as_str(), within)).instrument(span).await?;
+        let envelope = bytes.as_ref().map(Envelope::decode).transpose();
+        envelope.map_err(|damaged| {
+            self.metrics.l2_error("damaged");
+            LayerError::Damaged(damaged)
+        })
+    }
+
+    /// Stores an entry with a version of at least `lowest_version`.
+    pub(crate) async fn write(
+        &self,
+        key: &Key,
+        draft: &Draft,
+        lowest_version: u64,
+        left: Duration,
+    ) -> Result<Written, LayerError> {
+        let span = self.span("redis.set", "EVALSHA");
+        let write = |within| self.redis.set(key.as_str(), draft, lowest_version, within);
+        self.guarded(left, write).instrument(span).await
+    }
+
+    /// Removes an entry and tells whether it was there.
+    pub(crate) async fn delete(&self, key: &Key, left: Duration) -> Result<bool, LayerError> {
+        let span = self.span("redis.delete", "DEL");
+        self.guarded(left, |within| self.redis.delete(key.as_str(), within)).instrument(span).await
+    }
+
+    pub(crate) fn breaker_state(&self) -> State {
+        self.breaker.lock().state(Instant::now().into_std())
+    }
+
+    pub(crate) fn redis(&self) -> &Redis {
+        &self.redis
+    }
+
+    async fn guarded<T, F>(
+        &self,
+        left: Duration,
+        command: impl FnOnce(Duration) -> F,
+    ) -> Result<T, LayerError>
+    where
+        F: Future<Output = Result<T, RedisError>>,
+    {
+        let within = self.command_within.min(left.saturating_sub(ANSWER_TAKES));
+        let admission = self.admit().inspect_err(|_| self.metrics.l2_error("breaker_open"))?;
+        let result = if within.is_zero() { Err(RedisError::Timeout) } else { command(within).await };
+        match &result {
+            Ok(_) => admission.end(Outcome::Success),
+            // The caller's hurry proves nothing about Redis.
+            Err(RedisError::Timeout) if within < self.command_within => drop(admission),
+            Err(RedisError::Overloaded) => drop(admission),
+            Err(error) if error.is_outage() => admission.end(Outcome::Failure),
+            Err(_) => admission.end(Outcome::Success),
+        }
+        result.map_err(|error| {
+            self.metrics.l2_error(error.kind());
+            let span = tracing::Span::current();
+            span.record("error.type", error.kind());
+            span.record("otel.status_code", "ERROR");
+            tracing::debug!(error = error.in_full(), "redis command failed");
+            LayerError::Redis(error)
+        })
+    }
+
+    fn admit(&self) -> Result<Admission<'_>, LayerError> {
+        let started = Instant::now();
+        match self.breaker.lock().admit(started.into_std()) {
+            Ok(permit) => Ok(Admission { breaker: &self.breaker, permit: Some(permit), started }),
+            Err(rejected) => Err(LayerError::BreakerOpen { retry_after: rejected.retry_after }),
+        }
+    }
+
+    fn span(&self, name: &'static str, operation: &'static str) -> tracing::Span {
+        let span = tracing::info_span!(
+            "redis",
+            otel.name = name,
+            otel.kind = "client",
+            otel.status_code = tracing::field::Empty,
+            db.system.name = "redis",
+            db.operation.name = operation,
+            server.address = tracing::field::Empty,
+            server.port = tracing::field::Empty,
+            error.type = tracing::field::Empty,
+        );
+        if !span.is_disabled()
+            && let Some(address) = self.redis.primary()
+        {
+            span.record("server.address", address.host.as_str());
+            span.record("server.port", address.port);
+        }
+        span
+    }
+}
+
+/// Holds a breaker's permit for one command; gives it back unjudged when the caller goes away.
+struct Admission<'a> {
+    breaker: &'a Mutex<Breaker>,
+    permit: Option<Permit>,
+    started: Instant,
+}
+
+impl Admission<'_> {
+    fn end(mut self, outcome: Outcome) {
+        let Some(permit) = self.permit.take() else { return };
+        let now = Instant::now();
+        let change = self.breaker.lock().record(permit, outcome, now - self.started, now.into_std());
+        if let Some(change) = change {
+            let (from, to) = (change.from.as_str(), change.to.as_str());
+            if change.to == State::Open {
+                tracing::warn!(from, to, "breaker of redis changed");
+            } else {
+                tracing::info!(from, to, "breaker of redis changed");
+            }
+        }
+    }
+}
+
+impl Drop for Admission<'_> {
+    fn drop(&mut self) {
+        if let Some(permit) = self.permit.take() {
+            self.breaker.lock().cancel(permit, Instant::now().into_std());
+        }
+    }
+}

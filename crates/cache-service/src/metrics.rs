@@ -1,0 +1,258 @@
+//! Every metric of the cache-service; all names begin with `mainstay_cache_`.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use mainstay_resilience::breaker::State;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::layer::memory::Memory;
+use crate::layer::redis::RedisLayer;
+
+/// Upper ends of the buckets, in seconds: an L1 hit takes under a microsecond, a bad Redis half a second.
+const BUCKETS: [f64; 14] =
+    [1e-6, 2e-6, 5e-6, 1e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 5e-2, 0.25, 1.0];
+
+/// Counts what the engine does. The figures of Stats and of `/metrics` are the same numbers.
+#[derive(Debug)]
+pub(crate) struct CacheMetrics {
+    pub(crate) get: OperationMetrics,
+    pub(crate) set: OperationMetrics,
+    pub(crate) delete: OperationMetrics,
+    pub(crate) hits_l1: Counter,
+    pub(crate) hits_l2: Counter,
+    pub(crate) misses: Counter,
+    pub(crate) stale: Counter,
+    pub(crate) degraded: Counter,
+    l2_errors: Family<KindLabel, Counter>,
+}
+
+/// Counts and times one kind of operation.
+#[derive(Debug)]
+pub(crate) struct OperationMetrics {
+    pub(crate) done: Counter,
+    pub(crate) errors: Counter,
+    pub(crate) recent: RecentMean,
+    by_layer: [Histogram; 3],
+}
+
+/// The layer whose answer ended an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LastLayer {
+    None,
+    L1,
+    L2,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LayerLabel {
+    layer: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OpLabel {
+    op: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OpLayerLabels {
+    op: &'static str,
+    layer: &'static str,
+}
+
+impl CacheMetrics {
+    /// Creates everything that is counted here and names it in `registry`.
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let registry = registry.sub_registry_with_prefix("mainstay_cache");
+        let hits = Family::<LayerLabel, Counter>::default();
+        let errors = Family::<OpLabel, Counter>::default();
+        let seconds = Family::<OpLayerLabels, Histogram, fn() -> Histogram>::new_with_constructor(histogram);
+        // Handles are taken once: counting needs no look-up by label, and every series is there from the start.
+        let operation = |op| OperationMetrics {
+            done: Counter::default(),
+            errors: errors.get_or_create_owned(&OpLabel { op }),
+            recent: RecentMean::default(),
+            by_layer: ["none", "l1", "l2"]
+                .map(|layer| seconds.get_or_create_owned(&OpLayerLabels { op, layer })),
+        };
+        let metrics = Self {
+            get: operation("get"),
+            set: operation("set"),
+            delete: operation("delete"),
+            hits_l1: hits.get_or_create_owned(&LayerLabel { layer: "l1" }),
+            hits_l2: hits.get_or_create_owned(&LayerLabel { layer: "l2" }),
+            misses: Counter::default(),
+            stale: Counter::default(),
+            degraded: Counter::default(),
+            l2_errors: Family::default(),
+        };
+        registry.register("hits", "Reads answered with an entry, by layer", hits);
+        registry.register("misses", "Reads answered without an entry", metrics.misses.clone());
+        registry.register("gets", "Reads answered", metrics.get.done.clone());
+        registry.register("sets", "Writes that were stored", metrics.set.done.clone());
+        registry.register("deletes", "Deletes that were done", metrics.delete.done.clone());
+        registry.register("stale", "Reads answered with an entry past its time", metrics.stale.clone());
+        registry.register(
+            "degraded",
+            "Answers given without Redis although it is configured",
+            metrics.degraded.clone(),
+        );
+        registry.register("errors", "Requests refused or failed, by operation", errors);
+        registry.register(
+            "op_seconds",
+            "Time of an operation in the engine, by the layer that answered",
+            seconds,
+        );
+        registry.register(
+            "l2_errors",
+            "Redis commands without an answer, by kind",
+            metrics.l2_errors.clone(),
+        );
+        metrics
+    }
+
+    pub(crate) fn l2_error(&self, kind: &'static str) {
+        self.l2_errors.get_or_create(&KindLabel { kind }).inc();
+    }
+}
+
+impl OperationMetrics {
+    pub(crate) fn took(&self, took: Duration, layer: LastLayer) {
+        self.by_layer[layer as usize].observe(took.as_secs_f64());
+        self.recent.add(took);
+    }
+}
+
+fn histogram() -> Histogram {
+    Histogram::new(BUCKETS)
+}
+
+/// Averages the time of the last 1,000 operations without a lock.
+pub(crate) struct RecentMean {
+    nanos: Box<[AtomicU64]>,
+    sum: AtomicU64,
+    n_added: AtomicUsize,
+}
+
+impl RecentMean {
+    const LENGTH: usize = 1_000;
+
+    pub(crate) fn add(&self, took: Duration) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let slot = self.n_added.fetch_add(1, Ordering::Relaxed) % Self::LENGTH;
+        let before = self.nanos[slot].swap(nanos, Ordering::Relaxed);
+        // Wraps around for a moment when two threads meet, and comes right as soon as both are done.
+        self.sum.fetch_add(nanos.wrapping_sub(before), Ordering::Relaxed);
+    }
+
+    /// Returns seconds; 0 before the first operation.
+    pub(crate) fn seconds(&self) -> f64 {
+        let n_held = self.n_added.load(Ordering::Relaxed).min(Self::LENGTH);
+        if n_held == 0 { 0.0 } else { self.sum.load(Ordering::Relaxed) as f64 / n_held as f64 / 1e9 }
+    }
+}
+
+impl Default for RecentMean {
+    fn default() -> Self {
+        let nanos = (0..Self::LENGTH).map(|_| AtomicU64::new(0)).collect();
+        Self { nanos, sum: AtomicU64::new(0), n_added: AtomicUsize::new(0) }
+    }
+}
+
+impl fmt::Debug for RecentMean {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RecentMean").field("seconds", &self.seconds()).finish()
+    }
+}
+
+/// Reads the state of the layers at each scrape. Holds L2 weakly: the registry must not keep its connection open.
+#[derive(Debug)]
+pub(crate) struct LayerCollector {
+    memory: Arc<Memory>,
+    redis: Option<Weak<RedisLayer>>,
+}
+
+impl LayerCollector {
+    pub(crate) fn register(memory: Arc<Memory>, redis: Option<&Arc<RedisLayer>>, registry: &mut Registry) {
+        let collector = Self { memory, redis: redis.map(Arc::downgrade) };
+        registry.sub_registry_with_prefix("mainstay_cache").register_collector(Box::new(collector));
+    }
+}
+
+impl Collector for LayerCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let figures = self.memory.figures();
+        let mut gauge = |name: &str, help: &str, value: u64| -> fmt::Result {
+            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)
+        };
+        gauge("l1_bytes", "Bytes held in memory, with the overhead of each entry", figures.bytes)?;
+        gauge("l1_capacity_bytes", "Bound of l1_bytes", figures.capacity_bytes)?;
+        gauge("l1_entries", "Entries held in memory", figures.entries)?;
+        let redis = self.redis.as_ref().map(Weak::upgrade);
+        let redis = redis.flatten();
+        if let Some(layer) = &redis {
+            let state = match layer.breaker_state() {
+                State::Closed => 0,
+                State::HalfOpen => 1,
+                State::Open => 2,
+            };
+            gauge("l2_breaker_state", "Breaker of Redis: 0 closed, 1 half open, 2 open", state)?;
+            gauge("l2_available", "1 when Redis answered last time", layer.redis().is_available().into())?;
+            if let Some(sentinel) = &layer.redis().view().sentinel {
+                gauge("sentinels_configured", "Sentinels configured", sentinel.n_configured.into())?;
+                gauge(
+                    "sentinels_reachable",
+                    "Sentinels that answered last time",
+                    sentinel.n_reachable.into(),
+                )?;
+            }
+        }
+        let mut counter = |name: &str, help: &str, value: u64| -> fmt::Result {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)
+        };
+        counter("l1_evictions", "Entries that left memory for want of room", figures.evictions)?;
+        counter(
+            "l1_expirations",
+            "Entries that left memory because their time was over",
+            figures.expirations,
+        )?;
+        if let Some(layer) = &redis {
+            let n_connections = layer.redis().n_connections().into();
+            counter("l2_connections", "Connections to Redis made", n_connections)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mean_covers_the_last_thousand_operations() {
+        let mean = RecentMean::default();
+        assert_eq!(mean.seconds(), 0.0);
+        mean.add(Duration::from_millis(4));
+        mean.add(Duration::from_millis(2));
+        assert!((mean.seconds() - 0.003).abs() < 1e-9);
+        for _ in 0..1_000 {
+            mean.add(Duration::from_millis(1));
+        }
+        assert!((mean.seconds() - 0.001).abs() < 1e-9);
+    }
+}

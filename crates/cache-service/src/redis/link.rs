@@ -1,0 +1,144 @@
+use std::time::Duration;
+
+use fred::clients::{Client, WithOptions};
+use fred::interfaces::{ClientLike as _, LuaInterface as _};
+use fred::types::Builder;
+use fred::types::ConnectHandle;
+use fred::types::config::{Config, Options, ReconnectError, Server, ServerConfig};
+use mainstay_runtime::Context;
+use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFuture};
+
+use super::error::RedisError;
+use crate::config::{Address, RedisConfig};
+use crate::entry::SET_SCRIPT;
+
+/// fred keeps a few commands of its own in the same buffer.
+const BUFFER_EXTRA: usize = 64;
+const QUIT_WITHIN: Duration = Duration::from_millis(200);
+
+/// One connection to one server, from its making to its loss. It never reconnects: a lost link is replaced by a new
+/// one, made after a new look at where the primary is. Dropping it closes the connection.
+#[derive(Debug)]
+pub(super) struct Link {
+    address: Address,
+    client: Client,
+    command_within: Duration,
+    /// Hash of the script, as the server gave it.
+    set_script: String,
+    closed: CancellationToken,
+    _close_on_drop: DropGuard,
+}
+
+impl Link {
+    /// Connects, signs in and loads the script, within a few times `redis.connect_within`.
+    pub(super) async fn open(
+        address: Address,
+        config: &RedisConfig,
+        cx: &Context,
+    ) -> Result<Self, RedisError> {
+        let client = build(&address, config).map_err(RedisError::Connection)?;
+        // fred bounds each of the two steps; this is the belt to its braces.
+        let connecting = timeout(config.connect_within * 2 + QUIT_WITHIN, client.init()).await;
+        let handle = match connecting {
+            Ok(Ok(handle)) => handle,
+            Ok(Err(error)) => return Err(RedisError::from_fred(error)),
+            Err(_) => {
+                let _ = timeout(QUIT_WITHIN, client.quit()).await;
+                return Err(RedisError::Timeout);
+            }
+        };
+        let (closed, asked_to_close) = (CancellationToken::new(), CancellationToken::new());
+        cx.spawn_work(look_after(client.clone(), handle, closed.clone(), asked_to_close.clone()));
+        let close_on_drop = asked_to_close.drop_guard();
+        let loading = timeout(config.command_within, client.script_load::<String, _>(SET_SCRIPT)).await;
+        let set_script = loading.map_err(|_| RedisError::Timeout)?.map_err(RedisError::from_fred)?;
+        let command_within = config.command_within;
+        Ok(Self { address, client, command_within, set_script, closed, _close_on_drop: close_on_drop })
+    }
+
+    pub(super) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    pub(super) fn set_script(&self) -> &str {
+        &self.set_script
+    }
+
+    pub(super) fn command_within(&self) -> Duration {
+        self.command_within
+    }
+
+    /// Returns a client whose commands end after `within` and are sent once.
+    pub(super) fn commands(&self, within: Duration) -> WithOptions<Client> {
+        // Zero would mean no limit at all.
+        let within = within.max(Duration::from_millis(1));
+        let options =
+            Options { timeout: Some(within), max_attempts: Some(1), fail_fast: true, ..Options::default() };
+        self.client.with_options(&options)
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.is_cancelled()
+    }
+
+    pub(super) fn closed(&self) -> WaitForCancellationFuture<'_> {
+        self.closed.cancelled()
+    }
+}
+
+/// Notices the loss of the connection, and closes it when the link is dropped.
+async fn look_after(
+    client: Client,
+    mut handle: ConnectHandle,
+    closed: CancellationToken,
+    asked_to_close: CancellationToken,
+) {
+    let _closed = closed.drop_guard();
+    tokio::select! {
+        ended = &mut handle => {
+            let reason = match ended {
+                Ok(Ok(())) => "closed".to_owned(),
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            };
+            tracing::debug!(reason, "connection to redis ended");
+        }
+        () = asked_to_close.cancelled() => {
+            // A server that does not answer does not answer QUIT either.
+            if !matches!(timeout(QUIT_WITHIN, client.quit()).await, Ok(Ok(()))) {
+                handle.abort();
+            }
+        }
+    }
+}
+
+fn build(address: &Address, config: &RedisConfig) -> Result<Client, fred::error::Error> {
+    let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let server = Server::new(address.host.clone(), address.port);
+    let server_config = Config {
+        server: ServerConfig::Centralized { server },
+        username: text(&config.username),
+        password: text(config.password.expose()),
+        database: (config.database != 0).then_some(config.database),
+        fail_fast: true,
+        ..Config::default()
+    };
+    let (connect_within, max_in_flight) = (config.connect_within, config.max_in_flight as usize);
+    let mut builder = Builder::from_config(server_config);
+    builder.with_connection_config(|connection| {
+        connection.connection_timeout = connect_within;
+        connection.internal_command_timeout = connect_within;
+        connection.max_command_attempts = 1;
+        connection.max_command_buffer_len = max_in_flight + BUFFER_EXTRA;
+        connection.disable_cluster_health_check = true;
+        connection.tcp.nodelay = Some(true);
+        // Replies that end the link. READONLY and NOREPLICAS are not among them: such a server still reads, and the watch
+        // moves us as soon as there is a better one.
+        connection.reconnect_errors =
+            vec![ReconnectError::ClusterDown, ReconnectError::Loading, ReconnectError::MasterDown];
+    });
+    let command_within = config.command_within;
+    builder.with_performance_config(|performance| performance.default_command_timeout = command_within);
+    builder.build()
+}

@@ -1,0 +1,183 @@
+//! Which server the Sentinels call the primary.
+//!
+//! We ask every configured Sentinel ourselves. fred's own Sentinel mode asks one, then replaces the configured list by
+//! what that one says of the others (unreachable behind NAT), and looks again only after losing its connection, so a
+//! demoted primary that still answers is written to for seconds.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::io::{AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::resp::{self, Reply};
+use crate::config::{Address, RedisConfig};
+
+/// Asks the configured Sentinels.
+#[derive(Debug)]
+pub(super) struct Sentinels {
+    addresses: Vec<Address>,
+    master_name: String,
+    password: Option<String>,
+    within: Duration,
+}
+
+/// What the Sentinels said, each with its address.
+#[derive(Debug)]
+pub(super) struct Poll {
+    answers: Vec<(Address, Result<Address, SentinelError>)>,
+}
+
+impl Sentinels {
+    pub(super) fn new(config: &RedisConfig) -> Self {
+        let password = config.sentinel_password.expose();
+        Self {
+            addresses: config.sentinels.iter().filter_map(|address| address.parse().ok()).collect(),
+            master_name: config.master_name.clone(),
+            password: (!password.is_empty()).then(|| password.to_owned()),
+            within: config.connect_within,
+        }
+    }
+
+    /// Asks all at once; takes no longer than `redis.connect_within`.
+    pub(super) async fn ask_all(&self) -> Poll {
+        let answers = self.addresses.iter().map(async |address| {
+            let answer = timeout(self.within, self.ask(address)).await;
+            (address.clone(), answer.unwrap_or(Err(SentinelError::Timeout)))
+        });
+        Poll { answers: join_all(answers).await }
+    }
+
+    async fn ask(&self, address: &Address) -> Result<Address, SentinelError> {
+        let connected = TcpStream::connect((address.host.as_str(), address.port)).await;
+        let mut stream = BufReader::new(connected.map_err(SentinelError::Connect)?);
+        if let Some(password) = &self.password {
+            exchange(&mut stream, &["AUTH", password]).await?;
+        }
+        match exchange(&mut stream, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", &self.master_name]).await? {
+            Reply::List(parts) => match parts.as_slice() {
+                [host, port] => {
+                    let port = port.parse().map_err(|_| SentinelError::Answer)?;
+                    Ok(Address { host: host.clone(), port })
+                }
+                _ => Err(SentinelError::Answer),
+            },
+            Reply::Nil => Err(SentinelError::UnknownMaster),
+            Reply::Text(_) | Reply::Error(_) => Err(SentinelError::Answer),
+        }
+    }
+}
+
+async fn exchange(stream: &mut BufReader<TcpStream>, words: &[&str]) -> Result<Reply, SentinelError> {
+    stream.write_all(&resp::encode(words)).await.map_err(SentinelError::Talk)?;
+    match resp::read(stream).await.map_err(SentinelError::Talk)? {
+        Reply::Error(text) => Err(SentinelError::Refused(text)),
+        reply => Ok(reply),
+    }
+}
+
+impl Poll {
+    pub(super) fn n_asked(&self) -> usize {
+        self.answers.len()
+    }
+
+    pub(super) fn n_reachable(&self) -> usize {
+        self.answers.iter().filter(|(_, answer)| answer.is_ok()).count()
+    }
+
+    /// Returns the server that most of those who answered name, and how many do; of equals the lower address.
+    pub(super) fn favourite(&self) -> Option<(&Address, usize)> {
+        let mut votes: BTreeMap<&Address, usize> = BTreeMap::new();
+        for (_, answer) in &self.answers {
+            if let Ok(named) = answer {
+                *votes.entry(named).or_default() += 1;
+            }
+        }
+        votes.into_iter().rev().max_by_key(|(_, n_votes)| *n_votes)
+    }
+
+    /// Decides which server to be connected to, given the one we are connected to and that works.
+    ///
+    /// A working connection is left only when more than half of all Sentinels name another server: one that is cut off
+    /// from the rest may go on naming the old primary. Without a connection any named server is better than none.
+    pub(super) fn decide(&self, working: Option<&Address>) -> Option<Address> {
+        let Some((named, n_votes)) = self.favourite() else { return working.cloned() };
+        match working {
+            Some(working) if n_votes * 2 <= self.n_asked() => Some(working.clone()),
+            _ => Some(named.clone()),
+        }
+    }
+
+    /// Says in one line what went wrong, e.g. `127.0.0.1:26379: cannot be reached: connection refused`.
+    pub(super) fn troubles(&self) -> String {
+        let troubles = self.answers.iter().filter_map(|(address, answer)| {
+            let error = answer.as_ref().err()?;
+            Some(match std::error::Error::source(error) {
+                Some(source) => format!("{address}: {error}: {source}"),
+                None => format!("{address}: {error}"),
+            })
+        });
+        troubles.collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// Says why a Sentinel did not name a server.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SentinelError {
+    #[error("no answer in time")]
+    Timeout,
+    #[error("cannot be reached")]
+    Connect(#[source] io::Error),
+    #[error("the connection failed")]
+    Talk(#[source] io::Error),
+    #[error("refused: {0}")]
+    Refused(String),
+    #[error("does not know redis.master_name")]
+    UnknownMaster,
+    #[error("did not answer with an address")]
+    Answer,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(port: u16) -> Address {
+        Address { host: "10.0.0.1".to_owned(), port }
+    }
+
+    /// A port is a vote for it; 0 is a Sentinel that does not answer.
+    fn poll(votes: &[u16]) -> Poll {
+        let answer = |port: u16| if port == 0 { Err(SentinelError::Timeout) } else { Ok(address(port)) };
+        Poll { answers: votes.iter().map(|port| (address(26379), answer(*port))).collect() }
+    }
+
+    #[test]
+    fn a_working_connection_is_left_only_for_what_more_than_half_name() {
+        for (votes, working, expected) in [
+            (&[1, 1, 1][..], None, Some(1)),
+            (&[1, 0, 0], None, Some(1)),
+            (&[0, 0, 0], None, None),
+            (&[0, 0, 0], Some(1), Some(1)),
+            (&[2, 0, 0], Some(1), Some(1)),
+            (&[2, 1, 1], Some(1), Some(1)),
+            (&[2, 2, 1], Some(1), Some(2)),
+            (&[2, 2, 0], Some(1), Some(2)),
+            (&[2, 2, 1, 1], Some(1), Some(1)),
+            (&[2], Some(1), Some(2)),
+            (&[2, 1], None, Some(1)),
+        ] {
+            let decided = poll(votes).decide(working.map(address).as_ref());
+            assert_eq!(decided, expected.map(address), "votes {votes:?}, working {working:?}");
+        }
+    }
+
+    #[test]
+    fn troubles_name_each_sentinel_that_did_not_answer() {
+        assert_eq!(poll(&[1, 0]).troubles(), "10.0.0.1:26379: no answer in time");
+        assert_eq!(poll(&[1, 1]).troubles(), "");
+    }
+}

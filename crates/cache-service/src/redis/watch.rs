@@ -1,0 +1,187 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_resilience::backoff::Backoff;
+use mainstay_runtime::{Activate, Component, ComponentKind, Context};
+use tokio::time::Instant;
+
+use super::Redis;
+use super::error::RedisError;
+use super::link::Link;
+use super::sentinel::{Poll, Sentinels};
+use super::view::{RedisView, SentinelView, pick_fields};
+use crate::config::{Address, RedisConfig, RedisMode};
+
+/// Keeps the connection to the primary: looks where it is, connects, asks how it is, and tells the components.
+///
+/// Runs every second, and at once when a command fails.
+pub(crate) struct Watch {
+    redis: Arc<Redis>,
+    config: RedisConfig,
+    place: Place,
+    cx: Context,
+    component: Component,
+    backoff: Backoff,
+    connect_not_before: Option<Instant>,
+    last_trouble: String,
+    /// A fixed address leads to a replica: behind it may be another server by now.
+    look_behind_address: bool,
+}
+
+/// Where the primary is.
+enum Place {
+    Fixed(Address),
+    Named { sentinels: Sentinels, component: Component },
+}
+
+impl Watch {
+    pub(crate) const EVERY: Duration = Duration::from_secs(1);
+    const RETRY_FIRST: Duration = Duration::from_millis(50);
+
+    /// Adds the components; none when the mode is `none`.
+    pub(crate) fn new(redis: Arc<Redis>, config: &RedisConfig, cx: &Context) -> Option<Self> {
+        let place = match config.mode {
+            RedisMode::None => return None,
+            RedisMode::Single => {
+                Place::Fixed(config.address.parse().expect("checked with the configuration"))
+            }
+            RedisMode::Sentinel => {
+                let component = cx.component("sentinel", ComponentKind::Datastore, false);
+                Place::Named { sentinels: Sentinels::new(config), component }
+            }
+        };
+        let component = cx.component("redis", ComponentKind::Datastore, true);
+        let backoff =
+            Backoff::try_new(Self::RETRY_FIRST, Self::EVERY).expect("both are above zero and in order");
+        Some(Self {
+            redis,
+            config: config.clone(),
+            place,
+            cx: cx.clone(),
+            component,
+            backoff,
+            connect_not_before: None,
+            last_trouble: "not connected yet".to_owned(),
+            look_behind_address: false,
+        })
+    }
+
+    async fn find_primary(&self) -> (Option<Address>, Option<SentinelView>) {
+        match &self.place {
+            Place::Fixed(address) => (Some(address.clone()), None),
+            Place::Named { sentinels, component } => {
+                let started = Instant::now();
+                let poll = sentinels.ask_all().await;
+                component.latency(started.elapsed());
+                report_sentinels(component, &poll);
+                let master = poll.favourite().map(|(master, _)| master.to_string()).unwrap_or_default();
+                let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+                let (n_configured, n_reachable) = (count(poll.n_asked()), count(poll.n_reachable()));
+                let view = SentinelView { master, n_configured, n_reachable };
+                (poll.decide(self.redis.primary().as_ref()), Some(view))
+            }
+        }
+    }
+
+    /// Connects to `primary` unless that is done; waits ever longer between attempts that fail.
+    async fn connect(&mut self, primary: Option<&Address>) {
+        let Some(primary) = primary else {
+            "no Sentinel names a primary".clone_into(&mut self.last_trouble);
+            return;
+        };
+        let connected = self.redis.primary().as_ref() == Some(primary);
+        let too_early = self.connect_not_before.is_some_and(|at| Instant::now() < at);
+        if too_early || (connected && !self.look_behind_address) {
+            return;
+        }
+        match Link::open(primary.clone(), &self.config, &self.cx).await {
+            Ok(link) => {
+                if !connected {
+                    tracing::info!(address = %primary, "connected to redis");
+                }
+                self.redis.use_link(Some(Arc::new(link)));
+                self.backoff.reset();
+                self.connect_not_before = None;
+            }
+            Err(error) => {
+                self.last_trouble = format!("{primary}: {}", error.in_full());
+                if !connected {
+                    // The old connection, if it lives, leads to a server that is no longer the primary.
+                    self.redis.use_link(None);
+                }
+                self.connect_not_before = Some(Instant::now() + self.backoff.next(rand::random()));
+            }
+        }
+    }
+
+    async fn look(&mut self) -> Option<String> {
+        let started = Instant::now();
+        match self.redis.info(self.config.command_within).await {
+            Ok(info) => {
+                self.component.latency(started.elapsed());
+                Some(info)
+            }
+            Err(RedisError::NotConnected) => None,
+            Err(error) => {
+                self.last_trouble = error.in_full();
+                None
+            }
+        }
+    }
+
+    fn report(&self, view: &RedisView) {
+        let component = &self.component;
+        let address = self.redis.primary().map(|address| address.to_string()).unwrap_or_default();
+        component.attribute("mode", self.config.mode.as_str());
+        component.attribute("address", address.as_str());
+        for (attribute, field) in ATTRIBUTES {
+            component.attribute(attribute, view.info.get(field).map_or("", String::as_str));
+        }
+        let role = view.info.get("role").map(String::as_str);
+        match role {
+            None => component.unhealthy(self.last_trouble.as_str()),
+            Some("master") => component.healthy(format!("{address} answers")),
+            Some(_) => component.degraded(format!("{address} is a replica and refuses writes")),
+        }
+    }
+}
+
+/// Attributes of the component, and the fields of INFO they show.
+const ATTRIBUTES: [(&str, &str); 5] = [
+    ("role", "role"),
+    ("version", "redis_version"),
+    ("connected_replicas", "connected_slaves"),
+    ("used_memory_bytes", "used_memory"),
+    ("max_memory_bytes", "maxmemory"),
+];
+
+impl Activate for Watch {
+    async fn activate(&mut self) -> anyhow::Result<()> {
+        let (primary, sentinel) = self.find_primary().await;
+        self.connect(primary.as_ref()).await;
+        let info = self.look().await;
+        let is_replica = info.as_deref().is_some_and(|info| info.contains("role:slave"));
+        self.look_behind_address = is_replica && matches!(self.place, Place::Fixed(_));
+        let view = RedisView { info: info.as_deref().map(pick_fields).unwrap_or_default(), sentinel };
+        self.report(&view);
+        self.redis.view.store(Arc::new(view));
+        // A Redis that is away is the component's news, not a failure of the look.
+        Ok(())
+    }
+}
+
+fn report_sentinels(component: &Component, poll: &Poll) {
+    let (n_asked, n_reachable) = (poll.n_asked(), poll.n_reachable());
+    let favourite = poll.favourite();
+    component.attribute("reachable", format!("{n_reachable}/{n_asked}"));
+    component.attribute("master", favourite.map(|(master, _)| master.to_string()).unwrap_or_default());
+    match favourite {
+        None => component.unhealthy(poll.troubles()),
+        Some((master, n_votes)) if n_votes < n_reachable => {
+            component
+                .degraded(format!("{n_votes} of {n_reachable} name {master}, the others another server"));
+        }
+        Some(_) if n_reachable < n_asked => component.degraded(poll.troubles()),
+        Some((master, _)) => component.healthy(format!("all {n_asked} name {master}")),
+    }
+}

@@ -1,0 +1,268 @@
+//! The edge's configuration.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytesize::ByteSize;
+use mainstay_auth::api_key::ApiKeys;
+use mainstay_auth::jwt::{Verifier, VerifierConfig};
+use mainstay_auth::{Authenticator, Role};
+use mainstay_rpc::{ServerTls, server_tls};
+use mainstay_runtime::{Problems, Secret, ServerConfig, ServiceConfig, TelemetryConfig, UpstreamConfig};
+use serde::{Deserialize, Serialize};
+
+/// The whole configuration; every section has working defaults for one machine.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EdgeConfig {
+    pub server: ServerConfig,
+    pub telemetry: TelemetryConfig,
+    pub http: HttpConfig,
+    pub auth: AuthConfig,
+    pub upstreams: UpstreamsConfig,
+}
+
+/// The public port.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpConfig {
+    pub listen: SocketAddr,
+    pub tls: ServerTls,
+    /// Largest request body, in bytes.
+    pub max_body_size: ByteSize,
+    /// Requests under way at once; the next one is answered 503 at once.
+    pub max_in_flight: u32,
+    /// Connections open at once.
+    pub max_connections: u32,
+    /// Time a client has for sending its request head.
+    #[serde(with = "humantime_serde")]
+    pub header_within: Duration,
+    /// Time a whole request may take.
+    #[serde(with = "humantime_serde")]
+    pub request_within: Duration,
+    /// Time a merged answer waits for each of its parts.
+    #[serde(with = "humantime_serde")]
+    pub part_within: Duration,
+}
+
+/// Who may come in.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthConfig {
+    /// HS256 secret of bearer tokens, at least 32 bytes; empty means no bearer tokens.
+    pub jwt_secret: Secret,
+    /// Demanded `iss`; empty means any.
+    pub issuer: String,
+    /// Demanded `aud`; empty means any.
+    pub audience: String,
+    /// API keys by id; only their SHA-256 is kept.
+    pub api_keys: BTreeMap<String, ApiKeyConfig>,
+}
+
+/// One API key.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiKeyConfig {
+    /// SHA-256 of the key, 64 hex digits.
+    pub sha256: String,
+    pub role: Role,
+    #[serde(default)]
+    pub scopes: Vec<String>,
+}
+
+/// The four services behind the edge.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UpstreamsConfig {
+    pub cache: UpstreamConfig,
+    pub realtime: UpstreamConfig,
+    pub replica: UpstreamConfig,
+    pub monitor: UpstreamConfig,
+}
+
+impl Default for EdgeConfig {
+    fn default() -> Self {
+        Self {
+            server: ServerConfig { listen: loopback(4001), ..ServerConfig::default() },
+            telemetry: TelemetryConfig::default(),
+            http: HttpConfig::default(),
+            auth: AuthConfig::default(),
+            upstreams: UpstreamsConfig::default(),
+        }
+    }
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            listen: loopback(4000),
+            tls: ServerTls::default(),
+            max_body_size: ByteSize::mib(2),
+            max_in_flight: 2048,
+            max_connections: 8192,
+            header_within: Duration::from_secs(5),
+            request_within: Duration::from_secs(5),
+            part_within: Duration::from_millis(800),
+        }
+    }
+}
+
+impl Default for UpstreamsConfig {
+    fn default() -> Self {
+        let at = |port| UpstreamConfig {
+            endpoints: vec![format!("http://127.0.0.1:{port}")].into(),
+            ..UpstreamConfig::default()
+        };
+        Self { cache: at(4010), realtime: at(4020), replica: at(4030), monitor: at(4040) }
+    }
+}
+
+impl UpstreamsConfig {
+    /// Names every section with the service it leads to.
+    pub(crate) fn each(&self) -> [(&'static str, &'static str, &UpstreamConfig); 4] {
+        [
+            ("cache", "cache-service", &self.cache),
+            ("realtime", "ws-gateway", &self.realtime),
+            ("replica", "replica-service", &self.replica),
+            ("monitor", "monitor-service", &self.monitor),
+        ]
+    }
+}
+
+impl AuthConfig {
+    /// Builds what checks credentials.
+    pub(crate) fn authenticator(&self) -> anyhow::Result<Authenticator> {
+        let verifier = if self.jwt_secret.is_empty() {
+            None
+        } else {
+            let config = VerifierConfig {
+                hs256_secrets: vec![self.jwt_secret.expose().as_bytes().to_vec()],
+                issuer: some(&self.issuer),
+                audience: some(&self.audience),
+                ..VerifierConfig::default()
+            };
+            Some(Verifier::try_new(config).context("reading auth.jwt_secret")?)
+        };
+        let keys = ApiKeys::try_new(self.api_keys.iter().map(|(id, key)| mainstay_auth::api_key::ApiKey {
+            id: id.clone(),
+            sha256: key.sha256.clone(),
+            role: key.role,
+            scopes: key.scopes.clone(),
+        }))
+        .context("reading auth.api_keys")?;
+        Ok(Authenticator::new(verifier, keys))
+    }
+}
+
+impl ServiceConfig for EdgeConfig {
+    fn server(&self) -> &ServerConfig {
+        &self.server
+    }
+
+    fn telemetry(&self) -> &TelemetryConfig {
+        &self.telemetry
+    }
+
+    fn check(&self, problems: &mut Problems) {
+        self.http.check(problems);
+        self.auth.check(problems);
+        // A service without endpoints is left out on purpose.
+        let configured =
+            self.upstreams.each().into_iter().filter(|(_, _, upstream)| !upstream.endpoints.is_empty());
+        for (name, _, upstream) in configured {
+            problems.under(&format!("upstreams.{name}"), |report| upstream.check(report));
+        }
+    }
+}
+
+impl HttpConfig {
+    fn check(&self, problems: &mut Problems) {
+        let body = self.max_body_size.as_u64();
+        problems.ensure(
+            (1..=64 << 20).contains(&body),
+            "http.max_body_size",
+            format!("must be between 1 B and 64 MiB, is {}", self.max_body_size),
+        );
+        problems.range("http.max_in_flight", self.max_in_flight, 1..=100_000);
+        problems.range("http.max_connections", self.max_connections, 1..=100_000);
+        let (millisecond, minute) = (Duration::from_millis(1), Duration::from_secs(60));
+        problems.duration("http.header_within", self.header_within, millisecond..=minute);
+        problems.duration("http.request_within", self.request_within, millisecond..=minute);
+        problems.duration(
+            "http.part_within",
+            self.part_within,
+            millisecond..=self.request_within.max(millisecond),
+        );
+        if let Err(error) = server_tls(&self.tls) {
+            problems.add("http.tls", error.to_string());
+        }
+    }
+}
+
+impl AuthConfig {
+    fn check(&self, problems: &mut Problems) {
+        let secret_bytes = self.jwt_secret.expose().len();
+        problems.ensure(
+            secret_bytes == 0 || secret_bytes >= 32,
+            "auth.jwt_secret",
+            format!("must be empty or at least 32 bytes, is {secret_bytes}"),
+        );
+        for (id, key) in &self.api_keys {
+            let is_digest = key.sha256.len() == 64 && key.sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
+            problems.ensure(
+                is_digest,
+                &format!("auth.api_keys.{id}.sha256"),
+                "must be the SHA-256 of the key, 64 hex digits",
+            );
+        }
+    }
+}
+
+fn some(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commented_file_holds_exactly_the_defaults() {
+        let text = include_str!("../../../deploy/config/edge-gateway.toml");
+        let from_file: EdgeConfig = toml::from_str(text).expect("the shipped file parses");
+        let expected = toml::Value::try_from(EdgeConfig::default()).expect("defaults serialize");
+        assert_eq!(toml::Value::try_from(from_file).expect("the file serializes"), expected);
+    }
+
+    #[test]
+    fn every_problem_names_its_key() {
+        let mut config = EdgeConfig::default();
+        config.http.max_in_flight = 0;
+        config.http.max_body_size = ByteSize::gib(1);
+        config.http.part_within = Duration::from_secs(9);
+        config.auth.jwt_secret = serde_json::from_str("\"short\"").expect("a secret is a string");
+        let key = ApiKeyConfig { sha256: "abc".to_owned(), role: Role::Viewer, scopes: Vec::new() };
+        config.auth.api_keys.insert("ci".to_owned(), key);
+        config.upstreams.cache.endpoints = vec!["ftp://nowhere".to_owned()].into();
+
+        let mut problems = Problems::default();
+        config.check(&mut problems);
+        let lines = problems.lines().join("\n");
+        for key in [
+            "http.max_in_flight",
+            "http.max_body_size",
+            "http.part_within",
+            "auth.jwt_secret",
+            "auth.api_keys.ci.sha256",
+            "upstreams.cache.endpoints",
+        ] {
+            assert!(lines.contains(key), "{key} is missing from\n{lines}");
+        }
+    }
+}

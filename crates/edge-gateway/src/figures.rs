@@ -1,0 +1,87 @@
+//! Every metric of the edge, once.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// Upper bounds of the request histogram, in seconds.
+const SECONDS: [f64; 12] = [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabels {
+    method: &'static str,
+    /// Template of the route, never the path.
+    route: String,
+    status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TimeLabels {
+    method: &'static str,
+    route: String,
+}
+
+/// Rate, errors and duration per route; refusals at the door.
+#[derive(Clone)]
+pub(crate) struct Figures {
+    requests: Family<RouteLabels, Counter>,
+    seconds: Family<TimeLabels, Histogram>,
+    pub(crate) in_flight: Gauge,
+    pub(crate) shed: Counter,
+    pub(crate) unauthorized: Counter,
+}
+
+impl Figures {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let figures = Self {
+            requests: Family::default(),
+            seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
+            in_flight: Gauge::default(),
+            shed: Counter::default(),
+            unauthorized: Counter::default(),
+        };
+        let registry = registry.sub_registry_with_prefix("mainstay_edge");
+        registry.register("requests", "Requests answered", figures.requests.clone());
+        registry.register(
+            "request_seconds",
+            "Time from request head to answer head",
+            figures.seconds.clone(),
+        );
+        registry.register("in_flight", "Requests under way", figures.in_flight.clone());
+        registry.register("shed", "Requests refused because too many were under way", figures.shed.clone());
+        registry.register(
+            "unauthorized",
+            "Requests with missing or bad credentials",
+            figures.unauthorized.clone(),
+        );
+        figures
+    }
+
+    /// Counts one answered request.
+    pub(crate) fn answered(&self, method: &http::Method, route: &str, status: u16, took: Duration) {
+        let method = method_label(method);
+        self.requests.get_or_create(&RouteLabels { method, route: route.to_owned(), status }).inc();
+        self.seconds
+            .get_or_create(&TimeLabels { method, route: route.to_owned() })
+            .observe(took.as_secs_f64());
+    }
+}
+
+/// Keeps the label set closed: a client can send any word as a method.
+fn method_label(method: &http::Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        _ => "other",
+    }
+}

@@ -1,0 +1,116 @@
+//! Lets in who shows good credentials of a sufficient role.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use mainstay_auth::{Credential, Principal, Role};
+
+use crate::error::Problem;
+use crate::state::App;
+
+/// What a group of paths asks for.
+#[derive(Clone)]
+pub(crate) struct Gate {
+    pub(crate) app: Arc<App>,
+    pub(crate) role: Role,
+}
+
+/// Authenticates the caller and compares roles; handlers find the [`Principal`] in the extensions.
+pub(crate) async fn authorize(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
+    match admit(&gate, request.headers()) {
+        Ok(principal) => {
+            request.extensions_mut().insert(principal);
+            next.run(request).await
+        }
+        Err(problem) => refuse(&gate, problem),
+    }
+}
+
+fn admit(gate: &Gate, headers: &HeaderMap) -> Result<Principal, Problem> {
+    let credential = credential(headers)?;
+    let now = gate.app.cx.clock().unix_s();
+    let principal =
+        gate.app.authenticator.authenticate(credential, now).map_err(|error| {
+            Problem::new(StatusCode::UNAUTHORIZED, "CREDENTIALS_REFUSED", error.to_string())
+        })?;
+    if principal.role < gate.role {
+        let detail = format!("this needs the role {}, the credentials carry {}", gate.role, principal.role);
+        return Err(Problem::new(StatusCode::FORBIDDEN, "ROLE_TOO_LOW", detail));
+    }
+    Ok(principal)
+}
+
+fn credential(headers: &HeaderMap) -> Result<Credential<'_>, Problem> {
+    let refused = |detail: &str| Problem::new(StatusCode::UNAUTHORIZED, "CREDENTIALS_REFUSED", detail);
+    if headers.get_all(AUTHORIZATION).iter().count() + headers.get_all("x-api-key").iter().count() > 1 {
+        return Err(refused("send one credential: either authorization or x-api-key, once"));
+    }
+    if let Some(key) = headers.get("x-api-key") {
+        return key.to_str().map(Credential::ApiKey).map_err(|_| refused("x-api-key is not text"));
+    }
+    let Some(value) = headers.get(AUTHORIZATION) else {
+        let detail = "send `authorization: Bearer <token>` or `x-api-key: <key>`";
+        return Err(Problem::new(StatusCode::UNAUTHORIZED, "CREDENTIALS_MISSING", detail));
+    };
+    let value = value.to_str().map_err(|_| refused("authorization is not text"))?;
+    match value.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => {
+            Ok(Credential::Bearer(token.trim()))
+        }
+        _ => Err(refused("authorization must be of the form `Bearer <token>`")),
+    }
+}
+
+fn refuse(gate: &Gate, problem: Problem) -> Response {
+    use axum::response::IntoResponse as _;
+
+    let unauthorized = problem.status() == StatusCode::UNAUTHORIZED;
+    if unauthorized {
+        gate.app.figures.unauthorized.inc();
+    }
+    let mut response = problem.into_response();
+    if unauthorized {
+        let challenge = HeaderValue::from_static("Bearer realm=\"mainstay\"");
+        response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn credentials_are_read_from_one_header_only() {
+        let table: &[(&[(&'static str, &'static str)], &str)] = &[
+            (&[("authorization", "Bearer abc")], "bearer abc"),
+            (&[("authorization", "bearer  abc ")], "bearer abc"),
+            (&[("x-api-key", "k1")], "key k1"),
+            (&[], "CREDENTIALS_MISSING"),
+            (&[("authorization", "Basic abc")], "CREDENTIALS_REFUSED"),
+            (&[("authorization", "abc")], "CREDENTIALS_REFUSED"),
+            (&[("authorization", "Bearer a"), ("authorization", "Bearer b")], "CREDENTIALS_REFUSED"),
+            (&[("authorization", "Bearer a"), ("x-api-key", "k1")], "CREDENTIALS_REFUSED"),
+        ];
+        for (sent, expected) in table {
+            let seen = match credential(&headers(sent)) {
+                Ok(Credential::Bearer(token)) => format!("bearer {token}"),
+                Ok(Credential::ApiKey(key)) => format!("key {key}"),
+                Err(problem) => problem.code().to_owned(),
+            };
+            assert_eq!(&seen, expected, "{sent:?}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The outside of every request: id, span, deadline, shedding, figures, access log, problem bodies.
+
+use std::sync::Arc;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use mainstay_rpc::trace;
+use tokio::time::Instant;
+use tracing::Instrument as _;
+use tracing::field::Empty;
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+
+use crate::error::Problem;
+use crate::state::App;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// Longest request id taken over from a caller, in bytes.
+const MAX_REQUEST_ID_BYTES: usize = 128;
+
+/// Wraps a request from its head to its answer's head.
+pub(crate) async fn envelope(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let began_at = Instant::now();
+    let request_id = request_id(request.headers());
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
+
+    let span = tracing::info_span!(
+        "http.request",
+        otel.name = format!("{method} {route}"),
+        otel.kind = "server",
+        otel.status_code = Empty,
+        http.request.method = %method,
+        http.route = route,
+        url.path = path,
+        http.response.status_code = Empty,
+        error.r#type = Empty,
+        request_id,
+    );
+    // A caller's trace goes on here; without one, or with an invalid one, a new trace begins.
+    let _ = span.set_parent(trace::extract(request.headers()));
+
+    app.figures.in_flight.inc();
+    let guard = InFlight(Arc::clone(&app));
+    let (mut response, traceparent) = async {
+        let response = answer(&app, &route, request, next).await;
+        (finish(response, &path, &request_id), trace::traceparent())
+    }
+    .instrument(span.clone())
+    .await;
+    drop(guard);
+
+    let status = response.status();
+    span.record("http.response.status_code", status.as_u16());
+    if status.is_server_error() {
+        span.record("otel.status_code", "ERROR");
+    }
+    let took = began_at.elapsed();
+    app.figures.answered(&method, &route, status.as_u16(), took);
+    span.in_scope(|| {
+        tracing::debug!(%method, path, status = status.as_u16(), took_ms = took.as_secs_f64() * 1e3, "answered");
+    });
+    stamp(response.headers_mut(), &request_id, traceparent);
+    response
+}
+
+/// Counts a request as under way until it is dropped, also when its client goes away.
+struct InFlight(Arc<App>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.figures.in_flight.dec();
+    }
+}
+
+/// Lets the request in, or sheds it; health is outside of both limits.
+async fn answer(app: &App, route: &str, request: Request, next: Next) -> Response {
+    if route.starts_with("/health/") {
+        return next.run(request).await;
+    }
+    let Ok(_permit) = app.admission.try_acquire() else {
+        app.figures.shed.inc();
+        let detail = "too many requests are under way; try again shortly";
+        return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED", detail)
+            .retry_after(std::time::Duration::from_secs(1))
+            .into_response();
+    };
+    tokio::time::timeout(app.request_within, next.run(request)).await.unwrap_or_else(|_| {
+        let detail = format!("no answer within {}", humantime::format_duration(app.request_within));
+        Problem::new(StatusCode::GATEWAY_TIMEOUT, "DEADLINE_EXCEEDED", detail).into_response()
+    })
+}
+
+/// Gives every error its problem body.
+fn finish(mut response: Response, path: &str, request_id: &str) -> Response {
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        tracing::Span::current().record("error.type", problem.code());
+        return with_headers_of(&response, problem.render(path, request_id));
+    }
+    let status = response.status();
+    let is_bare_error =
+        status.as_u16() >= 400 && !response.headers().contains_key(http::header::CONTENT_TYPE);
+    let is_rejection = matches!(status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::BAD_REQUEST)
+        && response
+            .headers()
+            .get(http::header::CONTENT_TYPE)
+            .is_some_and(|kind| kind == "text/plain; charset=utf-8");
+    if is_bare_error || is_rejection {
+        return with_headers_of(&response, Problem::for_bare_status(status).render(path, request_id));
+    }
+    response
+}
+
+/// Keeps what was said beside the body: `allow`, `www-authenticate`, `x-cache`.
+fn with_headers_of(original: &Response, mut rendered: Response) -> Response {
+    for (name, value) in original.headers() {
+        if name != http::header::CONTENT_TYPE && name != http::header::CONTENT_LENGTH {
+            rendered.headers_mut().insert(name, value.clone());
+        }
+    }
+    rendered
+}
+
+fn stamp(headers: &mut HeaderMap, request_id: &str, traceparent: Option<String>) {
+    if let Ok(value) = HeaderValue::from_str(request_id) {
+        headers.insert(REQUEST_ID, value);
+    }
+    if let Some(value) = traceparent.and_then(|text| HeaderValue::try_from(text).ok()) {
+        headers.insert(TRACEPARENT, value);
+    }
+    headers.insert(http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.entry(http::header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+}
+
+/// Takes the caller's request id if it is short and plain, else makes one.
+fn request_id(headers: &HeaderMap) -> String {
+    let sent = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
+    match sent {
+        Some(id) if !id.is_empty() && id.len() <= MAX_REQUEST_ID_BYTES && id.bytes().all(is_plain) => {
+            id.to_owned()
+        }
+        _ => uuid::Uuid::now_v7().to_string(),
+    }
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_id_of_the_caller_is_kept_only_when_short_and_plain() {
+        let long = "x".repeat(129);
+        for (sent, kept) in
+            [("abc-1.2:3_4", true), ("", false), ("a b", false), ("a\"b", false), (&long, false)]
+        {
+            let mut headers = HeaderMap::new();
+            headers.insert(REQUEST_ID, HeaderValue::from_str(sent).unwrap());
+            assert_eq!(request_id(&headers) == sent, kept, "{sent:?}");
+        }
+    }
+}

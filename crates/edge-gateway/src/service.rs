@@ -1,0 +1,54 @@
+//! Puts the edge together.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use mainstay_rpc::{Routes, ServeOptions, server_tls};
+use mainstay_runtime::{ComponentKind, Context};
+
+use crate::config::EdgeConfig;
+use crate::figures::Figures;
+use crate::state::App;
+use crate::upstream::{self, Upstreams};
+use crate::{middleware, router};
+
+/// Starts the edge: everything it needs is built here, in this order.
+///
+/// # Errors
+/// Fails when a port is taken or a key of the configuration cannot be used.
+pub async fn start(cx: Context, config: EdgeConfig) -> anyhow::Result<()> {
+    // 1. The public port, before anything else: a taken port must be known at once.
+    let listener = cx.bind("http", "http.listen", config.http.listen).await?;
+
+    // 2. Who may come in.
+    let authenticator = config.auth.authenticator()?;
+
+    // 3. The services behind; nothing is connected yet.
+    let upstreams = Upstreams::try_new(&config.upstreams)?;
+    let peers = upstream::peers(&config.upstreams)?;
+
+    // 4. Figures and the state that handlers share.
+    let figures = cx.metrics(Figures::register);
+    let app = Arc::new(App::new(cx.clone(), &config, authenticator, upstreams, peers, figures));
+
+    // 5. A look at every peer each second, for readiness and for the age in merged answers.
+    for peer in &app.peers {
+        let component = cx.component(peer.component_name(), ComponentKind::Upstream, false);
+        cx.background(
+            peer.component_name(),
+            upstream::probe_schedule(),
+            upstream::probe(peer.clone(), component),
+        );
+    }
+
+    // 6. The public door, and the internal one.
+    let options = ServeOptions {
+        tls: server_tls(&config.http.tls).context("reading http.tls")?,
+        max_connections: config.http.max_connections,
+        header_within: config.http.header_within,
+        ..ServeOptions::new("http")
+    };
+    cx.serve_http(listener, router::app(app), options);
+    middleware::announce(&cx, &config);
+    cx.serve(Routes::default()).await
+}

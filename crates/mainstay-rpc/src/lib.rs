@@ -1,0 +1,31 @@
+#![doc = include_str!("../README.md")]
+
+mod code;
+mod failure;
+mod identity;
+mod percent;
+mod serve;
+mod server;
+#[cfg(test)]
+mod testing;
+mod timeout;
+mod tls;
+pub mod trace;
+mod upstream;
+
+pub use tonic::service::Routes;
+pub use tonic::{Request, Response, Status};
+
+pub use code::ErrorCode;
+pub use failure::{DEADLINE_EXCEEDED, Failure, FieldViolation, UPSTREAM_UNAVAILABLE};
+pub use identity::{Caller, Secret};
+pub use serve::{ServeOptions, serve};
+pub use server::{Deadline, ServerConfig, ServerMetrics, stack};
+pub use tls::{ClientTls, InvalidTls, ServerTls, client_tls, server_tls};
+pub use upstream::{
+    BreakerSection, Call, EndpointList, EndpointSnapshot, InvalidUpstream, Lane, Upstream, UpstreamConfig,
+    UpstreamSnapshot,
+};
+
+/// What a gRPC handler answers.
+pub type Reply<T> = Result<Response<T>, Status>;

@@ -1,0 +1,73 @@
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+const SECONDS: [f64; 14] =
+    [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// Counts what the server side does: `mainstay_rpc_*`.
+#[derive(Clone, Debug)]
+pub struct ServerMetrics {
+    pub(super) requests: Family<RequestLabels, Counter>,
+    pub(super) request_seconds: Family<MethodLabels, Histogram, fn() -> Histogram>,
+    pub(super) in_flight: Gauge,
+    pub(super) shed: Counter,
+    pub(crate) connections: Family<ListenerLabels, Gauge>,
+    pub(crate) connections_refused: Family<ListenerLabels, Counter>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(super) struct RequestLabels {
+    pub(super) method: &'static str,
+    pub(super) code: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(super) struct MethodLabels {
+    pub(super) method: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct ListenerLabels {
+    pub(crate) listener: &'static str,
+}
+
+impl ServerMetrics {
+    /// Creates the metrics and names them in `registry`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        let rpc = registry.sub_registry_with_prefix("mainstay_rpc");
+        rpc.register("requests", "gRPC requests answered, by result", metrics.requests.clone());
+        rpc.register(
+            "request_seconds",
+            "Time until the answer to a gRPC request began",
+            metrics.request_seconds.clone(),
+        );
+        rpc.register("in_flight", "gRPC requests being handled", metrics.in_flight.clone());
+        rpc.register("shed", "gRPC requests refused because too many were in flight", metrics.shed.clone());
+        rpc.register("connections", "Open connections", metrics.connections.clone());
+        rpc.register(
+            "connections_refused",
+            "Connections closed at once because too many were open",
+            metrics.connections_refused.clone(),
+        );
+        metrics
+    }
+}
+
+impl Default for ServerMetrics {
+    /// Creates metrics that nobody reads.
+    fn default() -> Self {
+        Self {
+            requests: Family::default(),
+            request_seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
+            in_flight: Gauge::default(),
+            shed: Counter::default(),
+            connections: Family::default(),
+            connections_refused: Family::default(),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::IntoResponse as _;
+use axum::routing::Route;
+use futures_util::FutureExt as _;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Request, Response, StatusCode};
+use tokio::time::timeout_at;
+use tonic::Status;
+use tonic::service::Routes;
+use tower::{Layer, Service};
+use tracing::Instrument as _;
+
+use super::config::ServerConfig;
+use super::deadline::Deadline;
+use super::metrics::ServerMetrics;
+use super::report::Report;
+use super::shed::Shed;
+use super::token::TokenCheck;
+use super::{methods, panic};
+use crate::failure::Failure;
+
+/// Puts the rules that hold for every gRPC request around `routes`.
+///
+/// Plain HTTP routes (`/livez`, `/metrics`) are added to the result afterwards and are not touched by any of this.
+pub fn stack(routes: Routes, config: &ServerConfig, metrics: ServerMetrics) -> Router {
+    let metrics = Arc::new(metrics);
+    let rules = Rules {
+        token: TokenCheck::new(config),
+        shed: Shed::new(config.max_in_flight, Arc::clone(&metrics)),
+        default_deadline: config.default_deadline,
+        metrics,
+    };
+    routes.into_axum_router().layer(RulesLayer(Arc::new(rules)))
+}
+
+/// Holds the rules; [`handle`](Self::handle) is their order.
+struct Rules {
+    token: TokenCheck,
+    shed: Shed,
+    default_deadline: Duration,
+    metrics: Arc<ServerMetrics>,
+}
+
+impl Rules {
+    /// Runs one request through all rules, and turns whatever goes wrong into a proper gRPC answer.
+    async fn handle(self: Arc<Self>, next: Route, request: Request<Body>) -> Response<Body> {
+        if !is_grpc(request.headers()) {
+            return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
+        }
+        let method = methods::label(request.uri().path());
+        let report = Report::begin(method, request.headers(), &self.metrics);
+        let answer = self.admit_and_run(next, request).instrument(report.span()).await;
+        let response =
+            answer.unwrap_or_else(|failure| report.span().in_scope(|| Status::from(failure).into_http()));
+        report.attach(response)
+    }
+
+    async fn admit_and_run(
+        &self,
+        mut next: Route,
+        mut request: Request<Body>,
+    ) -> Result<Response<Body>, Failure> {
+        self.token.check(&request)?;
+        let _slot = self.shed.enter(request.uri().path())?;
+        let deadline = Deadline::of_request(request.headers(), self.default_deadline);
+        request.extensions_mut().insert(deadline);
+        let handled = AssertUnwindSafe(next.call(request)).catch_unwind();
+        match timeout_at(deadline.at(), handled).await {
+            Ok(Ok(Ok(response))) => Ok(response),
+            Ok(Err(panic)) => Err(panic::failure(&*panic)),
+            Err(_) => Err(deadline.missed()),
+        }
+    }
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+#[derive(Clone)]
+struct RulesLayer(Arc<Rules>);
+
+impl Layer<Route> for RulesLayer {
+    type Service = Ruled;
+
+    fn layer(&self, next: Route) -> Ruled {
+        Ruled { rules: Arc::clone(&self.0), next }
+    }
+}
+
+/// Is one route behind the rules.
+#[derive(Clone)]
+struct Ruled {
+    rules: Arc<Rules>,
+    next: Route,
+}
+
+impl Service<Request<Body>> for Ruled {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Service::<Request<Body>>::poll_ready(&mut self.next, cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        // The route that was polled ready goes; its clone stays.
+        let clone = self.next.clone();
+        let ready = std::mem::replace(&mut self.next, clone);
+        Box::pin(Arc::clone(&self.rules).handle(ready, request).map(Ok))
+    }
+}

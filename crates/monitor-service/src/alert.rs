@@ -1,0 +1,154 @@
+//! Alerts: episodes of a rule being broken by one subject.
+
+mod acknowledgement;
+mod book;
+pub(crate) mod state;
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use uuid::Uuid;
+
+pub(crate) use acknowledgement::{Acknowledgement, InvalidAcknowledgement};
+pub(crate) use book::{AcknowledgeError, AlertBook, Change, Event, Filter};
+use state::Timing;
+
+/// Holds one episode, from the moment the condition first held until it is resolved, and after.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Alert {
+    /// Counts episodes since the monitor started; later episodes have greater numbers.
+    pub number: u64,
+    /// Stays the same for the whole episode; the next episode of the same subject gets another one.
+    pub id: Uuid,
+    /// Which rule, and who breaks it.
+    pub key: Key,
+    /// As bad as the episode has been; never falls before it ends.
+    pub severity: Severity,
+    /// How far it has come.
+    pub state: AlertState,
+    /// One line for a person.
+    pub summary: String,
+    /// The value that broke the rule. For rules about a state: for how many seconds it had held.
+    pub value: f64,
+    /// What the value was compared with.
+    pub threshold: f64,
+    /// More about where it comes from.
+    pub labels: BTreeMap<String, String>,
+    /// When the condition first held.
+    pub started_at: SystemTime,
+    /// When it had held long enough.
+    pub fired_at: Option<SystemTime>,
+    /// When it had been gone long enough.
+    pub resolved_at: Option<SystemTime>,
+    /// Who looks after it.
+    pub acknowledgement: Option<Acknowledgement>,
+}
+
+/// Tells one possible alert from all others. Two instances of a service that break the same rule are two alerts.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Key {
+    /// Name of the rule.
+    pub rule: &'static str,
+    /// Service it comes from.
+    pub source: String,
+    /// Endpoint it comes from; empty when the monitor speaks of itself.
+    pub endpoint: String,
+    /// What it is about, e.g. `postgres.replica1`.
+    pub subject: String,
+}
+
+/// Says how bad an alert is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Severity {
+    /// Worth knowing.
+    Info,
+    /// Somebody should look today.
+    Warning,
+    /// Somebody should look now.
+    Critical,
+}
+
+impl Severity {
+    /// Lists all of them.
+    pub(crate) const ALL: [Self; 3] = [Self::Info, Self::Warning, Self::Critical];
+
+    /// Returns the lower-case name.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+/// Says how far an alert has come, as others see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AlertState {
+    /// The condition holds, but not long enough yet.
+    Pending,
+    /// Somebody should know.
+    Firing,
+    /// Over.
+    Resolved,
+}
+
+/// Tells that a rule is broken now.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Breach {
+    /// Which rule, and who breaks it.
+    pub key: Key,
+    /// How bad it is.
+    pub severity: Severity,
+    /// One line for a person.
+    pub summary: String,
+    /// The value that breaks the rule.
+    pub value: f64,
+    /// What it was compared with.
+    pub threshold: f64,
+    /// More about where it comes from.
+    pub labels: BTreeMap<String, String>,
+    /// Since when, where the evidence knows better than the first look.
+    pub since: Option<SystemTime>,
+    /// How long it must last, and be gone.
+    pub timing: Timing,
+}
+
+/// Tells what is known about a subject that breaks its rule no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Absence {
+    /// Nobody could look.
+    Unseen,
+    /// Somebody looked and it is fine; since when, where that is known.
+    Fine(Option<SystemTime>),
+}
+
+/// Counts alerts by severity.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Alerts for information.
+    pub info: u32,
+    /// Warnings.
+    pub warning: u32,
+    /// Critical alerts.
+    pub critical: u32,
+}
+
+impl Counts {
+    /// Returns the count of one severity.
+    pub(crate) fn of(&self, severity: Severity) -> u32 {
+        match severity {
+            Severity::Info => self.info,
+            Severity::Warning => self.warning,
+            Severity::Critical => self.critical,
+        }
+    }
+
+    fn add(&mut self, severity: Severity) {
+        match severity {
+            Severity::Info => self.info += 1,
+            Severity::Warning => self.warning += 1,
+            Severity::Critical => self.critical += 1,
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! The configuration of the monitor.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_rpc::{BreakerSection, ClientTls, EndpointList, Secret, ServerConfig, UpstreamConfig};
+use mainstay_runtime::{Problems, ServiceConfig, TelemetryConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::target::Target;
+
+/// Configures the whole service.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The internal port.
+    pub server: ServerConfig,
+    /// Logs and spans.
+    pub telemetry: TelemetryConfig,
+    /// Who is watched, by the name of the service.
+    pub targets: BTreeMap<String, TargetConfig>,
+    /// How they are asked.
+    pub collect: CollectConfig,
+    /// How much is remembered.
+    pub history: HistoryConfig,
+    /// When it is an alert.
+    pub alerts: AlertsConfig,
+}
+
+/// Configures one watched service: sections `targets.<service>`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TargetConfig {
+    /// Internal addresses of its instances; none means that it is not watched.
+    pub endpoints: EndpointList,
+    /// Service token shown to it; empty means none.
+    pub token: Secret,
+    /// Certificates for `https` endpoints.
+    pub tls: ClientTls,
+}
+
+/// Configures the collection: section `collect`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CollectConfig {
+    /// How often each target is pulled.
+    #[serde(with = "humantime_serde")]
+    pub every: Duration,
+    /// Time for one pull; a target that takes longer does not answer.
+    #[serde(with = "humantime_serde")]
+    pub within: Duration,
+}
+
+/// Configures the history: section `history`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HistoryConfig {
+    /// How far back it reaches.
+    #[serde(with = "humantime_serde")]
+    pub keep: Duration,
+    /// Series held at once; newer ones are refused.
+    pub max_series: usize,
+}
+
+/// Configures rules and alerts: section `alerts`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AlertsConfig {
+    /// How long a component may be unhealthy or degraded, or a figure too high, before the alert fires.
+    #[serde(with = "humantime_serde")]
+    pub unhealthy_for: Duration,
+    /// How long a target may be silent or not ready before the alert fires.
+    #[serde(with = "humantime_serde")]
+    pub missing_for: Duration,
+    /// How long all must be well before an alert is resolved.
+    #[serde(with = "humantime_serde")]
+    pub clear_for: Duration,
+    /// How often the rules are looked at.
+    #[serde(with = "humantime_serde")]
+    pub evaluate_every: Duration,
+    /// Alerts kept, open and resolved together.
+    pub keep: usize,
+    /// Staleness of a PostgreSQL replica above which it is a warning.
+    #[serde(with = "humantime_serde")]
+    pub replica_lag_warning: Duration,
+    /// Staleness of a PostgreSQL replica above which it is critical.
+    #[serde(with = "humantime_serde")]
+    pub replica_lag_critical: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let target = |(service, port): (&str, u16)| {
+            let endpoints = [format!("http://127.0.0.1:{port}")].into_iter().collect();
+            (service.to_owned(), TargetConfig { endpoints, ..TargetConfig::default() })
+        };
+        let services = [
+            ("cache-service", 4010),
+            ("edge-gateway", 4001),
+            ("replica-service", 4030),
+            ("ws-gateway", 4020),
+        ];
+        Self {
+            server: ServerConfig {
+                listen: SocketAddr::from(([127, 0, 0, 1], 4040)),
+                ..ServerConfig::default()
+            },
+            telemetry: TelemetryConfig::default(),
+            targets: services.map(target).into(),
+            collect: CollectConfig::default(),
+            history: HistoryConfig::default(),
+            alerts: AlertsConfig::default(),
+        }
+    }
+}
+
+impl Default for CollectConfig {
+    fn default() -> Self {
+        Self { every: Duration::from_secs(1), within: Duration::from_millis(800) }
+    }
+}
+
+impl Default for HistoryConfig {
+    fn default() -> Self {
+        Self { keep: Duration::from_hours(1), max_series: 20_000 }
+    }
+}
+
+impl Default for AlertsConfig {
+    fn default() -> Self {
+        Self {
+            unhealthy_for: Duration::from_secs(2),
+            missing_for: Duration::from_secs(3),
+            clear_for: Duration::from_secs(2),
+            evaluate_every: Duration::from_millis(250),
+            keep: 1000,
+            replica_lag_warning: Duration::from_secs(10),
+            replica_lag_critical: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Pulls remembered per target at most.
+const TICKS_MAX: u128 = 86_400;
+
+impl ServiceConfig for Config {
+    fn server(&self) -> &ServerConfig {
+        &self.server
+    }
+
+    fn telemetry(&self) -> &TelemetryConfig {
+        &self.telemetry
+    }
+
+    fn check(&self, problems: &mut Problems) {
+        let (ms, s, h) = (Duration::from_millis, Duration::from_secs, Duration::from_hours);
+        for (service, target) in &self.targets {
+            target.check(service, self.collect.within, problems);
+        }
+        problems.duration("collect.every", self.collect.every, ms(100)..=s(60));
+        problems.duration("collect.within", self.collect.within, ms(10)..=s(60));
+        problems.ensure(
+            self.collect.within <= self.collect.every,
+            "collect.within",
+            "must not be longer than collect.every",
+        );
+        problems.duration("history.keep", self.history.keep, s(60)..=h(24));
+        problems.range("history.max_series", self.history.max_series, 100..=1_000_000);
+        problems.ensure(
+            self.n_ticks() <= TICKS_MAX,
+            "history.keep",
+            format!("must not be more than {TICKS_MAX} times collect.every"),
+        );
+        let alerts = &self.alerts;
+        problems.duration("alerts.unhealthy_for", alerts.unhealthy_for, Duration::ZERO..=h(1));
+        problems.duration("alerts.missing_for", alerts.missing_for, Duration::ZERO..=h(1));
+        problems.duration("alerts.clear_for", alerts.clear_for, Duration::ZERO..=h(1));
+        problems.duration("alerts.evaluate_every", alerts.evaluate_every, ms(50)..=s(60));
+        problems.range("alerts.keep", alerts.keep, 10..=100_000);
+        problems.duration("alerts.replica_lag_warning", alerts.replica_lag_warning, ms(100)..=h(24));
+        problems.ensure(
+            alerts.replica_lag_critical >= alerts.replica_lag_warning,
+            "alerts.replica_lag_critical",
+            "must not be below alerts.replica_lag_warning",
+        );
+    }
+}
+
+impl Config {
+    /// Lists every address to watch, in the order of the services' names.
+    pub fn all_targets(&self) -> Vec<Arc<Target>> {
+        let pairs = self.targets.iter().flat_map(|(service, target)| {
+            target
+                .endpoints
+                .iter()
+                .map(move |endpoint| (service.clone(), endpoint.trim_end_matches('/').to_owned()))
+        });
+        pairs
+            .enumerate()
+            .map(|(index, (service, endpoint))| Arc::new(Target { index, service, endpoint }))
+            .collect()
+    }
+
+    /// Returns how to call a target.
+    pub fn upstream(&self, target: &Target) -> UpstreamConfig {
+        let section = self.targets.get(&target.service).cloned().unwrap_or_default();
+        section.upstream([target.endpoint.as_str()].into_iter().collect(), self.collect.within)
+    }
+
+    /// Returns how many pulls of a target are remembered.
+    pub fn ticks(&self) -> NonZeroUsize {
+        let ticks = usize::try_from(self.n_ticks()).unwrap_or(usize::MAX);
+        NonZeroUsize::new(ticks).unwrap_or(NonZeroUsize::MIN)
+    }
+
+    fn n_ticks(&self) -> u128 {
+        self.history.keep.as_nanos().div_ceil(self.collect.every.as_nanos().max(1))
+    }
+}
+
+impl TargetConfig {
+    fn check(&self, service: &str, within: Duration, problems: &mut Problems) {
+        let section = format!("targets.{service}");
+        let legal = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-';
+        if service.is_empty() || service.len() > 64 || !service.chars().all(legal) {
+            problems.add(&section, "must be a name of at most 64 letters a-z, digits and dashes");
+        }
+        if self.endpoints.is_empty() {
+            return;
+        }
+        problems.under(&section, |report| self.upstream(self.endpoints.clone(), within).check(report));
+        let distinct: BTreeSet<_> =
+            self.endpoints.iter().map(|endpoint| endpoint.trim_end_matches('/')).collect();
+        let twice = distinct.len() < self.endpoints.len();
+        problems.ensure(!twice, &format!("{section}.endpoints"), "names an endpoint twice");
+    }
+
+    /// A pull is the probe itself, so no breaker may hold it back.
+    fn upstream(&self, endpoints: EndpointList, within: Duration) -> UpstreamConfig {
+        let never_opens = BreakerSection {
+            min_calls: u32::MAX,
+            consecutive_failures: 0,
+            slow_after: Duration::from_hours(24),
+            ..BreakerSection::default()
+        };
+        let defaults = UpstreamConfig::default();
+        UpstreamConfig {
+            endpoints,
+            deadline: within,
+            connect_within: defaults.connect_within.min(within),
+            token: self.token.clone(),
+            tls: self.tls.clone(),
+            breaker: never_opens,
+            ..defaults
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = include_str!("../../../deploy/config/monitor-service.toml");
+
+    #[test]
+    fn file_we_ship_says_what_the_defaults_are() {
+        let shipped: Config = toml::from_str(FILE).unwrap();
+        let as_json = |config: &Config| serde_json::to_value(config).unwrap();
+        assert_eq!(as_json(&shipped), as_json(&Config::default()));
+    }
+
+    #[test]
+    fn file_we_ship_names_every_key() {
+        fn keys(section: &str, value: &serde_json::Value, missing: &mut Vec<String>) {
+            for (key, value) in value.as_object().into_iter().flatten() {
+                let named = |line: &str| line.trim_start_matches(['#', ' ']).starts_with(&format!("{key} ="));
+                if value.is_object() {
+                    keys(key, value, missing);
+                } else if !FILE.lines().any(named) {
+                    missing.push(format!("{section}.{key}"));
+                }
+            }
+        }
+        let mut missing = Vec::new();
+        keys("", &serde_json::to_value(Config::default()).unwrap(), &mut missing);
+        assert_eq!(missing, Vec::<String>::new());
+    }
+
+    #[test]
+    fn defaults_are_legal() {
+        let mut problems = Problems::default();
+        Config::default().check(&mut problems);
+        assert_eq!(problems.lines(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn all_impossible_values_are_told_at_once() {
+        let mut config = Config {
+            collect: CollectConfig { every: Duration::from_millis(200), within: Duration::from_secs(1) },
+            history: HistoryConfig { keep: Duration::from_hours(24), max_series: 1 },
+            ..Config::default()
+        };
+        config.alerts.keep = 1;
+        config.alerts.replica_lag_critical = Duration::from_secs(1);
+        let endpoints = ["http://127.0.0.1:1", "http://127.0.0.1:1/", "localhost"].into_iter().collect();
+        config.targets.insert("Cache".to_owned(), TargetConfig { endpoints, ..TargetConfig::default() });
+        let mut problems = Problems::default();
+        config.check(&mut problems);
+        let lines = problems.lines();
+        let keys: Vec<_> = lines.iter().filter_map(|line| line.split(':').next()).collect();
+        let expected = [
+            "alerts.keep",
+            "alerts.replica_lag_critical",
+            "collect.within",
+            "history.keep",
+            "history.max_series",
+            "targets.Cache.endpoints.2",
+            "targets.Cache.endpoints",
+            "targets.Cache",
+        ];
+        assert_eq!(keys, expected, "{lines:?}");
+    }
+
+    #[test]
+    fn service_without_endpoints_is_not_watched() {
+        let mut config = Config::default();
+        config.targets.insert("replica-service".to_owned(), TargetConfig::default());
+        let services: Vec<_> = config.all_targets().iter().map(|target| target.service.clone()).collect();
+        assert_eq!(services, ["cache-service", "edge-gateway", "ws-gateway"]);
+    }
+}

@@ -1,0 +1,131 @@
+//! Every metric of the monitor. Names start with `mainstay_monitor_`.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::alert::{Counts, Severity};
+use crate::series::{History, Recorded};
+
+/// Holds the instruments.
+#[derive(Debug, Clone)]
+pub(crate) struct MonitorMetrics {
+    pulls: Family<PullLabels, Counter>,
+    pull_seconds: Histogram,
+    series: Gauge,
+    history_bytes: Gauge,
+    series_refused: Counter,
+    samples: Counter,
+    alerts_firing: Family<SeverityLabel, Gauge>,
+    alerts_refused: Counter,
+    evaluations: Counter,
+    evaluation_seconds: Histogram,
+}
+
+/// Says how a pull went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PullResult {
+    /// The target answered everything.
+    Ok,
+    /// It answered, but its metrics could not be read.
+    Partial,
+    /// It did not answer.
+    Failed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PullLabels {
+    service: String,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SeverityLabel {
+    severity: &'static str,
+}
+
+const PULL_SECONDS: [f64; 10] = [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0];
+const EVALUATION_SECONDS: [f64; 8] = [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.005, 0.025, 0.1];
+
+impl MonitorMetrics {
+    /// Registers every metric.
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            pulls: Family::default(),
+            pull_seconds: Histogram::new(PULL_SECONDS),
+            series: Gauge::default(),
+            history_bytes: Gauge::default(),
+            series_refused: Counter::default(),
+            samples: Counter::default(),
+            alerts_firing: Family::default(),
+            alerts_refused: Counter::default(),
+            evaluations: Counter::default(),
+            evaluation_seconds: Histogram::new(EVALUATION_SECONDS),
+        };
+        metrics.firing(Counts::default());
+        let registry = registry.sub_registry_with_prefix("mainstay_monitor");
+        registry.register("pulls", "Pulls by service and result", metrics.pulls.clone());
+        registry.register("pull_seconds", "Time of pulls that were answered", metrics.pull_seconds.clone());
+        registry.register("series", "Series held in memory", metrics.series.clone());
+        registry.register("history_bytes", "Memory of the samples held", metrics.history_bytes.clone());
+        registry.register(
+            "series_refused",
+            "Samples turned away because history.max_series is reached",
+            metrics.series_refused.clone(),
+        );
+        registry.register("samples", "Samples stored", metrics.samples.clone());
+        registry.register("alerts_firing", "Alerts firing now", metrics.alerts_firing.clone());
+        registry.register(
+            "alerts_refused",
+            "Conditions not tracked because alerts.keep alerts are open",
+            metrics.alerts_refused.clone(),
+        );
+        registry.register("evaluations", "Evaluations of all rules", metrics.evaluations.clone());
+        registry.register(
+            "evaluation_seconds",
+            "Time of one evaluation of all rules",
+            metrics.evaluation_seconds.clone(),
+        );
+        metrics
+    }
+
+    pub(crate) fn pulled(&self, service: &str, result: PullResult, took: Option<Duration>) {
+        let result = match result {
+            PullResult::Ok => "ok",
+            PullResult::Partial => "partial",
+            PullResult::Failed => "failed",
+        };
+        self.pulls.get_or_create(&PullLabels { service: service.to_owned(), result }).inc();
+        if let Some(took) = took {
+            self.pull_seconds.observe(took.as_secs_f64());
+        }
+    }
+
+    pub(crate) fn recorded(&self, recorded: Recorded, history: &History) {
+        self.samples.inc_by(recorded.stored as u64);
+        self.series_refused.inc_by(recorded.refused as u64);
+        self.series.set(i64::try_from(history.len()).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn history_size(&self, bytes: usize) {
+        self.history_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn evaluated(&self, took: Duration, refused: usize) {
+        self.evaluations.inc();
+        self.evaluation_seconds.observe(took.as_secs_f64());
+        self.alerts_refused.inc_by(refused as u64);
+    }
+
+    pub(crate) fn firing(&self, counts: Counts) {
+        for severity in Severity::ALL {
+            let label = SeverityLabel { severity: severity.as_str() };
+            self.alerts_firing.get_or_create(&label).set(i64::from(counts.of(severity)));
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The built-in rules: pure functions from what is known to what is broken.
+//!
+//! | rule | about | severity | fires after |
+//! |---|---|---|---|
+//! | `monitor_isolated` | no target answers | critical | `alerts.missing_for` |
+//! | `instance_down` | one target does not answer | critical | `alerts.missing_for` |
+//! | `not_ready` | a target is not ready, and no component says why | warning | `alerts.missing_for` |
+//! | `component_unhealthy` | a component does not do its work | critical if it is critical, else warning | `alerts.unhealthy_for` |
+//! | `component_degraded` | a component works with less than is configured | warning | `alerts.unhealthy_for` |
+//! | `replica_lag` | a PostgreSQL replica is stale | warning, critical | `alerts.unhealthy_for` |
+//! | `history_full` | new series are refused | warning | `alerts.unhealthy_for` |
+
+mod figure;
+mod presence;
+mod report;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use crate::alert::state::Timing;
+use crate::alert::{Absence, Breach, Key};
+use crate::config::AlertsConfig;
+use crate::roster::{Entry, Roster};
+use crate::series::Latest;
+
+pub(crate) use figure::REPLICA_LAG_METRIC;
+
+/// Holds all that the rules may look at.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Facts<'f> {
+    /// What is known of the targets.
+    pub roster: &'f Roster,
+    /// The newest values of [`REPLICA_LAG_METRIC`].
+    pub replica_lags: &'f [Latest],
+    /// Series that the history has no room for.
+    pub refused_series: usize,
+    /// Series that it has room for.
+    pub max_series: usize,
+    /// The moment of which they speak.
+    pub now: SystemTime,
+}
+
+/// What alerts about the monitor itself name as their source.
+pub(crate) const MONITOR: &str = "monitor-service";
+
+/// Finds everything that is broken now.
+pub(crate) fn find(facts: &Facts<'_>, config: &AlertsConfig) -> Vec<Breach> {
+    let rules = [
+        presence::isolated,
+        presence::down,
+        report::not_ready,
+        report::components,
+        figure::replica_lag,
+        figure::history_full,
+    ];
+    rules.iter().flat_map(|rule| rule(facts, config)).collect()
+}
+
+/// Tells what is known about a subject that [`find`] did not name.
+///
+/// A target that does not answer has nothing new to say about its parts: their alerts stay as they are.
+pub(crate) fn absence(facts: &Facts<'_>, key: &Key) -> Absence {
+    if key.endpoint.is_empty() {
+        return Absence::Fine(None);
+    }
+    if facts.roster.isolated_since().is_some() {
+        return Absence::Unseen;
+    }
+    let Some(entry) = facts.roster.find(&key.source, &key.endpoint) else {
+        return Absence::Fine(None);
+    };
+    if key.rule == presence::INSTANCE_DOWN {
+        return Absence::Fine(None);
+    }
+    let Some(current) = entry.current() else {
+        return Absence::Unseen;
+    };
+    match key.rule {
+        report::COMPONENT_UNHEALTHY | report::COMPONENT_DEGRADED => {
+            Absence::Fine(current.component(&key.subject).map(|component| component.since))
+        }
+        figure::REPLICA_LAG if figure::explained(current, &key.subject) => Absence::Unseen,
+        _ => Absence::Fine(None),
+    }
+}
+
+/// Starts a breach about a target, labelled with where it comes from.
+fn key_of(rule: &'static str, entry: &Entry, subject: impl Into<String>) -> Key {
+    Key {
+        rule,
+        source: entry.target.service.clone(),
+        endpoint: entry.target.endpoint.clone(),
+        subject: subject.into(),
+    }
+}
+
+/// Starts a breach about the monitor itself.
+fn own_key(rule: &'static str, subject: &str) -> Key {
+    Key { rule, source: MONITOR.to_owned(), endpoint: String::new(), subject: subject.to_owned() }
+}
+
+fn labels_of(entry: &Entry) -> BTreeMap<String, String> {
+    let instance = entry.report.as_ref().map(|report| ("instance".to_owned(), report.instance.clone()));
+    let endpoint = ("endpoint".to_owned(), entry.target.endpoint.clone());
+    instance.into_iter().chain([endpoint]).collect()
+}
+
+fn timing(fires_after: Duration, config: &AlertsConfig) -> Timing {
+    Timing { fires_after, clears_after: config.clear_for }
+}
+
+fn seconds_since(since: SystemTime, now: SystemTime) -> f64 {
+    now.duration_since(since).unwrap_or_default().as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests;

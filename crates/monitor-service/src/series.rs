@@ -1,0 +1,256 @@
+//! Short history: every figure of every target, once a tick, in bounded memory.
+//!
+//! All series of one target are read in one pull and therefore share their times: a [`Timeline`] per target holds them
+//! once, and a series is a [`Column`] of values, tick by tick.
+
+mod bucket;
+mod column;
+mod identity;
+mod range;
+mod timeline;
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+pub(crate) use bucket::Bucket;
+pub(crate) use range::{InvalidRange, POINTS_MAX, Range, RangeAnswer, SERIES_MAX, SeriesPoints};
+
+use crate::target::Target;
+use column::Column;
+pub(crate) use identity::Reading;
+use timeline::Timeline;
+
+/// Holds the series of all targets, never more than `max_series` of them.
+///
+/// The newest series are the ones refused: what was there first keeps its history. Identity is the metric, its labels
+/// and the target's `service` and `endpoint`; both stay the same when the process behind the endpoint restarts.
+#[derive(Debug)]
+pub(crate) struct History {
+    targets: Vec<Tracked>,
+    series: usize,
+    max_series: usize,
+}
+
+#[derive(Debug)]
+struct Tracked {
+    target: Arc<Target>,
+    timeline: Timeline,
+    /// By canonical text, which starts with the metric and `{`: one metric is one contiguous range.
+    series: BTreeMap<Box<str>, Series>,
+    /// Series turned away by the last pull.
+    refused: usize,
+}
+
+#[derive(Debug)]
+struct Series {
+    labels: Box<[(Box<str>, Box<str>)]>,
+    column: Column,
+}
+
+/// Tells what became of the readings of one pull.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Recorded {
+    /// Readings kept.
+    pub stored: usize,
+    /// Readings of series that the cap did not let in.
+    pub refused: usize,
+    /// Readings that are no number: NaN and infinities.
+    pub skipped: usize,
+}
+
+/// Names a series without its points.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SeriesName {
+    /// Name of the metric.
+    pub metric: String,
+    /// Labels, the target's `service` and `endpoint` included.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Holds the newest value of a series.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Latest {
+    /// Where it was read.
+    pub target: Arc<Target>,
+    /// Labels, the target's included.
+    pub labels: BTreeMap<String, String>,
+    /// When it was read.
+    pub at: SystemTime,
+    /// What was read.
+    pub value: f64,
+}
+
+impl History {
+    /// Starts empty; keeps the last `ticks` pulls of each target.
+    pub(crate) fn new(targets: &[Arc<Target>], ticks: NonZeroUsize, max_series: usize) -> Self {
+        let tracked = |target: &Arc<Target>| Tracked {
+            target: Arc::clone(target),
+            timeline: Timeline::new(ticks),
+            series: BTreeMap::new(),
+            refused: 0,
+        };
+        Self { targets: targets.iter().map(tracked).collect(), series: 0, max_series }
+    }
+
+    /// Takes the readings of one pull. A target that is not known is ignored.
+    pub(crate) fn record<'r>(
+        &mut self,
+        target: &Target,
+        at: SystemTime,
+        readings: impl IntoIterator<Item = Reading<'r>>,
+    ) -> Recorded {
+        let mut recorded = Recorded::default();
+        let Some(tracked) = self.targets.get_mut(target.index) else {
+            return recorded;
+        };
+        let tick = tracked.timeline.push(at);
+        let mut canonical = String::new();
+        for reading in readings {
+            if !reading.value.is_finite() {
+                recorded.skipped += 1;
+                continue;
+            }
+            reading.write_canonical(&mut canonical);
+            if let Some(series) = tracked.series.get_mut(canonical.as_str()) {
+                series.column.append(tick, reading.value);
+            } else if self.series < self.max_series {
+                let mut column = Column::default();
+                column.append(tick, reading.value);
+                tracked
+                    .series
+                    .insert(canonical.as_str().into(), Series { labels: reading.own_labels(), column });
+                self.series += 1;
+            } else {
+                recorded.refused += 1;
+                continue;
+            }
+            recorded.stored += 1;
+        }
+        tracked.refused = recorded.refused;
+        self.series -= tracked.forget_expired(tick);
+        recorded
+    }
+
+    /// Counts the series held.
+    pub(crate) fn len(&self) -> usize {
+        self.series
+    }
+
+    /// Tells the cap on series.
+    pub(crate) fn max_series(&self) -> usize {
+        self.max_series
+    }
+
+    /// Counts the series that the last pulls had to turn away.
+    pub(crate) fn refused_now(&self) -> usize {
+        self.targets.iter().map(|tracked| tracked.refused).sum()
+    }
+
+    /// Adds up the memory of the samples, in bytes, without the names.
+    pub(crate) fn sample_bytes(&self) -> usize {
+        let of_target = |tracked: &Tracked| {
+            tracked.timeline.bytes()
+                + tracked.series.values().map(|series| series.column.bytes()).sum::<usize>()
+        };
+        self.targets.iter().map(of_target).sum()
+    }
+
+    /// Lists at most `limit` series whose metric starts with `prefix`, by name, and counts all that match.
+    pub(crate) fn names(&self, prefix: &str, limit: usize) -> (Vec<SeriesName>, usize) {
+        let mut found: Vec<(&str, &Tracked, &Series)> = Vec::new();
+        for tracked in &self.targets {
+            let matching = tracked.starting_with(prefix);
+            found.extend(
+                matching
+                    .map(|(canonical, series)| (canonical, tracked, series))
+                    .filter(|(canonical, ..)| identity::metric(canonical).starts_with(prefix)),
+            );
+        }
+        let total = found.len();
+        found.sort_by_key(|(canonical, tracked, _)| (*canonical, tracked.target.index));
+        let name = |(canonical, tracked, series): &(&str, &Tracked, &Series)| SeriesName {
+            metric: identity::metric(canonical).to_owned(),
+            labels: identity::all_labels(&series.labels, &tracked.target),
+        };
+        (found.iter().take(limit).map(name).collect(), total)
+    }
+
+    /// Returns the newest value of each series of a metric that was read at `not_before` or later.
+    pub(crate) fn latest(&self, metric: &str, not_before: SystemTime) -> Vec<Latest> {
+        let mut found = Vec::new();
+        for tracked in &self.targets {
+            for (_, series) in tracked.starting_with(&identity::start(metric)) {
+                let Some((tick, value)) = series.column.last() else { continue };
+                let Some(at) = tracked.timeline.at(tick).filter(|at| *at >= not_before) else { continue };
+                let labels = identity::all_labels(&series.labels, &tracked.target);
+                found.push(Latest { target: Arc::clone(&tracked.target), labels, at, value });
+            }
+        }
+        found
+    }
+
+    /// Answers a range query; see [`Range`].
+    pub(crate) fn range(&self, range: &Range) -> RangeAnswer {
+        let mut answer = RangeAnswer::default();
+        let mut points_left = POINTS_MAX;
+        for tracked in &self.targets {
+            for (_, series) in tracked.starting_with(&identity::start(range.metric())) {
+                let labels = identity::all_labels(&series.labels, &tracked.target);
+                if !range.matches(&labels) {
+                    continue;
+                }
+                let samples = tracked.samples(series, range);
+                let points = range.fold(samples);
+                if points.is_empty() {
+                    continue;
+                }
+                if answer.series.len() == SERIES_MAX || points.len() > points_left {
+                    answer.truncated = true;
+                    return answer;
+                }
+                points_left -= points.len();
+                answer.series.push(SeriesPoints { labels, points });
+            }
+        }
+        answer
+    }
+}
+
+impl Tracked {
+    fn starting_with<'s>(&'s self, prefix: &'s str) -> impl Iterator<Item = (&'s str, &'s Series)> {
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        let series =
+            self.series.range::<str, _>(from).map(|(canonical, series)| (canonical.as_ref(), series));
+        series.take_while(move |(canonical, _): &(&str, _)| canonical.starts_with(prefix))
+    }
+
+    fn samples<'s>(
+        &'s self,
+        series: &'s Series,
+        range: &Range,
+    ) -> impl Iterator<Item = (SystemTime, f64)> + 's {
+        let first = self.timeline.first_tick_since(range.from());
+        series.column.since(first).filter_map(|(tick, value)| self.timeline.at(tick).map(|at| (at, value)))
+    }
+
+    /// Drops samples that left the timeline, and series without any left; returns how many of those there were.
+    fn forget_expired(&mut self, tick: u64) -> usize {
+        // A chunk expires as a whole, so that there is nothing to find more often than once per chunk.
+        if !tick.is_multiple_of(column::CHUNK_TICKS) {
+            return 0;
+        }
+        let oldest = self.timeline.first_tick();
+        let before = self.series.len();
+        self.series.retain(|_, series| {
+            series.column.forget_before(oldest);
+            !series.column.is_empty()
+        });
+        before - self.series.len()
+    }
+}
+
+#[cfg(test)]
+mod tests;

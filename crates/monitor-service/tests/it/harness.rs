@@ -1,0 +1,221 @@
+//! Targets that can fall ill and vanish, a monitor that watches them, and bounded waits.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use mainstay_proto::monitor::v1 as pb;
+use mainstay_proto::monitor::v1::monitor_service_client::MonitorServiceClient;
+use mainstay_rpc::{Call, Caller, Failure, Routes, Upstream, UpstreamConfig};
+use mainstay_runtime::Context;
+use monitor_service::Config;
+use monitor_service::config::TargetConfig;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep};
+
+/// A service in this process, reached through a door that can be shut.
+pub(crate) struct TargetService {
+    pub(crate) cx: Context,
+    door: Door,
+}
+
+/// Forwards one port to another, or holds what comes, or is closed.
+pub(crate) struct Door {
+    address: SocketAddr,
+    to: SocketAddr,
+    forwarding: Option<JoinHandle<()>>,
+}
+
+impl TargetService {
+    pub(crate) async fn start(service: &'static str) -> Self {
+        let cx = Context::for_test(service);
+        cx.serve(Routes::default()).await.expect("a free port of loopback is there");
+        let address = cx.listening()[0].address;
+        let mut door = Door { address: SocketAddr::from(([127, 0, 0, 1], 0)), to: address, forwarding: None };
+        door.open().await;
+        Self { cx, door }
+    }
+
+    /// Refuses connections and cuts those there are.
+    pub(crate) async fn vanish(&mut self) {
+        self.door.shut().await;
+    }
+
+    /// Is there again, at the same address.
+    pub(crate) async fn come_back(&mut self) {
+        self.door.shut().await;
+        self.door.open().await;
+    }
+
+    /// Accepts connections and never says a word.
+    pub(crate) async fn hang(&mut self) {
+        self.door.shut().await;
+        self.door.hold().await;
+    }
+
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://{}", self.door.address)
+    }
+}
+
+impl Door {
+    async fn open(&mut self) {
+        let (listener, to) = (self.bind().await, self.to);
+        self.forwarding = Some(spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((mut inbound, _)) = listener.accept().await {
+                connections.spawn(async move {
+                    let Ok(mut outbound) = TcpStream::connect(to).await else { return };
+                    // Either side may end it at any time: that is what the door is for.
+                    let _ = copy_bidirectional(&mut inbound, &mut outbound).await;
+                });
+            }
+        }));
+    }
+
+    async fn hold(&mut self) {
+        let listener = self.bind().await;
+        self.forwarding = Some(spawn(async move {
+            let mut held = Vec::new();
+            while let Ok((connection, _)) = listener.accept().await {
+                held.push(connection);
+            }
+        }));
+    }
+
+    async fn shut(&mut self) {
+        if let Some(forwarding) = self.forwarding.take() {
+            forwarding.abort();
+            let ended = forwarding.await;
+            assert!(ended.is_err_and(|error| error.is_cancelled()), "the door broke by itself");
+        }
+    }
+
+    async fn bind(&mut self) -> TcpListener {
+        let listener = TcpListener::bind(self.address).await.expect("the port is ours");
+        self.address = listener.local_addr().expect("a bound port has an address");
+        listener
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the handle is kept and joined by the door")]
+fn spawn(task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    tokio::spawn(task)
+}
+
+/// A running monitor and a client of it.
+pub(crate) struct Watcher {
+    pub(crate) cx: Context,
+    pub(crate) upstream: Upstream,
+}
+
+impl Watcher {
+    pub(crate) async fn start(config: Config) -> Self {
+        let cx = Context::for_test("monitor-service");
+        monitor_service::start(cx.clone(), config).await.expect("the monitor starts");
+        let endpoint = format!("http://{}", cx.listening()[0].address);
+        let upstream =
+            Upstream::try_new("monitor", &UpstreamConfig::of([endpoint])).expect("the endpoint is legal");
+        Self { cx, upstream }
+    }
+
+    pub(crate) async fn alerts(&self) -> Vec<pb::Alert> {
+        let call = Call::read("mainstay.monitor.v1.MonitorService/ListAlerts");
+        let list = |lane| async move {
+            MonitorServiceClient::new(lane).list_alerts(pb::ListAlertsRequest::default()).await
+        };
+        self.upstream.call(call, list).await.expect("alerts are listed").alerts
+    }
+
+    pub(crate) async fn overview(&self) -> pb::OverviewResponse {
+        let call = Call::read("mainstay.monitor.v1.MonitorService/Overview");
+        let get =
+            |lane| async move { MonitorServiceClient::new(lane).overview(pb::OverviewRequest {}).await };
+        self.upstream.call(call, get).await.expect("the overview is there")
+    }
+
+    pub(crate) async fn acknowledge(
+        &self,
+        id: &str,
+        comment: &str,
+        by: Option<&str>,
+    ) -> Result<pb::Alert, Failure> {
+        let by = by.map(|subject| Caller {
+            subject: subject.to_owned(),
+            role: "operator".to_owned(),
+            scopes: Vec::new(),
+        });
+        let call = Call::write("mainstay.monitor.v1.MonitorService/AcknowledgeAlert").by(by);
+        let request = pb::AcknowledgeAlertRequest {
+            alert_id: id.to_owned(),
+            comment: comment.to_owned(),
+            expires_in: None,
+        };
+        let send = |lane| {
+            let request = request.clone();
+            async move { MonitorServiceClient::new(lane).acknowledge_alert(request).await }
+        };
+        let answer = self.upstream.call(call, send).await?;
+        Ok(answer.alert.expect("the answer has the alert"))
+    }
+
+    /// Waits until an alert of this rule is in this state.
+    pub(crate) async fn alert(&self, rule: &str, state: pb::AlertState, within: Duration) -> pb::Alert {
+        wait_for(within, async || {
+            let alerts = self.alerts().await;
+            let found = alerts.iter().find(|alert| alert.rule == rule && alert.state() == state).cloned();
+            found.ok_or_else(|| format!("no {rule} in state {state:?} among {alerts:?}"))
+        })
+        .await
+    }
+
+    /// Waits until every target has answered.
+    pub(crate) async fn all_answer(&self) {
+        wait_for(PATIENCE, async || {
+            let instances = self.overview().await.instances;
+            let silent: Vec<_> = instances.iter().filter(|instance| !instance.ready).collect();
+            if silent.is_empty() { Ok(()) } else { Err(format!("{silent:?}")) }
+        })
+        .await;
+    }
+}
+
+/// Far more than anything takes when the machine is busy; a test that needs it all is about to fail.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Watches these targets, some times as fast as by default; a busy machine must not look like a dead target.
+pub(crate) fn quick(targets: &[(&str, &TargetService)]) -> Config {
+    let mut config = watching(targets);
+    config.collect.every = Duration::from_millis(200);
+    config.collect.within = Duration::from_millis(200);
+    config.alerts.unhealthy_for = Duration::from_millis(200);
+    config.alerts.missing_for = Duration::from_secs(1);
+    config.alerts.clear_for = Duration::from_millis(200);
+    config.alerts.evaluate_every = Duration::from_millis(50);
+    config
+}
+
+/// Watches these targets with the default times.
+pub(crate) fn watching(targets: &[(&str, &TargetService)]) -> Config {
+    let mut config = Config::default();
+    config.targets.clear();
+    for (service, target) in targets {
+        let section: &mut TargetConfig = config.targets.entry((*service).to_owned()).or_default();
+        section.endpoints = section.endpoints.iter().cloned().chain([target.endpoint()]).collect();
+    }
+    config
+}
+
+/// Asks again and again until the answer is yes; after `within` it fails with the last no.
+pub(crate) async fn wait_for<T>(within: Duration, mut ask: impl AsyncFnMut() -> Result<T, String>) -> T {
+    let until = Instant::now() + within;
+    loop {
+        match ask().await {
+            Ok(found) => return found,
+            Err(last) => assert!(Instant::now() < until, "waited {within:?}; last seen: {last}"),
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,5 @@
+//! The monitor against real targets: services of mainstay-runtime in this process, over real sockets.
+
+mod alerts;
+mod collection;
+mod harness;

@@ -1,0 +1,77 @@
+use super::*;
+
+fn problems_of(config: &ReplicaConfig) -> Vec<String> {
+    let mut problems = Problems::default();
+    config.check(&mut problems);
+    problems.lines()
+}
+
+#[test]
+fn the_shipped_file_is_legal_and_shows_the_defaults() {
+    let shipped = include_str!("../../../../deploy/config/replica-service.toml");
+    let config: ReplicaConfig = toml::from_str(shipped).unwrap();
+    assert_eq!(problems_of(&config), [] as [String; 0]);
+    let mut expected = ReplicaConfig::default();
+    expected.nodes.insert("primary".to_owned(), NodeConfig::default());
+    assert_eq!(toml::to_string(&config).unwrap(), toml::to_string(&expected).unwrap());
+}
+
+#[test]
+fn the_shipped_file_names_every_key() {
+    let shipped: toml::Table =
+        include_str!("../../../../deploy/config/replica-service.toml").parse().unwrap();
+    let mut expected = ReplicaConfig::default();
+    expected.nodes.insert("primary".to_owned(), NodeConfig::default());
+    let expected = toml::Table::try_from(&expected).unwrap();
+    for section in ["postgres", "pool", "health", "routing", "limits"] {
+        let keys =
+            |table: &toml::Table| table[section].as_table().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!(keys(&shipped), keys(&expected), "{section}");
+    }
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_with_their_keys() {
+    let mut config = ReplicaConfig::default();
+    config
+        .nodes
+        .insert("Upper".to_owned(), NodeConfig { address: "nowhere".to_owned(), ..NodeConfig::default() });
+    config.nodes.insert(
+        "b".to_owned(),
+        NodeConfig { pgbouncer: "x:0".to_owned(), weight: 1_001, ..NodeConfig::default() },
+    );
+    config.health.down_after = 0;
+    config.limits.default_rows = 20_000;
+    let lines = problems_of(&config).join("\n");
+    for key in [
+        "nodes.Upper",
+        "nodes.Upper.address",
+        "nodes.b.pgbouncer",
+        "nodes.b.weight",
+        "health.down_after",
+        "limits.default_rows",
+    ] {
+        assert!(lines.contains(key), "{key} is missing in\n{lines}");
+    }
+}
+
+#[test]
+fn a_service_without_nodes_is_refused_with_an_example() {
+    assert!(problems_of(&ReplicaConfig::default())[0].contains("MAINSTAY__NODES__PRIMARY__ADDRESS"));
+}
+
+#[test]
+fn addresses_split_into_host_and_port() {
+    for (address, wanted) in [
+        ("db:5432", Some(("db", 5432))),
+        ("[::1]:5432", Some(("::1", 5432))),
+        ("db", None),
+        (":5432", None),
+        ("db:0", None),
+        ("db:99999", None),
+        ("/var/run:5432", None),
+        ("a,b:1", None),
+    ] {
+        assert_eq!(split_address(address), wanted, "{address}");
+    }
+}

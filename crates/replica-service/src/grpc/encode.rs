@@ -1,0 +1,51 @@
+use mainstay_proto::replica::v1::{Column, ExecuteResponse, QueryResponse, Role, Row, Served as WireServed};
+
+use super::value;
+use crate::{
+    engine::{Answered, Served},
+    session,
+    sql::{Value, types},
+    token::Token,
+};
+
+pub(super) fn query(answered: Answered) -> QueryResponse {
+    let Answered { answer, served, .. } = answered;
+    QueryResponse {
+        columns: columns(&answer.columns),
+        rows: rows(answer.rows),
+        truncated: answer.truncated,
+        served: Some(wire_served(served)),
+    }
+}
+
+pub(super) fn execute(answered: Answered) -> ExecuteResponse {
+    let Answered { answer, served, token } = answered;
+    ExecuteResponse {
+        rows_affected: answer.n_affected,
+        columns: columns(&answer.columns),
+        rows: rows(answer.rows),
+        token: token.as_ref().map(Token::encode).unwrap_or_default(),
+        served: Some(wire_served(served)),
+    }
+}
+
+fn columns(columns: &[session::Column]) -> Vec<Column> {
+    columns
+        .iter()
+        .map(|column| Column { name: column.name.clone(), r#type: types::name_of(&column.ty) })
+        .collect()
+}
+
+fn rows(rows: Vec<Vec<Value>>) -> Vec<Row> {
+    rows.into_iter().map(|values| Row { values: values.into_iter().map(value::wire).collect() }).collect()
+}
+
+fn wire_served(served: Served) -> WireServed {
+    WireServed {
+        node: served.node,
+        role: if served.is_primary { Role::Primary } else { Role::Replica }.into(),
+        staleness: served.staleness.and_then(|staleness| staleness.try_into().ok()),
+        reason: served.reason.as_str().to_owned(),
+        attempts: served.attempts,
+    }
+}

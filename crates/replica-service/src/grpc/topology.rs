@@ -1,0 +1,110 @@
+use std::time::Duration;
+
+use mainstay_proto::{
+    common::v1::Health as WireHealth,
+    replica::v1::{Lag as WireLag, Node as WireNode, Pool, Role, TopologyResponse, Traffic},
+};
+use tokio::time::Instant;
+
+use crate::{
+    cluster::{Cluster, Health, Lag, Primary},
+    fleet::Fleet,
+    route::Place,
+};
+
+/// Describes every node as it is known now.
+pub(super) fn describe(fleet: &Fleet) -> TopologyResponse {
+    fleet.with_cluster(|cluster| {
+        let primary = match cluster.primary() {
+            Primary::Node { node, .. } => fleet.names[*node].clone(),
+            Primary::None | Primary::SplitBrain(_) => String::new(),
+        };
+        TopologyResponse {
+            nodes: (0..fleet.nodes.len()).map(|index| node(fleet, cluster, index)).collect(),
+            primary,
+            strategy: fleet.routing.strategy.as_str().to_owned(),
+            max_staleness: wire(fleet.routing.max_staleness),
+            max_lag_bytes: fleet.routing.max_lag_bytes.as_u64(),
+        }
+    })
+}
+
+fn node(fleet: &Fleet, cluster: &Cluster, index: usize) -> WireNode {
+    let now = Instant::now().into_std();
+    let (node, verdict) = (&fleet.nodes[index], cluster.verdict(index, now));
+    let last = cluster.last(index);
+    let role = match cluster.place(index, None) {
+        _ if !cluster.is_up(index) => Role::Unknown,
+        Place::Primary { .. } => Role::Primary,
+        Place::Replica { .. } => Role::Replica,
+        Place::Neither => Role::Unknown,
+    };
+    let is_primary = role == Role::Primary;
+    WireNode {
+        name: node.name.clone(),
+        address: node.address.clone(),
+        pgbouncer: node.pgbouncer,
+        role: role.into(),
+        health: health(verdict.health).into(),
+        detail: verdict.detail,
+        since: cluster.since(index).map(Into::into),
+        seen_at: last.map(|(moment, _)| moment.wall.into()),
+        probe_latency: last.and_then(|(moment, _)| wire(moment.took)),
+        reads: fleet.takes_reads(cluster, index, now),
+        writes: is_primary && cluster.barred(index).is_none() && !node.is_breaker_open(now),
+        server_version: last.map(|(_, seen)| seen.server_version.clone()).unwrap_or_default(),
+        timeline: cluster.timeline(index).unwrap_or_default(),
+        lsn: last.map(|(_, seen)| seen.lsn.to_string()).unwrap_or_default(),
+        lag: cluster.lag(index, now).map(lag),
+        pool: Some(pool(fleet, index)),
+        traffic: Some(traffic(fleet, index)),
+    }
+}
+
+fn lag(lag: Lag) -> WireLag {
+    WireLag {
+        bytes: lag.bytes.unwrap_or_default(),
+        receive_bytes: lag.receive_bytes.unwrap_or_default(),
+        staleness: lag.staleness.and_then(wire),
+        evidence_age: wire(lag.evidence_age),
+        replay_paused: lag.replay_paused,
+        receiver: lag.receiver,
+        naive: lag.naive.and_then(wire),
+    }
+}
+
+fn pool(fleet: &Fleet, index: usize) -> Pool {
+    let status = fleet.nodes[index].pool_status();
+    Pool {
+        size: status.size,
+        max_size: status.max_size,
+        in_use: status.in_use,
+        waiting: status.waiting,
+        created: status.created,
+        timeouts: status.timeouts,
+    }
+}
+
+fn traffic(fleet: &Fleet, index: usize) -> Traffic {
+    let traffic = fleet.nodes[index].traffic(Instant::now().into_std());
+    Traffic {
+        queries: traffic.queries,
+        errors: traffic.errors,
+        seconds_mean: traffic.mean_s,
+        breaker: traffic.breaker.to_owned(),
+        in_flight: traffic.in_flight,
+    }
+}
+
+fn health(health: Health) -> WireHealth {
+    match health {
+        Health::Healthy => WireHealth::Healthy,
+        Health::Degraded => WireHealth::Degraded,
+        Health::Unhealthy => WireHealth::Unhealthy,
+        Health::Unknown => WireHealth::Unknown,
+    }
+}
+
+fn wire(duration: Duration) -> Option<prost_types::Duration> {
+    duration.try_into().ok()
+}

@@ -1,0 +1,37 @@
+#![doc = include_str!("../README.md")]
+
+mod cluster;
+mod config;
+mod engine;
+mod error;
+mod figures;
+mod fleet;
+mod grpc;
+mod lag;
+mod lsn;
+mod metrics;
+mod node;
+mod pool;
+mod probe;
+mod report;
+mod route;
+mod service;
+mod session;
+mod sql;
+mod token;
+
+pub use config::{
+    HealthConfig, LimitsConfig, NodeConfig, PoolConfig, PostgresConfig, ReplicaConfig, RoutingConfig,
+};
+pub use route::Strategy;
+pub use service::start;
+
+#[cfg(test)]
+mod test_time {
+    use std::time::Instant;
+
+    /// Gives tests a first instant; every later one is this plus a duration.
+    pub(crate) fn origin() -> Instant {
+        tokio::time::Instant::now().into_std()
+    }
+}

@@ -1,0 +1,138 @@
+//! The names of all figures of this service.
+
+use std::time::Duration;
+
+use mainstay_rpc::ErrorCode;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+use crate::{error::Kind, route::Reason};
+
+/// Everything that this service counts; figures of nodes are as of their last probe.
+#[derive(Debug, Clone)]
+pub(crate) struct Metrics {
+    queries: Family<Answered, Counter>,
+    query_seconds: Family<OfKind, Histogram>,
+    routed: Family<Routed, Counter>,
+    pub retries: Counter,
+    pub cancels: Counter,
+    pub node: NodeMetrics,
+}
+
+/// Gauges by node; node names come from the configuration.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct NodeMetrics {
+    pub up: Family<OfNode, Gauge>,
+    pub primary: Family<OfNode, Gauge>,
+    pub lag_bytes: Family<OfNode, Gauge>,
+    pub staleness_seconds: Family<OfNode, Gauge<f64, std::sync::atomic::AtomicU64>>,
+    pub pool_size: Family<OfNode, Gauge>,
+    pub pool_in_use: Family<OfNode, Gauge>,
+    pub pool_waiting: Family<OfNode, Gauge>,
+    pub pool_created: Family<OfNode, Counter>,
+    pub pool_timeouts: Family<OfNode, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Answered {
+    kind: Kind,
+    result: ResultLabel,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfKind {
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Routed {
+    reason: Reason,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct OfNode {
+    pub node: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct ResultLabel(Option<ErrorCode>);
+
+impl Metrics {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            queries: Family::default(),
+            query_seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
+            routed: Family::default(),
+            retries: Counter::default(),
+            cancels: Counter::default(),
+            node: NodeMetrics::default(),
+        };
+        let registry = registry.sub_registry_with_prefix("mainstay_replica");
+        registry.register("queries", "Statements answered, by kind and result", metrics.queries.clone());
+        registry.register(
+            "query_seconds",
+            "Time of a statement, routing included",
+            metrics.query_seconds.clone(),
+        );
+        registry.register("routed", "Statements sent to a node, by reason", metrics.routed.clone());
+        registry.register("retries", "Reads tried a second time", metrics.retries.clone());
+        registry.register("cancels", "Statements cancelled in the database", metrics.cancels.clone());
+        metrics.node.register(registry);
+        metrics
+    }
+
+    pub(crate) fn answered(&self, kind: Kind, error: Option<ErrorCode>, took: Duration) {
+        self.queries.get_or_create(&Answered { kind, result: ResultLabel(error) }).inc();
+        self.query_seconds.get_or_create(&OfKind { kind }).observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn routed(&self, reason: Reason) {
+        self.routed.get_or_create(&Routed { reason }).inc();
+    }
+}
+
+impl NodeMetrics {
+    fn register(&self, registry: &mut Registry) {
+        registry.register("node_up", "1 when the node answers probes", self.up.clone());
+        registry.register("node_primary", "1 when the node takes writes", self.primary.clone());
+        registry.register("node_lag_bytes", "WAL bytes not replayed", self.lag_bytes.clone());
+        registry.register(
+            "node_staleness_seconds",
+            "Proven upper bound of the staleness; absent when nothing is proven",
+            self.staleness_seconds.clone(),
+        );
+        registry.register("pool_size", "Connections open", self.pool_size.clone());
+        registry.register("pool_in_use", "Connections that run a statement", self.pool_in_use.clone());
+        registry.register("pool_waiting", "Statements that wait for a connection", self.pool_waiting.clone());
+        registry.register("pool_created", "Connections opened", self.pool_created.clone());
+        registry.register(
+            "pool_timeouts",
+            "Waits for a connection that ran out of time",
+            self.pool_timeouts.clone(),
+        );
+    }
+}
+
+const SECONDS: [f64; 13] =
+    [0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
+
+impl EncodeLabelValue for Kind {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        EncodeLabelValue::encode(&self.as_str(), encoder)
+    }
+}
+
+impl EncodeLabelValue for Reason {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        EncodeLabelValue::encode(&self.as_str(), encoder)
+    }
+}
+
+impl EncodeLabelValue for ResultLabel {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        EncodeLabelValue::encode(&self.0.map_or("OK", ErrorCode::as_str), encoder)
+    }
+}

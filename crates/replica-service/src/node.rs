@@ -1,0 +1,246 @@
+//! One server as statements see it: its pools, its breaker, its figures.
+
+use std::{
+    collections::HashSet,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use mainstay_resilience::breaker::{Breaker, BreakerConfig, Outcome, Permit, State};
+use mainstay_runtime::{Context, Trigger};
+use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
+use tokio::time::Instant as TokioInstant;
+
+use crate::{
+    config::{NodeConfig, ReplicaConfig, split_address},
+    error::{Kind, QueryError},
+    figures::Figures,
+    pool::{Endpoint, Pool, PoolStatus},
+};
+
+/// A server that statements may be sent to.
+pub(crate) struct Node {
+    pub name: String,
+    /// Where queries go: the server, or the `PgBouncer` before it.
+    pub address: String,
+    pub host: String,
+    pub port: u16,
+    /// Whether `address` is that of a `PgBouncer`.
+    pub pgbouncer: bool,
+    pub weight: u32,
+    pools: Pools,
+    /// Past the `PgBouncer`, for statements that do not work behind it.
+    direct: Option<Pools>,
+    /// Fingerprints of those statements.
+    unpoolable: Mutex<HashSet<u64>>,
+    load: Mutex<Load>,
+    in_flight: AtomicU32,
+    probe: OnceLock<Trigger>,
+}
+
+#[derive(Default)]
+struct Load {
+    breaker: Breaker,
+    figures: Figures,
+}
+
+struct Pools {
+    reads: Pool,
+    writes: Pool,
+}
+
+/// Above this many the fingerprints are learned anew.
+const MAX_UNPOOLABLE: usize = 4_096;
+
+/// What is known about the statements of a node.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Traffic {
+    pub queries: u64,
+    pub errors: u64,
+    pub mean_s: f64,
+    pub breaker: &'static str,
+    pub in_flight: u32,
+}
+
+impl Node {
+    pub(crate) fn new(
+        name: &str,
+        node: &NodeConfig,
+        config: &ReplicaConfig,
+        cancels: &Counter,
+        cx: &Context,
+    ) -> anyhow::Result<Self> {
+        let pgbouncer = !node.pgbouncer.is_empty();
+        let address = if pgbouncer { &node.pgbouncer } else { &node.address };
+        let (host, port) = host_and_port(address)?;
+        let pools = |address: &str, pgbouncer| {
+            let (host, port) = host_and_port(address)?;
+            let pool = |kind| {
+                let endpoint = Endpoint { node: name, address, host, port, kind, pgbouncer };
+                Pool::new(&endpoint, &config.postgres, &config.pool, cancels.clone(), cx)
+            };
+            anyhow::Ok(Pools { reads: pool(Kind::Query)?, writes: pool(Kind::Execute)? })
+        };
+        // Errors that the database answers do not count, and slow statements are their callers' business.
+        let breaker = BreakerConfig { slow_after: Duration::from_hours(1), ..BreakerConfig::default() };
+        Ok(Self {
+            name: name.to_owned(),
+            address: address.clone(),
+            host: host.to_owned(),
+            port,
+            pgbouncer,
+            weight: node.weight,
+            pools: pools(address, pgbouncer)?,
+            direct: if pgbouncer { Some(pools(&node.address, false)?) } else { None },
+            unpoolable: Mutex::default(),
+            load: Mutex::new(Load { breaker: Breaker::new(breaker), figures: Figures::default() }),
+            in_flight: AtomicU32::new(0),
+            probe: OnceLock::new(),
+        })
+    }
+
+    /// Returns the way for a statement: the pool, and whether it leads through a `PgBouncer`.
+    pub(crate) fn way(&self, sql: &str, kind: Kind) -> (&Pool, bool) {
+        match &self.direct {
+            Some(direct) if self.unpoolable.lock().contains(&fingerprint(sql)) => (direct.of(kind), false),
+            _ => (self.pools.of(kind), self.pgbouncer),
+        }
+    }
+
+    /// Remembers that a statement does not work behind a `PgBouncer`.
+    pub(crate) fn keep_from_pooler(&self, sql: &str) {
+        let mut unpoolable = self.unpoolable.lock();
+        if unpoolable.len() >= MAX_UNPOOLABLE {
+            unpoolable.clear();
+        }
+        unpoolable.insert(fingerprint(sql));
+    }
+
+    /// Tells the node how to be probed at once.
+    pub(crate) fn set_probe(&self, trigger: Trigger) {
+        // Set once, at assembly; a second trigger would be for the same task.
+        let _ = self.probe.set(trigger);
+    }
+
+    /// Asks for a probe now.
+    pub(crate) fn probe_now(&self) {
+        if let Some(trigger) = self.probe.get() {
+            trigger.fire();
+        }
+    }
+
+    /// Begins one statement; its end must be told.
+    pub(crate) fn begin(&self) -> Result<Flight<'_>, QueryError> {
+        let begun_at = TokioInstant::now().into_std();
+        let permit = self.load.lock().breaker.admit(begun_at);
+        let permit = permit.map_err(|rejected| QueryError::Breaker {
+            node: self.name.clone(),
+            retry_after: rejected.retry_after,
+        })?;
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        Ok(Flight { node: self, permit: Some(permit), begun_at })
+    }
+
+    /// Forgets past failures: the node is known to be back.
+    pub(crate) fn reset_breaker(&self) {
+        let config = BreakerConfig { slow_after: Duration::from_hours(1), ..BreakerConfig::default() };
+        self.load.lock().breaker = Breaker::new(config);
+    }
+
+    pub(crate) fn is_breaker_open(&self, now: Instant) -> bool {
+        self.load.lock().breaker.state(now) == State::Open
+    }
+
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn pool_status(&self) -> PoolStatus {
+        let direct = self.direct.as_ref().map(Pools::status).unwrap_or_default();
+        self.pools.status().plus(direct)
+    }
+
+    pub(crate) fn traffic(&self, now: Instant) -> Traffic {
+        let load = self.load.lock();
+        Traffic {
+            queries: load.figures.queries,
+            errors: load.figures.errors,
+            mean_s: load.figures.mean_s(),
+            breaker: load.breaker.state(now).as_str(),
+            in_flight: self.in_flight(),
+        }
+    }
+
+    /// Closes idle connections older than `max_age`.
+    pub(crate) fn shed(&self, max_age: Duration) {
+        for pools in std::iter::once(&self.pools).chain(&self.direct) {
+            pools.reads.shed(max_age);
+            pools.writes.shed(max_age);
+        }
+    }
+}
+
+impl Pools {
+    fn of(&self, kind: Kind) -> &Pool {
+        match kind {
+            Kind::Query => &self.reads,
+            Kind::Execute => &self.writes,
+        }
+    }
+
+    fn status(&self) -> PoolStatus {
+        self.reads.status().plus(self.writes.status())
+    }
+}
+
+fn host_and_port(address: &str) -> anyhow::Result<(&str, u16)> {
+    split_address(address).ok_or_else(|| anyhow::anyhow!("{address:?} is not host:port"))
+}
+
+fn fingerprint(sql: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    sql.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// A statement on its way; dropped without [`end`](Self::end) it says nothing about the node.
+pub(crate) struct Flight<'a> {
+    node: &'a Node,
+    permit: Option<Permit>,
+    begun_at: Instant,
+}
+
+impl Flight<'_> {
+    /// Tells how it ended.
+    pub(crate) fn end<T>(mut self, result: &Result<T, QueryError>) {
+        let now = TokioInstant::now().into_std();
+        let took = now - self.begun_at;
+        let blamed = result.as_ref().err().is_some_and(QueryError::blames_node);
+        let outcome = if blamed { Outcome::Failure } else { Outcome::Success };
+        let mut load = self.node.load.lock();
+        load.figures.record(took, result.is_ok());
+        let transition =
+            self.permit.take().and_then(|permit| load.breaker.record(permit, outcome, took, now));
+        drop(load);
+        if let Some(change) = transition {
+            tracing::warn!(node = self.node.name, from = %change.from, to = %change.to, "breaker changed");
+        }
+        if blamed {
+            self.node.probe_now();
+        }
+    }
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        self.node.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if let Some(permit) = self.permit.take() {
+            self.node.load.lock().breaker.cancel(permit, TokioInstant::now().into_std());
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Connections to one node, and the rule that none goes back unless it is clean.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use deadpool_postgres::{
+    Client, ClientWrapper, Hook, HookError, Manager, ManagerConfig, Object, PoolError, Runtime, TimeoutType,
+};
+use mainstay_runtime::Context;
+use prometheus_client::metrics::counter::Counter;
+use tokio_postgres::NoTls;
+
+use crate::{
+    config::{PoolConfig, PostgresConfig},
+    error::{Kind, QueryError},
+};
+
+mod cancel;
+
+/// Hands out connections to one node for one kind of statement.
+pub(crate) struct Pool {
+    inner: deadpool_postgres::Pool,
+    node: String,
+    created: Arc<AtomicU64>,
+    timeouts: AtomicU64,
+    /// `host:port`, where cancel requests go.
+    address: Arc<str>,
+    cancels: Counter,
+    cx: Context,
+}
+
+/// Where a pool leads and what for.
+pub(crate) struct Endpoint<'a> {
+    pub node: &'a str,
+    pub address: &'a str,
+    pub host: &'a str,
+    pub port: u16,
+    pub kind: Kind,
+    pub pgbouncer: bool,
+}
+
+/// How full a pool is.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct PoolStatus {
+    pub size: u32,
+    pub max_size: u32,
+    pub in_use: u32,
+    pub waiting: u32,
+    pub created: u64,
+    pub timeouts: u64,
+}
+
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
+
+impl Pool {
+    /// Opens no connection yet.
+    pub(crate) fn new(
+        endpoint: &Endpoint<'_>,
+        postgres: &PostgresConfig,
+        pool: &PoolConfig,
+        cancels: Counter,
+        cx: &Context,
+    ) -> Result<Self, deadpool_postgres::BuildError> {
+        let created = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&created);
+        let max_age = pool.max_age;
+        let manager = Manager::from_config(login(endpoint, postgres), tls(), ManagerConfig::default());
+        let inner = deadpool_postgres::Pool::builder(manager)
+            .runtime(Runtime::Tokio1)
+            .max_size(pool.max_size as usize)
+            .wait_timeout(Some(pool.wait_within))
+            .create_timeout(Some(postgres.connect_within))
+            .recycle_timeout(Some(postgres.connect_within))
+            .queue_mode(deadpool_postgres::QueueMode::Lifo)
+            .post_create(Hook::sync_fn(move |_, _| {
+                counter.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }))
+            .pre_recycle(Hook::sync_fn(move |_, metrics| {
+                if metrics.age() < max_age { Ok(()) } else { Err(HookError::message("too old")) }
+            }))
+            .build()?;
+        Ok(Self {
+            inner,
+            node: endpoint.node.to_owned(),
+            created,
+            timeouts: AtomicU64::new(0),
+            address: endpoint.address.into(),
+            cancels,
+            cx: cx.clone(),
+        })
+    }
+
+    /// Takes a connection, or opens one.
+    pub(crate) async fn lease(&self) -> Result<Lease, QueryError> {
+        let node = self.node.clone();
+        let object = self.inner.get().await.map_err(|error| match error {
+            PoolError::Timeout(TimeoutType::Wait) => {
+                self.timeouts.fetch_add(1, Ordering::Relaxed);
+                QueryError::PoolExhausted { node }
+            }
+            PoolError::Backend(source) => QueryError::Connect { node, source: Some(source) },
+            PoolError::Timeout(_)
+            | PoolError::Closed
+            | PoolError::NoRuntimeSpecified
+            | PoolError::PostCreateHook(_) => QueryError::Connect { node, source: None },
+        })?;
+        let address = Arc::clone(&self.address);
+        Ok(Lease { object: Some(object), address, cancels: self.cancels.clone(), cx: self.cx.clone() })
+    }
+
+    /// Closes idle connections that are too old, or all idle ones.
+    pub(crate) fn shed(&self, older_than: Duration) {
+        self.inner.retain(|_, metrics| metrics.age() < older_than);
+    }
+
+    pub(crate) fn status(&self) -> PoolStatus {
+        let status = self.inner.status();
+        let figure = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        PoolStatus {
+            size: figure(status.size),
+            max_size: figure(status.max_size),
+            in_use: figure(status.size.saturating_sub(status.available)),
+            waiting: figure(status.waiting),
+            created: self.created.load(Ordering::Relaxed),
+            timeouts: self.timeouts.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl PoolStatus {
+    #[must_use]
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            size: self.size + other.size,
+            max_size: self.max_size + other.max_size,
+            in_use: self.in_use + other.in_use,
+            waiting: self.waiting + other.waiting,
+            created: self.created + other.created,
+            timeouts: self.timeouts + other.timeouts,
+        }
+    }
+}
+
+/// A connection in use.
+///
+/// [`keep`](Self::keep) gives it back for the next statement. Dropped in any other way (a deadline, a caller that went
+/// away, an error half-way) it leaves the pool at once, so that its slot is free, and what it still runs is cancelled
+/// in the database.
+pub(crate) struct Lease {
+    object: Option<Client>,
+    address: Arc<str>,
+    cancels: Counter,
+    cx: Context,
+}
+
+impl Lease {
+    pub(crate) fn client(&self) -> &tokio_postgres::Client {
+        let wrapper: &ClientWrapper =
+            self.object.as_ref().expect("a lease holds its connection until it is given back");
+        wrapper
+    }
+
+    /// Gives the connection back; nothing runs on it and no state is left.
+    pub(crate) fn keep(mut self) {
+        drop(self.object.take());
+    }
+
+    /// Closes the connection; nothing runs on it, but what state it is in is not known.
+    pub(crate) fn close(mut self) {
+        if let Some(object) = self.object.take() {
+            drop(Object::take(object));
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Some(object) = self.object.take() else { return };
+        let connection = Object::take(object);
+        self.cancels.inc();
+        let (token, address) = (connection.cancel_token(), Arc::clone(&self.address));
+        self.cx.spawn_work(async move {
+            if let Err(error) = cancel::send(&token, &address).await {
+                tracing::debug!(%error, address = &*address, "statement not cancelled");
+            }
+            // Only now: a closed connection would leave its statement running until it has something to send.
+            drop(connection);
+        });
+    }
+}
+
+/// The one place where the transport of connections is chosen, for probes and cancel requests too.
+pub(crate) fn tls() -> NoTls {
+    NoTls
+}
+
+fn login(endpoint: &Endpoint<'_>, postgres: &PostgresConfig) -> tokio_postgres::Config {
+    let mut config =
+        base_login(endpoint.host, endpoint.port, postgres, &postgres.user, postgres.password.expose());
+    if endpoint.kind == Kind::Query && !endpoint.pgbouncer {
+        // Belt and braces: each read also begins READ ONLY. PgBouncer refuses startup options.
+        config.options("-c default_transaction_read_only=on");
+    }
+    config
+}
+
+/// Describes a log-in to one server, without options.
+pub(crate) fn base_login(
+    host: &str,
+    port: u16,
+    postgres: &PostgresConfig,
+    user: &str,
+    password: &str,
+) -> tokio_postgres::Config {
+    let mut config = tokio_postgres::Config::new();
+    config
+        .host(host)
+        .port(port)
+        .dbname(&postgres.database)
+        .user(user)
+        .application_name("mainstay-replica")
+        .connect_timeout(postgres.connect_within)
+        .keepalives(true)
+        .keepalives_idle(KEEPALIVE_AFTER);
+    if !password.is_empty() {
+        config.password(password);
+    }
+    config
+}

@@ -1,0 +1,187 @@
+//! Asks one node who it is, over a connection of its own.
+
+use std::{sync::Arc, time::Duration};
+
+use mainstay_runtime::{Activate, Context};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::{Client, Config, SimpleQueryMessage, SimpleQueryRow};
+
+use crate::{
+    cluster::{Moment, Observation},
+    fleet::Fleet,
+    lsn::{Lsn, WalShape},
+    pool::tls,
+    report::Reports,
+};
+
+/// Probes one server, past any `PgBouncer`, and keeps the connection between probes.
+///
+/// A busy pool can therefore neither hide a failover nor look like one. A failed probe of a node that is up is repeated
+/// at once, so that a node that is really gone is known to be down within one round.
+pub(crate) struct NodeProbe {
+    pub fleet: Arc<Fleet>,
+    pub index: usize,
+    pub line: Line,
+    pub reports: Arc<Reports>,
+    pub cx: Context,
+}
+
+/// Probes the `PgBouncer` of one node, and the way through it to the server.
+pub(crate) struct PgBouncerProbe {
+    pub fleet: Arc<Fleet>,
+    pub index: usize,
+    pub line: Line,
+    pub reports: Arc<Reports>,
+}
+
+/// One connection that is opened when needed and given up after any failure.
+pub(crate) struct Line {
+    login: Config,
+    within: Duration,
+    client: Option<Client>,
+    cx: Context,
+}
+
+/// One row with everything. Functions that are illegal in one of the two roles stand behind a CASE.
+const QUESTION: &str = "\
+    SELECT r::text AS in_recovery, \
+      (SELECT system_identifier FROM pg_catalog.pg_control_system())::text AS system_identifier, \
+      (CASE WHEN r THEN GREATEST((SELECT received_tli FROM pg_catalog.pg_stat_wal_receiver), \
+          (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()), \
+          (SELECT min_recovery_end_timeline FROM pg_catalog.pg_control_recovery())) \
+        ELSE ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int END)::text AS timeline, \
+      (CASE WHEN r THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END)::text AS lsn, \
+      (CASE WHEN r THEN pg_last_wal_receive_lsn() END)::text AS received, \
+      (SELECT COALESCE(status, 'connected') FROM pg_catalog.pg_stat_wal_receiver WHERE pid IS NOT NULL) AS receiver, \
+      (CASE WHEN r THEN pg_is_wal_replay_paused() ELSE false END)::text AS paused, \
+      (CASE WHEN r THEN EXTRACT(EPOCH FROM clock_timestamp() - pg_last_xact_replay_timestamp()) END)::text AS naive_s, \
+      current_setting('server_version') AS version, \
+      current_setting('wal_block_size') AS page_bytes, \
+      pg_size_bytes(current_setting('wal_segment_size'))::text AS segment_bytes \
+    FROM (SELECT pg_catalog.pg_is_in_recovery() AS r) AS role";
+
+/// Between two probes of a node that is suspected to be down.
+const SUSPECT_EVERY: Duration = Duration::from_millis(100);
+
+impl Activate for NodeProbe {
+    async fn activate(&mut self) -> anyhow::Result<()> {
+        loop {
+            let failed = self.probe().await;
+            self.reports.publish(&self.fleet);
+            let stopping = self.cx.stopping().is_cancelled();
+            if !failed || stopping || !self.fleet.with_cluster(|cluster| cluster.is_up(self.index)) {
+                // A node that is down is news of the component, not an error of the probe.
+                return Ok(());
+            }
+            sleep(SUSPECT_EVERY).await;
+        }
+    }
+}
+
+impl NodeProbe {
+    async fn probe(&mut self) -> bool {
+        let (asked_at, wall) = (Instant::now(), self.cx.clock().now());
+        let fresh = !self.line.is_open();
+        let answer = self.line.ask(QUESTION).await;
+        let result =
+            answer.and_then(|row| row.as_ref().and_then(read).ok_or_else(|| "unreadable answer".to_owned()));
+        let failed = result.is_err();
+        let took = asked_at.elapsed();
+        let moment = Moment { asked_at: asked_at.into_std(), wall, took };
+        self.fleet.observe(self.index, moment, result.map(|seen| Observation { fresh, ..seen }));
+        self.reports.latency(self.index, took);
+        failed
+    }
+}
+
+impl Activate for PgBouncerProbe {
+    async fn activate(&mut self) -> anyhow::Result<()> {
+        let answer = self.line.ask("SELECT 1").await;
+        self.fleet.observe_pgbouncer(self.index, answer.map(|_| ()));
+        self.reports.publish(&self.fleet);
+        Ok(())
+    }
+}
+
+impl Line {
+    pub(crate) fn new(login: Config, within: Duration, cx: Context) -> Self {
+        Self { login, within, client: None, cx }
+    }
+
+    fn is_open(&self) -> bool {
+        self.client.as_ref().is_some_and(|client| !client.is_closed())
+    }
+
+    /// Asks one question and returns the first row; the error is one line for a person.
+    async fn ask(&mut self, question: &str) -> Result<Option<SimpleQueryRow>, String> {
+        match timeout(self.within, self.try_ask(question)).await {
+            Ok(Ok(row)) => Ok(row),
+            Ok(Err(error)) => {
+                self.client = None;
+                Err(one_line(&error))
+            }
+            Err(_) => {
+                self.client = None;
+                Err(format!("no answer within {} ms", self.within.as_millis()))
+            }
+        }
+    }
+
+    async fn try_ask(&mut self, question: &str) -> Result<Option<SimpleQueryRow>, tokio_postgres::Error> {
+        let client = match self.client.take().filter(|client| !client.is_closed()) {
+            Some(client) => client,
+            None => {
+                let (client, connection) = self.login.connect(tls()).await?;
+                self.cx.spawn_work(async move {
+                    if let Err(error) = connection.await {
+                        tracing::debug!(%error, "probe connection ended");
+                    }
+                });
+                client
+            }
+        };
+        let client = self.client.insert(client);
+        let messages = client.simple_query(question).await?;
+        Ok(messages.into_iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        }))
+    }
+}
+
+fn read(row: &SimpleQueryRow) -> Option<Observation> {
+    let text = |name: &str| row.try_get(name).ok().flatten();
+    let flag = |name: &str| text(name).map(|value| value == "true");
+    let in_recovery = flag("in_recovery")?;
+    let shape = WalShape {
+        page_bytes: text("page_bytes")?.parse().ok().filter(|bytes| *bytes > 0)?,
+        segment_bytes: text("segment_bytes")?.parse().ok().filter(|bytes| *bytes > 0)?,
+    };
+    // A replica that has not replayed anything yet has no position.
+    let lsn: Lsn = text("lsn").unwrap_or("0/0").parse().ok()?;
+    let seconds = text("naive_s").and_then(|seconds| seconds.parse::<f64>().ok());
+    Some(Observation {
+        in_recovery,
+        system_identifier: text("system_identifier")?.parse().ok()?,
+        timeline: text("timeline").and_then(|timeline| timeline.parse().ok()),
+        lsn: if in_recovery { lsn } else { lsn.end_of_record(shape) },
+        received: text("received").and_then(|lsn| lsn.parse().ok()),
+        receiver: text("receiver").unwrap_or_default().to_owned(),
+        replay_paused: flag("paused")?,
+        naive: seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok()),
+        server_version: text("version")?.to_owned(),
+        shape,
+        fresh: false,
+    })
+}
+
+fn one_line(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(db) => format!("{} ({})", db.message(), db.code().code()),
+        None => {
+            let cause =
+                std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            format!("{error}{cause}").replace('\n', " ")
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Which node answers a read.
+
+use std::{fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::lsn::Position;
+
+#[cfg(test)]
+mod tests;
+
+/// Chooses a node for each read among candidates that it is shown; does no I/O and reads no clock.
+///
+/// A node is never chosen that breaks a bound of the request; one is always chosen when any keeps all of them. Among
+/// the fit replicas the turn goes round by weight (smooth weighted round robin), or to the one with the least reads in
+/// flight per weight.
+#[derive(Debug)]
+pub(crate) struct Router {
+    strategy: Strategy,
+    /// One per node: how much its turn is due.
+    credit: Vec<i64>,
+}
+
+/// How one of several fit replicas is chosen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Strategy {
+    #[default]
+    RoundRobin,
+    LeastInFlight,
+}
+
+/// Where the caller wants to read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Prefer {
+    /// A fit replica; the primary when there is none.
+    #[default]
+    Replica,
+    /// The primary only.
+    Primary,
+}
+
+/// What one read asks of a node.
+#[derive(Debug, Clone)]
+pub(crate) struct ReadNeeds {
+    pub max_staleness: Duration,
+    /// Not looked at when `None`.
+    pub max_lag_bytes: Option<u64>,
+    /// Only a node that shows this position may answer.
+    pub after: Option<Position>,
+    pub prefer: Prefer,
+    pub primary_fallback: bool,
+}
+
+/// A node as the router sees it; the position in the slice is its number.
+#[derive(Debug, Clone)]
+pub(crate) struct Candidate {
+    /// The reason why nothing may be sent there now, whatever is asked.
+    pub barred: Option<Refusal>,
+    pub place: Place,
+    pub in_flight: u32,
+    /// 0 takes a replica out of reads.
+    pub weight: u32,
+}
+
+/// Where a candidate stands in the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    Primary {
+        timeline: u32,
+    },
+    Replica {
+        /// Where it has replayed to, when its timeline is known.
+        replayed: Option<Position>,
+        /// Proven upper bound; `None` when nothing is proven.
+        staleness: Option<Duration>,
+        lag_bytes: Option<u64>,
+    },
+    Neither,
+}
+
+/// The outcome of one routing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Decision {
+    pub pick: Result<Pick, Refused>,
+    /// Replicas that are fit in everything but have not replayed the position asked for yet.
+    pub behind_token: Vec<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pick {
+    pub node: usize,
+    pub reason: Reason,
+}
+
+/// Why the chosen node was chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Reason {
+    Replica,
+    PrimaryPreferred,
+    /// No replica is fit, the primary took over.
+    NoFitReplica,
+    /// The fit replicas have not replayed the token yet, the primary took over.
+    Token,
+    /// A statement that writes.
+    Write,
+}
+
+/// Says that no node may answer, and why not for each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// One per candidate, in order.
+    pub refusals: Vec<Refusal>,
+}
+
+/// Why one node may not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    NotSeen,
+    Down,
+    PgBouncerDown,
+    /// Not in recovery, but not the primary either: an older timeline, or one of two primaries.
+    Fenced,
+    /// Belongs to another cluster (system identifier).
+    ForeignCluster,
+    BreakerOpen,
+    AlreadyTried,
+    WeightZero,
+    OtherTimeline,
+    StalenessUnproven,
+    TooStale,
+    TooManyBytes,
+    TokenNotReplayed,
+    PrimaryNotAllowed,
+    PrimaryWanted,
+}
+
+impl Router {
+    pub(crate) fn new(strategy: Strategy, n_nodes: usize) -> Self {
+        Self { strategy, credit: vec![0; n_nodes] }
+    }
+
+    /// Decides where one read goes.
+    pub(crate) fn choose(&mut self, candidates: &[Candidate], needs: &ReadNeeds) -> Decision {
+        debug_assert_eq!(candidates.len(), self.credit.len());
+        let refusals: Vec<_> = candidates.iter().map(|candidate| candidate.refusal(needs)).collect();
+        let fit = |index: &usize| refusals[*index].is_none() && candidates[*index].is_replica();
+        let fit: Vec<_> = (0..candidates.len()).filter(fit).collect();
+        let behind = |index: &usize| {
+            refusals[*index] == Some(Refusal::TokenNotReplayed) && candidates[*index].is_replica()
+        };
+        let behind_token: Vec<_> = (0..candidates.len()).filter(behind).collect();
+        let primary = (0..candidates.len())
+            .find(|index| refusals[*index].is_none() && !candidates[*index].is_replica());
+        let pick = match (self.take_turn(candidates, &fit), primary) {
+            (Some(node), _) => Ok(Pick { node, reason: Reason::Replica }),
+            (None, Some(node)) => Ok(Pick { node, reason: needs.primary_reason(&behind_token) }),
+            (None, None) => Err(Refused {
+                refusals: refusals.into_iter().map(|refusal| refusal.unwrap_or(Refusal::NotSeen)).collect(),
+            }),
+        };
+        Decision { pick, behind_token }
+    }
+
+    fn take_turn(&mut self, candidates: &[Candidate], fit: &[usize]) -> Option<usize> {
+        let mut total = 0;
+        for &index in fit {
+            let weight = i64::from(candidates[index].weight);
+            self.credit[index] += weight;
+            total += weight;
+        }
+        let due = |index: &usize| (self.credit[*index], std::cmp::Reverse(*index));
+        let chosen = match self.strategy {
+            Strategy::RoundRobin => fit.iter().max_by_key(|index| due(index)),
+            // Cross-multiplied, so that 3 in flight at weight 3 equals 1 at weight 1 without a division.
+            Strategy::LeastInFlight => fit.iter().min_by(|a, b| {
+                let load = |i: usize, j: usize| {
+                    (u64::from(candidates[i].in_flight) + 1) * u64::from(candidates[j].weight)
+                };
+                load(**a, **b).cmp(&load(**b, **a)).then_with(|| due(b).cmp(&due(a)))
+            }),
+        };
+        let chosen = *chosen?;
+        self.credit[chosen] -= total;
+        Some(chosen)
+    }
+}
+
+impl Candidate {
+    fn is_replica(&self) -> bool {
+        matches!(self.place, Place::Replica { .. })
+    }
+
+    /// Returns why this node may not answer; `None` when it may.
+    pub(crate) fn refusal(&self, needs: &ReadNeeds) -> Option<Refusal> {
+        if self.barred.is_some() {
+            return self.barred;
+        }
+        match &self.place {
+            Place::Neither => Some(Refusal::Fenced),
+            Place::Primary { timeline } => needs.refuse_primary(*timeline),
+            Place::Replica { .. } if needs.prefer == Prefer::Primary => Some(Refusal::PrimaryWanted),
+            Place::Replica { .. } if self.weight == 0 => Some(Refusal::WeightZero),
+            Place::Replica { replayed, staleness, lag_bytes } => {
+                needs.refuse_replica(*replayed, *staleness, *lag_bytes)
+            }
+        }
+    }
+}
+
+impl ReadNeeds {
+    fn refuse_primary(&self, timeline: u32) -> Option<Refusal> {
+        if self.prefer == Prefer::Replica && !self.primary_fallback {
+            Some(Refusal::PrimaryNotAllowed)
+        } else if self.after.is_some_and(|after| after.timeline > timeline) {
+            // The token is of a primary that this service has not met yet.
+            Some(Refusal::OtherTimeline)
+        } else {
+            None
+        }
+    }
+
+    fn refuse_replica(
+        &self,
+        replayed: Option<Position>,
+        staleness: Option<Duration>,
+        lag_bytes: Option<u64>,
+    ) -> Option<Refusal> {
+        let Some(replayed) = replayed else { return Some(Refusal::OtherTimeline) };
+        let Some(staleness) = staleness else { return Some(Refusal::StalenessUnproven) };
+        if staleness > self.max_staleness {
+            return Some(Refusal::TooStale);
+        }
+        if self.max_lag_bytes.is_some_and(|most| lag_bytes.is_none_or(|bytes| bytes > most)) {
+            return Some(Refusal::TooManyBytes);
+        }
+        match self.after {
+            // What an older timeline had written may not be part of this one: only the primary can tell.
+            Some(after) if after.timeline != replayed.timeline => Some(Refusal::OtherTimeline),
+            Some(after) if after.lsn > replayed.lsn => Some(Refusal::TokenNotReplayed),
+            _ => None,
+        }
+    }
+
+    fn primary_reason(&self, behind_token: &[usize]) -> Reason {
+        if self.prefer == Prefer::Primary {
+            Reason::PrimaryPreferred
+        } else if behind_token.is_empty() {
+            Reason::NoFitReplica
+        } else {
+            Reason::Token
+        }
+    }
+}
+
+impl Strategy {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round_robin",
+            Self::LeastInFlight => "least_in_flight",
+        }
+    }
+}
+
+impl Reason {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Replica => "replica",
+            Self::PrimaryPreferred => "primary_preferred",
+            Self::NoFitReplica => "no_fit_replica",
+            Self::Token => "token",
+            Self::Write => "write",
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotSeen => "not seen yet",
+            Self::Down => "down",
+            Self::PgBouncerDown => "its pgbouncer is down",
+            Self::Fenced => "fenced: not in recovery, but not the primary",
+            Self::ForeignCluster => "belongs to another cluster",
+            Self::BreakerOpen => "breaker open",
+            Self::AlreadyTried => "already tried",
+            Self::WeightZero => "weight is 0",
+            Self::OtherTimeline => "on another timeline, or its timeline is not known",
+            Self::StalenessUnproven => "staleness not proven yet",
+            Self::TooStale => "too stale",
+            Self::TooManyBytes => "too many WAL bytes behind",
+            Self::TokenNotReplayed => "has not replayed the token",
+            Self::PrimaryNotAllowed => "primary not allowed for this read",
+            Self::PrimaryWanted => "only the primary was asked for",
+        })
+    }
+}

@@ -1,0 +1,200 @@
+use proptest::{prelude::*, strategy::Strategy as Generator};
+
+use super::{Strategy, *};
+
+fn position(timeline: u32, lsn: u64) -> Position {
+    Position { timeline, lsn: crate::lsn::Lsn(lsn) }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn needs() -> ReadNeeds {
+    ReadNeeds {
+        max_staleness: SECOND * 5,
+        max_lag_bytes: Some(1_000),
+        after: None,
+        prefer: Prefer::Replica,
+        primary_fallback: true,
+    }
+}
+
+fn primary() -> Candidate {
+    Candidate { barred: None, place: Place::Primary { timeline: 2 }, in_flight: 0, weight: 1 }
+}
+
+fn replica(replayed: u64) -> Candidate {
+    let place =
+        Place::Replica { replayed: Some(position(2, replayed)), staleness: Some(SECOND), lag_bytes: Some(0) };
+    Candidate { barred: None, place, in_flight: 0, weight: 1 }
+}
+
+fn picks(router: &mut Router, candidates: &[Candidate], needs: &ReadNeeds, n: usize) -> Vec<usize> {
+    (0..n).map(|_| router.choose(candidates, needs).pick.unwrap().node).collect()
+}
+
+#[test]
+fn reads_go_round_the_replicas_and_leave_the_primary_alone() {
+    let mut router = Router::new(Strategy::RoundRobin, 3);
+    let candidates = [primary(), replica(9), replica(9)];
+    assert_eq!(picks(&mut router, &candidates, &needs(), 6), [1, 2, 1, 2, 1, 2]);
+}
+
+#[test]
+fn weights_share_the_turns_smoothly() {
+    let mut router = Router::new(Strategy::RoundRobin, 2);
+    let candidates = [Candidate { weight: 3, ..replica(9) }, replica(9)];
+    assert_eq!(picks(&mut router, &candidates, &needs(), 8), [0, 0, 1, 0, 0, 0, 1, 0]);
+}
+
+#[test]
+fn the_least_busy_replica_per_weight_is_taken() {
+    let mut router = Router::new(Strategy::LeastInFlight, 2);
+    let busy = |in_flight, weight| Candidate { in_flight, weight, ..replica(9) };
+    assert_eq!(picks(&mut router, &[busy(3, 1), busy(2, 1)], &needs(), 2), [1, 1]);
+    assert_eq!(picks(&mut router, &[busy(3, 4), busy(2, 1)], &needs(), 2), [0, 0]);
+    assert_eq!(picks(&mut router, &[busy(0, 1), busy(0, 1)], &needs(), 4), [0, 1, 0, 1]);
+}
+
+#[test]
+fn the_primary_takes_over_with_a_reason() {
+    let after = Some(position(2, 10));
+    let stale = Candidate {
+        place: Place::Replica {
+            replayed: Some(position(2, 9)),
+            staleness: Some(SECOND * 6),
+            lag_bytes: Some(0),
+        },
+        ..replica(9)
+    };
+    for (other, needs, reason) in [
+        (replica(9), ReadNeeds { after, ..needs() }, Reason::Token),
+        (stale, needs(), Reason::NoFitReplica),
+        (replica(9), ReadNeeds { prefer: Prefer::Primary, ..needs() }, Reason::PrimaryPreferred),
+        (replica(9), ReadNeeds { max_staleness: Duration::ZERO, ..needs() }, Reason::NoFitReplica),
+    ] {
+        let decision = Router::new(Strategy::RoundRobin, 2).choose(&[primary(), other], &needs);
+        assert_eq!(decision.pick, Ok(Pick { node: 0, reason }));
+    }
+}
+
+#[test]
+fn a_token_of_an_older_timeline_is_answered_by_the_primary_only() {
+    let needs = ReadNeeds { after: Some(position(1, 5)), ..needs() };
+    let decision = Router::new(Strategy::RoundRobin, 2).choose(&[primary(), replica(9)], &needs);
+    assert_eq!(decision.pick, Ok(Pick { node: 0, reason: Reason::NoFitReplica }));
+    assert!(decision.behind_token.is_empty());
+}
+
+#[test]
+fn a_token_of_a_newer_timeline_is_not_answered_by_an_old_primary() {
+    let needs = ReadNeeds { after: Some(position(3, 5)), ..needs() };
+    let decision = Router::new(Strategy::RoundRobin, 2).choose(&[primary(), replica(9)], &needs);
+    let refusals = vec![Refusal::OtherTimeline; 2];
+    assert_eq!(decision.pick, Err(Refused { refusals }));
+}
+
+#[test]
+fn a_replica_that_only_lacks_the_token_is_named() {
+    let needs = ReadNeeds { after: Some(position(2, 10)), primary_fallback: false, ..needs() };
+    let decision = Router::new(Strategy::RoundRobin, 3).choose(&[primary(), replica(9), replica(8)], &needs);
+    assert_eq!(decision.behind_token, [1, 2]);
+    let refusals = vec![Refusal::PrimaryNotAllowed, Refusal::TokenNotReplayed, Refusal::TokenNotReplayed];
+    assert_eq!(decision.pick, Err(Refused { refusals }));
+}
+
+fn candidates() -> impl Generator<Value = Candidate> {
+    let positions = (1_u32..4, 0_u64..20).prop_map(|(timeline, lsn)| position(timeline, lsn));
+    let staleness = prop::option::of((0_u64..10).prop_map(Duration::from_secs));
+    let place = prop_oneof![
+        1 => (1_u32..4).prop_map(|timeline| Place::Primary { timeline }),
+        4 => (prop::option::of(positions), staleness, prop::option::of(0_u64..2_000))
+            .prop_map(|(replayed, staleness, lag_bytes)| Place::Replica { replayed, staleness, lag_bytes }),
+        1 => Just(Place::Neither),
+    ];
+    let barred =
+        prop_oneof![4 => Just(None), 1 => Just(Some(Refusal::Down)), 1 => Just(Some(Refusal::BreakerOpen))];
+    (barred, place, 0_u32..9, 0_u32..4).prop_map(|(barred, place, in_flight, weight)| Candidate {
+        barred,
+        place,
+        in_flight,
+        weight,
+    })
+}
+
+fn any_needs() -> impl Generator<Value = ReadNeeds> {
+    let after = prop::option::of((1_u32..4, 0_u64..20).prop_map(|(timeline, lsn)| position(timeline, lsn)));
+    (0_u64..10, prop::option::of(0_u64..2_000), after, any::<bool>(), any::<bool>()).prop_map(
+        |(seconds, max_lag_bytes, after, replica, primary_fallback)| ReadNeeds {
+            max_staleness: Duration::from_secs(seconds),
+            max_lag_bytes,
+            after,
+            prefer: if replica { Prefer::Replica } else { Prefer::Primary },
+            primary_fallback,
+        },
+    )
+}
+
+/// Says in other words than the router whether a node may answer.
+fn may_answer(candidate: &Candidate, needs: &ReadNeeds) -> bool {
+    candidate.barred.is_none()
+        && match candidate.place {
+            Place::Neither => false,
+            Place::Primary { timeline } => {
+                (needs.prefer == Prefer::Primary || needs.primary_fallback)
+                    && needs.after.is_none_or(|after| after.timeline <= timeline)
+            }
+            Place::Replica { replayed, staleness, lag_bytes } => {
+                needs.prefer == Prefer::Replica
+                    && candidate.weight > 0
+                    && staleness.is_some_and(|staleness| staleness <= needs.max_staleness)
+                    && needs.max_lag_bytes.is_none_or(|most| lag_bytes.is_some_and(|bytes| bytes <= most))
+                    && replayed.is_some_and(|at| {
+                        needs.after.is_none_or(|after| after.timeline == at.timeline && after.lsn <= at.lsn)
+                    })
+            }
+        }
+}
+
+proptest! {
+    #[test]
+    fn a_pick_keeps_every_bound_and_is_made_whenever_one_can(
+        candidates in prop::collection::vec(candidates(), 0..8),
+        needs in any_needs(),
+        least in any::<bool>(),
+        rounds in 1_usize..6,
+    ) {
+        let strategy = if least { Strategy::LeastInFlight } else { Strategy::RoundRobin };
+        let mut router = Router::new(strategy, candidates.len());
+        for _ in 0..rounds {
+            let decision = router.choose(&candidates, &needs);
+            match decision.pick {
+                Ok(pick) => {
+                    prop_assert!(may_answer(&candidates[pick.node], &needs));
+                    let any_replica = candidates.iter().any(|c| c.is_replica() && may_answer(c, &needs));
+                    prop_assert_eq!(candidates[pick.node].is_replica(), any_replica);
+                }
+                Err(refused) => {
+                    prop_assert!(!candidates.iter().any(|c| may_answer(c, &needs)));
+                    prop_assert_eq!(refused.refusals.len(), candidates.len());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn round_robin_gives_every_fit_replica_its_share(
+        weights in prop::collection::vec(1_u32..5, 1..7),
+        cycles in 1_usize..5,
+    ) {
+        let candidates: Vec<_> = weights.iter().map(|&weight| Candidate { weight, ..replica(9) }).collect();
+        let total: u32 = weights.iter().sum();
+        let mut router = Router::new(Strategy::RoundRobin, candidates.len());
+        let mut counts = vec![0; candidates.len()];
+        for node in picks(&mut router, &candidates, &needs(), total as usize * cycles) {
+            counts[node] += 1;
+        }
+        for (count, weight) in counts.iter().zip(&weights) {
+            prop_assert_eq!(*count, *weight as usize * cycles);
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Puts the parts together.
+
+use std::sync::Arc;
+
+use mainstay_proto::replica::v1::replica_service_server::ReplicaServiceServer;
+use mainstay_rpc::Routes;
+use mainstay_runtime::{Context, Schedule};
+
+use crate::{
+    config::{ReplicaConfig, split_address},
+    engine::Engine,
+    fleet::Fleet,
+    grpc::Door,
+    metrics::Metrics,
+    pool::base_login,
+    probe::{Line, NodeProbe, PgBouncerProbe},
+    report::Reports,
+};
+
+/// A statement of the largest legal size and as many parameters.
+const MAX_REQUEST_BYTES: usize = 32 << 20;
+/// How often idle connections are looked at for their age.
+const SHED_EVERY: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// Starts the service: it listens at once, and becomes ready when a node can answer reads.
+pub async fn start(cx: Context, config: ReplicaConfig) -> anyhow::Result<()> {
+    // 1. Figures, and the nodes; no connection is made yet.
+    let metrics = cx.metrics(Metrics::register);
+    let fleet = Fleet::new(&config, &metrics, &cx)?;
+    let reports = Arc::new(Reports::new(&fleet, &metrics, &cx));
+
+    // 2. Probes find out who is who, and go on finding out.
+    watch(&cx, &config, &fleet, &reports)?;
+
+    // 3. Old idle connections are closed even when nobody asks for one.
+    let (idle, max_age) = (Arc::clone(&fleet), config.pool.max_age);
+    cx.background("pools", Schedule::Every(SHED_EVERY), move || {
+        idle.nodes.iter().for_each(|node| node.shed(max_age));
+        std::future::ready(Ok(()))
+    });
+
+    // 4. The door.
+    let door = Door::new(Arc::new(Engine { fleet, metrics }), &config);
+    let server = ReplicaServiceServer::new(door).max_decoding_message_size(MAX_REQUEST_BYTES);
+    cx.serve(Routes::new(server)).await
+}
+
+fn watch(
+    cx: &Context,
+    config: &ReplicaConfig,
+    fleet: &Arc<Fleet>,
+    reports: &Arc<Reports>,
+) -> anyhow::Result<()> {
+    let (postgres, health) = (&config.postgres, &config.health);
+    let (user, password) = match health.user.as_str() {
+        "" => (postgres.user.as_str(), &postgres.password),
+        user => (user, &health.password),
+    };
+    for (index, (name, node)) in config.nodes.iter().enumerate() {
+        let line = |address: &str, user: &str, password: &str| {
+            let (host, port) =
+                split_address(address).ok_or_else(|| anyhow::anyhow!("{address:?} is not host:port"))?;
+            let login = base_login(host, port, postgres, user, password);
+            anyhow::Ok(Line::new(login, health.probe_within, cx.clone()))
+        };
+        let (fleet, reports) = (Arc::clone(fleet), Arc::clone(reports));
+        let line_to_node = line(&node.address, user, password.expose())?;
+        let schedule = Schedule::EveryOrTrigger(health.probe_every);
+        if !node.pgbouncer.is_empty() {
+            let line = line(&node.pgbouncer, &postgres.user, postgres.password.expose())?;
+            let probe =
+                PgBouncerProbe { fleet: Arc::clone(&fleet), index, line, reports: Arc::clone(&reports) };
+            cx.background(format!("probe.pgbouncer.{name}"), schedule, probe);
+        }
+        let probe =
+            NodeProbe { fleet: Arc::clone(&fleet), index, line: line_to_node, reports, cx: cx.clone() };
+        fleet.nodes[index].set_probe(cx.background(format!("probe.{name}"), schedule, probe));
+    }
+    Ok(())
+}

@@ -1,0 +1,182 @@
+use std::time::Duration;
+
+use mainstay_devstack::{Devstack, wait_until};
+use mainstay_proto::{
+    common::v1::Health,
+    replica::v1::{QueryRequest, Role, value::Kind},
+};
+use mainstay_rpc::ErrorCode;
+use tokio::time::Instant;
+
+use crate::rig::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_replica_fails_no_read_and_comes_back() {
+    let stack = start_stack(false).await;
+    let rig = Rig::start(&stack, Way::Direct, |_| {}).await;
+    let replica = stack.postgres().unwrap().node("replica1").unwrap();
+    let reading = read_until_told(&rig);
+    let killing = async {
+        replica.kill().await.unwrap();
+        let down = |node: &mainstay_proto::replica::v1::Node| {
+            node.name == "replica1" && node.health() == Health::Unhealthy
+        };
+        rig.wait("replica1 to be down", |topology| topology.nodes.iter().any(down)).await;
+        assert!(rig.cx.is_ready(), "{:?}", rig.cx.not_ready_because());
+        replica.start().await.unwrap();
+        let back = |node: &mainstay_proto::replica::v1::Node| {
+            node.name == "replica1" && node.reads && node.lag.is_some()
+        };
+        rig.wait("replica1 to take reads again", |topology| topology.nodes.iter().any(back)).await;
+    };
+    let n_reads = tokio::select! { n = reading => n, () = killing => 0 };
+    assert_eq!(n_reads, 0, "a read failed after {n_reads}");
+    let answered_by_it = || async {
+        if served_by(&rig.query("SELECT 1").await).0 == "replica1" { Ok(()) } else { Err(String::new()) }
+    };
+    wait_until("replica1 to answer", EVERY, SOON, answered_by_it).await.unwrap();
+}
+
+/// Reads for ever; returns only with a failure.
+async fn read_until_told(rig: &Rig) -> u32 {
+    let mut n_reads = 0;
+    loop {
+        if let Err(failure) = rig.query_with("SELECT 1", vec![]).await {
+            panic!("read {n_reads} failed: {failure:?}");
+        }
+        n_reads += 1;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_replica_is_left_out_and_its_reads_go_elsewhere() {
+    let stack = start_stack(false).await;
+    let rig =
+        Rig::start(&stack, Way::Direct, |config| config.health.probe_within = Duration::from_millis(300))
+            .await;
+    let replica = stack.postgres().unwrap().node("replica1").unwrap();
+    rig.query("SELECT 1").await;
+    rig.query("SELECT 1").await;
+    replica.pause().await.unwrap();
+    let begun_at = Instant::now();
+    for _ in 0..4 {
+        let response = rig.query_with("SELECT 1", vec![]).await.unwrap();
+        assert_eq!(served_by(&response).0, "replica2");
+    }
+    assert!(begun_at.elapsed() < Duration::from_secs(4), "{:?}", begun_at.elapsed());
+    replica.resume().await.unwrap();
+    rig.wait("replica1 to be back", |topology| topology.nodes.iter().all(|node| node.reads)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn held_replay_shows_as_lag_and_sends_reads_elsewhere() {
+    let stack = start_stack(false).await;
+    let rig = Rig::start(&stack, Way::Direct, |config| {
+        config.routing.max_staleness = Duration::from_secs(2);
+        config.routing.token_wait_within = Duration::from_millis(200);
+    })
+    .await;
+    let (postgres, table) = (stack.postgres().unwrap(), table(&stack, "n int").await);
+    let replica = postgres.node("replica1").unwrap();
+    replica.hold_replay().await.unwrap();
+    let token = rig.execute(&format!("INSERT INTO {table} VALUES (1)")).await.unwrap().token;
+    let held_at = Instant::now();
+    let lagging = rig
+        .wait("replica1 to lag", |topology| {
+            let node = topology.nodes.iter().find(|node| node.name == "replica1").unwrap();
+            !node.reads && node.lag.as_ref().is_some_and(|lag| lag.bytes > 0 && lag.replay_paused)
+        })
+        .await;
+    assert!(
+        held_at.elapsed() >= Duration::from_secs(1),
+        "a bound of 2 s was passed in {:?}",
+        held_at.elapsed()
+    );
+    let node = lagging.nodes.iter().find(|node| node.name == "replica1").unwrap();
+    assert_eq!((node.health(), node.detail.as_str()), (Health::Degraded, "replay is paused"));
+    for _ in 0..6 {
+        assert_eq!(served_by(&rig.query("SELECT 1").await).0, "replica2");
+    }
+    postgres.node("replica2").unwrap().hold_replay().await.unwrap();
+    let token =
+        rig.execute(&format!("UPDATE {table} SET n = 2")).await.map(|written| written.token).unwrap_or(token);
+    let read =
+        QueryRequest { sql: format!("SELECT n FROM {table}"), after: token, ..QueryRequest::default() };
+    let response = rig.ask(read).await.unwrap();
+    assert_eq!(
+        (first(&response), served_by(&response)),
+        (Kind::Int(2), ("primary".to_owned(), "token".to_owned()))
+    );
+    for name in ["replica1", "replica2"] {
+        postgres.node(name).unwrap().release_replay().await.unwrap();
+    }
+    rig.wait("both to take reads again", |topology| topology.nodes.iter().all(|node| node.reads)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_follow_a_promotion_the_old_primary_is_fenced_and_a_split_brain_stops_writes() {
+    let stack = start_stack(false).await;
+    let rig = Rig::start(&stack, Way::Direct, |_| {}).await;
+    let (postgres, table) = (stack.postgres().unwrap(), table(&stack, "n int").await);
+    let old_token = rig.execute(&format!("INSERT INTO {table} VALUES (1)")).await.unwrap().token;
+    postgres.wait_caught_up(primary(&stack)).await.unwrap();
+
+    postgres.node("replica1").unwrap().promote().await.unwrap();
+    let promoted_at = Instant::now();
+    rig.wait("replica1 to be the primary", |topology| topology.primary == "replica1").await;
+    assert!(promoted_at.elapsed() < Duration::from_secs(5), "{:?}", promoted_at.elapsed());
+    let written = rig.execute(&format!("INSERT INTO {table} VALUES (2)")).await.unwrap();
+    assert_eq!(written.served.unwrap().node, "replica1");
+    let old = rig.node("primary").await;
+    assert_eq!((old.role(), old.reads, old.writes), (Role::Unknown, false, false), "{old:?}");
+    assert!(old.detail.contains("fenced"), "{}", old.detail);
+    for after in [old_token, written.token] {
+        let read =
+            QueryRequest { sql: format!("SELECT count(*) FROM {table}"), after, ..QueryRequest::default() };
+        let response = rig.ask(read).await.unwrap();
+        assert_eq!((first(&response), served_by(&response).0), (Kind::Int(2), "replica1".to_owned()));
+    }
+
+    split(&stack, &rig, &table).await;
+}
+
+async fn split(stack: &Devstack, rig: &Rig, table: &str) {
+    stack.postgres().unwrap().node("replica2").unwrap().promote().await.unwrap();
+    rig.wait("the split brain to be seen", |topology| topology.primary.is_empty()).await;
+    let failure = rig.execute(&format!("INSERT INTO {table} VALUES (3)")).await.unwrap_err();
+    assert_eq!((failure.code(), failure.reason()), (ErrorCode::Unavailable, "NO_PRIMARY"));
+    assert!(failure.message().contains("split brain of replica1 and replica2"), "{}", failure.message());
+    let topology = rig.topology().await;
+    let split = topology.nodes.iter().filter(|node| node.detail.contains("split brain")).count();
+    assert_eq!(split, 2, "{topology:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_go_on_without_a_primary_and_writes_come_back_with_it() {
+    let stack = start_stack(false).await;
+    let rig =
+        Rig::start(&stack, Way::Direct, |config| config.routing.max_staleness = Duration::from_secs(1)).await;
+    let table = table(&stack, "n int").await;
+    rig.execute(&format!("INSERT INTO {table} VALUES (1)")).await.unwrap();
+    stack.postgres().unwrap().wait_caught_up(primary(&stack)).await.unwrap();
+    primary(&stack).kill().await.unwrap();
+    rig.wait("the primary to be missed", |topology| topology.primary.is_empty()).await;
+    let failure = rig.execute(&format!("INSERT INTO {table} VALUES (2)")).await.unwrap_err();
+    assert_eq!((failure.code(), failure.reason()), (ErrorCode::Unavailable, "NO_PRIMARY"));
+    // Long enough for the usual bound of 1 s to be passed.
+    rig.wait("replicas to be staler than the bound", |topology| {
+        let lags = topology.nodes.iter().filter_map(|node| node.lag.as_ref());
+        let stale: Vec<_> =
+            lags.filter(|lag| lag.staleness.as_ref().is_some_and(|s| s.seconds >= 2)).collect();
+        stale.len() == 2
+    })
+    .await;
+    let response = rig.query(&format!("SELECT count(*) FROM {table}")).await;
+    assert_eq!((first(&response), served_by(&response).1.as_str()), (Kind::Int(1), "replica"));
+    assert!(response.served.unwrap().staleness.unwrap().seconds >= 1);
+    assert!(rig.cx.is_ready(), "{:?}", rig.cx.not_ready_because());
+    primary(&stack).start().await.unwrap();
+    rig.wait("the primary to be back", |topology| topology.primary == "primary").await;
+    assert_eq!(rig.execute(&format!("INSERT INTO {table} VALUES (2)")).await.unwrap().rows_affected, 1);
+}

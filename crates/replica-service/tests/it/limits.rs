@@ -1,0 +1,147 @@
+use std::time::Duration;
+
+use mainstay_devstack::wait_until;
+use mainstay_proto::replica::v1::{QueryRequest, value::Kind};
+use mainstay_rpc::{ErrorCode, Failure};
+use tokio::time::{Instant, timeout};
+use tonic::Request;
+
+use crate::rig::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_stop_at_the_limit_and_the_answer_says_so() {
+    let rig = Rig::start(shared().await, Way::Direct, |config| config.pool.max_size = 1).await;
+    for (n_rows, max_rows, truncated) in
+        [(10, 10, false), (11, 10, true), (5_000_000, 10, true), (1_000, 0, false), (1_001, 0, true)]
+    {
+        let sql = format!("SELECT generate_series(1, {n_rows})");
+        let response = rig.ask(QueryRequest { sql, max_rows, ..QueryRequest::default() }).await.unwrap();
+        let wanted = if max_rows == 0 { 1_000 } else { 10 };
+        assert_eq!(
+            (response.rows.len(), response.truncated),
+            (wanted, truncated),
+            "{n_rows} rows, limit {max_rows}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_beyond_the_byte_limit_is_refused_and_the_next_read_is_served() {
+    let rig = Rig::start(shared().await, Way::Direct, |config| {
+        config.pool.max_size = 1;
+        config.limits.max_result_size = bytesize::ByteSize::kib(64);
+    })
+    .await;
+    let failure =
+        rig.query_with("SELECT repeat('x', 1000) FROM generate_series(1, 1000)", vec![]).await.unwrap_err();
+    assert_eq!((failure.code(), failure.reason()), (ErrorCode::ResourceExhausted, "RESULT_TOO_LARGE"));
+    assert_eq!(first(&rig.query("SELECT 1").await), Kind::Int(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_parameters_as_the_protocol_can_count_are_taken() {
+    let rig = Rig::start(shared().await, Way::Direct, |config| config.postgres.statement_within = SOON).await;
+    let n_params = 65_535;
+    let list = (1..=n_params).map(|n| format!("${n}")).collect::<Vec<_>>().join(",");
+    let sql = format!("SELECT count(*) FROM unnest(ARRAY[{list}])");
+    let params = |n| (0..n).map(|n| value(Kind::Int(n))).collect::<Vec<_>>();
+    assert_eq!(first(&rig.query_with(&sql, params(n_params)).await.unwrap()), Kind::Int(n_params));
+    let failure = rig.query_with(&sql, params(n_params + 1)).await.unwrap_err();
+    assert_eq!(failure.fields()[0].field, "params");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_database_itself_stops_a_statement_at_the_deadline() {
+    let rig = Rig::start(shared().await, Way::Direct, |config| config.pool.max_size = 1).await;
+    for prefer_primary in [false, true] {
+        let begun_at = Instant::now();
+        let mut request = Request::new(QueryRequest {
+            sql: "SELECT pg_sleep(30)".to_owned(),
+            prefer: if prefer_primary { 2 } else { 1 },
+            ..QueryRequest::default()
+        });
+        request.set_timeout(Duration::from_millis(300));
+        let failure = Failure::from(rig.client.clone().query(request).await.unwrap_err());
+        assert_eq!(failure.code(), ErrorCode::DeadlineExceeded, "{failure:?}");
+        assert!(begun_at.elapsed() < Duration::from_secs(5));
+    }
+    let failure = rig.execute("SET LOCAL statement_timeout = 1").await;
+    assert!(failure.is_ok(), "{failure:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abandoned_statement_is_cancelled_and_blocks_nobody() {
+    let stack = shared().await;
+    for way in [Way::Direct, Way::PgBouncer] {
+        let rig = Rig::start(stack, way, |config| {
+            config.pool.max_size = 1;
+            config.pool.wait_within = Duration::from_millis(100);
+            config.postgres.statement_within = Duration::from_secs(60);
+        })
+        .await;
+        let mark = format!("abandoned by {way:?}");
+        for write in [false, true] {
+            let sleep = format!("SELECT pg_sleep(50) /* {mark} */");
+            let abandoned = async {
+                if write {
+                    rig.execute(&sleep).await.map(|_| ())
+                } else {
+                    rig.query_primary(&sleep).await.map(|_| ())
+                }
+            };
+            let running = format!(
+                "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%{mark}%' AND pid <> pg_backend_pid()"
+            );
+            let count = |wanted: &'static str| {
+                let running = &running;
+                async move {
+                    wait_until("sleepers", EVERY, SOON, || async {
+                        let seen = primary(stack).query_text(running).await.unwrap().unwrap();
+                        if seen == wanted { Ok(()) } else { Err(seen) }
+                    })
+                    .await
+                    .unwrap();
+                }
+            };
+            tokio::select! {
+                ended = abandoned => panic!("it ended: {ended:?}"),
+                () = count("1") => {}
+            }
+            // The slot is free at once: the pool has room for one and waits for 100 ms.
+            let next = async {
+                if write {
+                    rig.execute("SELECT 1").await.map(|_| ())
+                } else {
+                    rig.query_primary("SELECT 1").await.map(|_| ())
+                }
+            };
+            timeout(Duration::from_secs(3), next).await.unwrap().unwrap();
+            count("0").await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_pool_answers_that_it_is_full() {
+    let rig = Rig::start(shared().await, Way::Direct, |config| {
+        config.pool.max_size = 1;
+        config.pool.wait_within = Duration::from_millis(50);
+    })
+    .await;
+    let sleeper = rig.execute("SELECT pg_sleep(3)");
+    let second = async {
+        wait_until("the pool to be full", EVERY, SOON, || async {
+            let in_use = rig.node("primary").await.pool.unwrap().in_use;
+            if in_use == 1 { Ok(()) } else { Err(in_use.to_string()) }
+        })
+        .await
+        .unwrap();
+        rig.execute("SELECT 1").await
+    };
+    let (slept, second) = tokio::join!(sleeper, second);
+    slept.unwrap();
+    let failure = second.unwrap_err();
+    assert_eq!((failure.code(), failure.reason()), (ErrorCode::ResourceExhausted, "POOL_EXHAUSTED"));
+    assert!(failure.retry_delay().is_some());
+    assert_eq!(rig.node("primary").await.pool.unwrap().timeouts, 1);
+}

@@ -1,0 +1,12 @@
+//! The service in this process, against real PostgreSQL servers from the devstack.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
+
+mod failover;
+mod limits;
+mod pgbouncer;
+mod reads;
+mod rig;
+mod safety;
+mod types;
+mod writes;

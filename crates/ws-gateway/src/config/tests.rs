@@ -1,0 +1,92 @@
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use mainstay_runtime::{Problems, Secret, ServiceConfig as _};
+use serde_json::Value;
+
+use super::{AuthConfig, ChannelsConfig, GatewayConfig, WebSocketConfig};
+
+const SHIPPED: &str = include_str!("../../../../deploy/config/ws-gateway.toml");
+
+fn problems(config: &GatewayConfig) -> Vec<String> {
+    let mut problems = Problems::default();
+    config.check(&mut problems);
+    problems.lines()
+}
+
+/// Paths of all values that are not null.
+fn keys(value: &Value, path: &str, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                keys(value, &format!("{path}.{key}"), found);
+            }
+        }
+        Value::Null => {}
+        _ => assert!(found.insert(path.to_owned())),
+    }
+}
+
+#[test]
+fn the_shipped_file_names_every_key_with_its_default() {
+    let read: GatewayConfig = toml::from_str(SHIPPED).unwrap();
+    let (read, default) =
+        (serde_json::to_value(read).unwrap(), serde_json::to_value(GatewayConfig::default()).unwrap());
+    assert_eq!(read, default);
+    let written: Value = toml::from_str(SHIPPED).unwrap();
+    let (mut in_file, mut in_code) = (BTreeSet::new(), BTreeSet::new());
+    keys(&written, "", &mut in_file);
+    keys(&default, "", &mut in_code);
+    assert_eq!(in_file, in_code);
+}
+
+#[test]
+fn the_defaults_are_legal_and_let_nobody_in() {
+    let config = GatewayConfig::default();
+    assert_eq!(problems(&config), [""; 0]);
+    assert!(config.auth.verifier().unwrap().is_none() && !config.auth.allow_anonymous);
+}
+
+#[test]
+fn every_impossible_value_is_told() {
+    let config = GatewayConfig {
+        websocket: WebSocketConfig {
+            public_url: "http://example.org".to_owned(),
+            allowed_origins: vec!["https://ok.example.org".to_owned(), "example.org".to_owned()],
+            ping_every: Duration::from_millis(10),
+            pong_within: Duration::from_secs(8),
+            connect_within: Duration::ZERO,
+            header_within: Duration::ZERO,
+            refresh_within: Duration::from_secs(7_200),
+            max_connections: 0,
+            max_message_size: ByteSize::b(1),
+            outbox_size: ByteSize::b(1),
+            max_channels_per_client: 0,
+            ..WebSocketConfig::default()
+        },
+        auth: AuthConfig { jwt_secret: Secret::from("short"), ..AuthConfig::default() },
+        channels: ChannelsConfig { max_length: 256, ..ChannelsConfig::default() },
+        ..GatewayConfig::default()
+    };
+    let lines = problems(&config);
+    let found: Vec<_> = lines.iter().map(|line| line.split(':').next().unwrap()).collect();
+    assert_eq!(
+        found,
+        [
+            "auth.jwt_secret",
+            "channels.max_length",
+            "websocket.allowed_origins",
+            "websocket.connect_within",
+            "websocket.header_within",
+            "websocket.max_channels_per_client",
+            "websocket.max_connections",
+            "websocket.max_message_size",
+            "websocket.outbox_size",
+            "websocket.ping_every",
+            "websocket.pong_within",
+            "websocket.public_url",
+            "websocket.refresh_within",
+        ]
+    );
+}

@@ -1,0 +1,58 @@
+//! Why a server's request is refused.
+
+use mainstay_rpc::{ErrorCode, Failure};
+
+use crate::channel::InvalidChannel;
+
+/// Says what is wrong with a request of the server side.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error(transparent)]
+    ChannelInvalid(#[from] InvalidChannel),
+    #[error("data has {len_bytes} bytes, at most {max_bytes} are allowed")]
+    DataTooLarge { len_bytes: usize, max_bytes: usize },
+    #[error("data is not a JSON document")]
+    DataNotJson(#[source] serde_json::Error),
+    #[error("{n_channels} channels, 1 to {max_channels} are allowed")]
+    TooManyChannels { n_channels: usize, max_channels: usize },
+    #[error("{0}")]
+    TagsInvalid(String),
+    #[error("user must have 1 to 255 bytes")]
+    UserInvalid,
+}
+
+impl Refusal {
+    /// Returns the stable word for it.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::ChannelInvalid(_) => "CHANNEL_INVALID",
+            Self::DataTooLarge { .. } => "DATA_TOO_LARGE",
+            Self::DataNotJson(_) => "DATA_NOT_JSON",
+            Self::TooManyChannels { .. } => "TOO_MANY_CHANNELS",
+            Self::TagsInvalid(_) => "TAGS_INVALID",
+            Self::UserInvalid => "USER_INVALID",
+        }
+    }
+
+    fn field(&self) -> &'static str {
+        match self {
+            Self::ChannelInvalid(_) => "channel",
+            Self::DataTooLarge { .. } | Self::DataNotJson(_) => "data",
+            Self::TooManyChannels { .. } => "channels",
+            Self::TagsInvalid(_) => "tags",
+            Self::UserInvalid => "user",
+        }
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        let message = match &refusal {
+            // The caller made the document and is helped by line and column.
+            Refusal::DataNotJson(error) => format!("{refusal}: {error}"),
+            _ => refusal.to_string(),
+        };
+        Self::new(ErrorCode::InvalidArgument, refusal.reason(), message.clone())
+            .field(refusal.field(), message)
+    }
+}

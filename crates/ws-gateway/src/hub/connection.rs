@@ -1,0 +1,120 @@
+use std::net::SocketAddr;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+use crate::channel::Channel;
+use crate::outbox::Outbox;
+use crate::session::Profile;
+
+/// What everybody may know of a connection, and the way to reach it.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    /// Rises with every connection of the process.
+    pub(crate) id: u64,
+    /// Told to the client.
+    pub(crate) client: Uuid,
+    pub(crate) remote: SocketAddr,
+    pub(crate) connected_at: SystemTime,
+    pub(crate) outbox: Outbox,
+    pub(crate) traffic: Traffic,
+    profile: OnceLock<Box<Profile>>,
+    channels: Mutex<Vec<Channel>>,
+}
+
+/// What went over a connection.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    messages_sent: AtomicU64,
+    messages_received: AtomicU64,
+    bytes_sent: AtomicU64,
+    bytes_received: AtomicU64,
+    /// Microseconds, plus one; 0 before the first pong.
+    round_trip_us: AtomicU64,
+}
+
+impl Connection {
+    pub(super) fn new(id: u64, client: Uuid, remote: SocketAddr, connected_at: SystemTime) -> Self {
+        Self {
+            id,
+            client,
+            remote,
+            connected_at,
+            outbox: Outbox::new(),
+            traffic: Traffic::default(),
+            profile: OnceLock::new(),
+            channels: Mutex::default(),
+        }
+    }
+
+    /// Returns who this is, once it is known.
+    pub(crate) fn profile(&self) -> Option<&Profile> {
+        self.profile.get().map(|profile| &**profile)
+    }
+
+    pub(crate) fn user(&self) -> Option<&str> {
+        self.profile().map(|profile| &*profile.user)
+    }
+
+    pub(crate) fn channels(&self) -> Vec<Channel> {
+        self.channels.lock().clone()
+    }
+
+    pub(super) fn identify(&self, profile: Profile) -> bool {
+        self.profile.set(Box::new(profile)).is_ok()
+    }
+
+    pub(super) fn add_channel(&self, channel: &Channel) -> bool {
+        let mut channels = self.channels.lock();
+        let is_new = !channels.contains(channel);
+        if is_new {
+            channels.push(channel.clone());
+        }
+        is_new
+    }
+
+    pub(super) fn remove_channel(&self, channel: &Channel) -> bool {
+        let mut channels = self.channels.lock();
+        let index = channels.iter().position(|joined| joined == channel);
+        index.map(|index| channels.swap_remove(index)).is_some()
+    }
+
+    pub(super) fn take_channels(&self) -> Vec<Channel> {
+        std::mem::take(&mut self.channels.lock())
+    }
+}
+
+impl Traffic {
+    pub(crate) fn sent(&self, messages: u64, bytes: u64) {
+        self.messages_sent.fetch_add(messages, Ordering::Relaxed);
+        self.bytes_sent.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn received(&self, messages: u64, bytes: u64) {
+        self.messages_received.fetch_add(messages, Ordering::Relaxed);
+        self.bytes_received.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn round_trip(&self, took: Duration) {
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).saturating_add(1);
+        self.round_trip_us.store(us, Ordering::Relaxed);
+    }
+
+    /// Returns messages and bytes written.
+    pub(crate) fn total_sent(&self) -> (u64, u64) {
+        (self.messages_sent.load(Ordering::Relaxed), self.bytes_sent.load(Ordering::Relaxed))
+    }
+
+    /// Returns commands and bytes read.
+    pub(crate) fn total_received(&self) -> (u64, u64) {
+        (self.messages_received.load(Ordering::Relaxed), self.bytes_received.load(Ordering::Relaxed))
+    }
+
+    /// Returns how long the last ping took.
+    pub(crate) fn last_round_trip(&self) -> Option<Duration> {
+        self.round_trip_us.load(Ordering::Relaxed).checked_sub(1).map(Duration::from_micros)
+    }
+}

@@ -1,0 +1,145 @@
+//! Every metric of the gateway, once.
+
+use std::sync::Arc;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::codes::Disconnect;
+use crate::protocol::Method;
+
+/// Upper bounds of the publish histogram, in seconds: from one subscriber to a hundred thousand.
+const SECONDS: [f64; 11] =
+    [0.000_01, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.25];
+
+/// What the node counts. Clones count together.
+#[derive(Clone)]
+pub(crate) struct Metrics(Arc<Figures>);
+
+pub(crate) struct Figures {
+    pub(crate) connections: Gauge,
+    pub(crate) subscriptions: Gauge,
+    pub(crate) channels: Gauge,
+    pub(crate) messages_sent: Counter,
+    pub(crate) messages_received: Counter,
+    pub(crate) bytes_sent: Counter,
+    pub(crate) bytes_received: Counter,
+    pub(crate) publications: Counter,
+    pub(crate) slow_disconnects: Counter,
+    pub(crate) publish_seconds: Histogram,
+    disconnects: Family<DisconnectLabels, Counter>,
+    commands: Family<CommandLabels, Counter>,
+    refusals: Family<RefusalLabels, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DisconnectLabels {
+    code: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CommandLabels {
+    method: &'static str,
+    /// `ok`, or the code of the error.
+    result: CommandResult,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct CommandResult(u32);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusalLabels {
+    reason: &'static str,
+}
+
+impl Metrics {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let figures = Figures {
+            connections: Gauge::default(),
+            subscriptions: Gauge::default(),
+            channels: Gauge::default(),
+            messages_sent: Counter::default(),
+            messages_received: Counter::default(),
+            bytes_sent: Counter::default(),
+            bytes_received: Counter::default(),
+            publications: Counter::default(),
+            slow_disconnects: Counter::default(),
+            publish_seconds: Histogram::new(SECONDS),
+            disconnects: Family::default(),
+            commands: Family::default(),
+            refusals: Family::default(),
+        };
+        figures.describe(registry.sub_registry_with_prefix("mainstay_ws"));
+        Self(Arc::new(figures))
+    }
+}
+
+impl std::ops::Deref for Metrics {
+    type Target = Figures;
+
+    fn deref(&self) -> &Figures {
+        &self.0
+    }
+}
+
+impl Figures {
+    fn describe(&self, registry: &mut Registry) {
+        registry.register("connections", "Connections held", self.connections.clone());
+        registry.register("subscriptions", "Subscriptions of all connections", self.subscriptions.clone());
+        registry.register("channels", "Channels with at least one subscriber", self.channels.clone());
+        registry.register("messages_sent", "Messages written to clients", self.messages_sent.clone());
+        registry.register("messages_received", "Commands read from clients", self.messages_received.clone());
+        registry.register("bytes_sent", "Payload written to clients", self.bytes_sent.clone());
+        registry.register("bytes_received", "Payload read from clients", self.bytes_received.clone());
+        registry.register("publications", "Publications given to a channel", self.publications.clone());
+        registry.register(
+            "slow_disconnects",
+            "Clients disconnected because their outbox was full",
+            self.slow_disconnects.clone(),
+        );
+        registry.register(
+            "publish_seconds",
+            "Time to queue one publication to all subscribers of its channel",
+            self.publish_seconds.clone(),
+        );
+        registry.register("disconnects", "Ends of connections by close code", self.disconnects.clone());
+        registry.register("commands", "Commands answered, by method and result", self.commands.clone());
+        registry.register(
+            "handshakes_refused",
+            "Handshakes answered with an HTTP error",
+            self.refusals.clone(),
+        );
+    }
+
+    /// Counts the end of a connection.
+    pub(crate) fn disconnected(&self, disconnect: Disconnect) {
+        self.disconnects.get_or_create(&DisconnectLabels { code: disconnect.code }).inc();
+    }
+
+    /// Counts a command that was answered; `code` is 0 when it went well.
+    pub(crate) fn answered(&self, method: Method, code: u32) {
+        let labels = CommandLabels { method: method.as_str(), result: CommandResult(code) };
+        self.commands.get_or_create(&labels).inc();
+    }
+
+    /// Counts a handshake that led to no connection.
+    pub(crate) fn refused(&self, reason: &'static str) {
+        self.refusals.get_or_create(&RefusalLabels { reason }).inc();
+    }
+}
+
+impl prometheus_client::encoding::EncodeLabelValue for CommandResult {
+    fn encode(
+        &self,
+        encoder: &mut prometheus_client::encoding::LabelValueEncoder<'_>,
+    ) -> Result<(), std::fmt::Error> {
+        match self.0 {
+            0 => "ok".encode(encoder),
+            code => code.encode(encoder),
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! What waits to be written to one client.
+
+use std::collections::VecDeque;
+use std::task::Context;
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+
+use crate::codes::Disconnect;
+
+/// What a queued message costs beside its bytes, which all subscribers share: its place in the queue.
+const SLOT_BYTES: usize = size_of::<Bytes>();
+
+/// A queue this long is given back to the allocator as soon as it is empty.
+const KEPT_SLOTS: usize = 16;
+
+/// A bounded queue with one reader, the connection's task, and any number of writers, none of which ever waits.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    queue: Mutex<Queue>,
+    reader: AtomicWaker,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    messages: VecDeque<Bytes>,
+    bytes: usize,
+    peak_bytes: usize,
+    closing: Option<Disconnect>,
+}
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    Queued,
+    /// It did not fit: the queue was thrown away and the connection is about to be closed as slow.
+    Overflowed,
+    /// The connection was about to be closed already.
+    Closing,
+}
+
+/// How full an outbox is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Level {
+    pub(crate) bytes: usize,
+    pub(crate) peak_bytes: usize,
+}
+
+impl Outbox {
+    pub(crate) fn new() -> Self {
+        Self { queue: Mutex::default(), reader: AtomicWaker::new() }
+    }
+
+    /// Queues a message unless that makes more than `max_bytes` wait.
+    pub(crate) fn push(&self, message: Bytes, max_bytes: usize) -> Pushed {
+        let pushed = self.queue.lock().push(message, max_bytes);
+        if pushed != Pushed::Closing {
+            self.reader.wake();
+        }
+        pushed
+    }
+
+    /// Asks for the connection to be closed once the queue is written. The first reason counts.
+    pub(crate) fn close(&self, disconnect: Disconnect) -> bool {
+        let mut queue = self.queue.lock();
+        let first = queue.closing.is_none();
+        queue.closing.get_or_insert(disconnect);
+        drop(queue);
+        self.reader.wake();
+        first
+    }
+
+    /// Takes the next messages: at least one if there is any, then no more than fit the two limits.
+    pub(crate) fn take(&self, max_messages: usize, max_bytes: usize, batch: &mut Vec<Bytes>) {
+        self.queue.lock().take(max_messages, max_bytes, batch);
+    }
+
+    /// Returns why the connection is to be closed, if it is.
+    pub(crate) fn closing(&self) -> Option<Disconnect> {
+        self.queue.lock().closing
+    }
+
+    /// Says whom to wake when something is queued. The reader calls it before it looks.
+    pub(crate) fn register(&self, cx: &Context<'_>) {
+        self.reader.register(cx.waker());
+    }
+
+    pub(crate) fn level(&self) -> Level {
+        let queue = self.queue.lock();
+        Level { bytes: queue.bytes, peak_bytes: queue.peak_bytes }
+    }
+
+    /// Forgets the reader, so that a finished task is not kept in memory by its outbox.
+    pub(crate) fn forget_reader(&self) {
+        drop(self.reader.take());
+    }
+}
+
+impl Queue {
+    fn push(&mut self, message: Bytes, max_bytes: usize) -> Pushed {
+        if self.closing.is_some() {
+            return Pushed::Closing;
+        }
+        let bytes = self.bytes + cost(&message);
+        self.peak_bytes = self.peak_bytes.max(bytes);
+        if bytes > max_bytes {
+            self.closing = Some(Disconnect::SLOW);
+            self.messages = VecDeque::new();
+            self.bytes = 0;
+            return Pushed::Overflowed;
+        }
+        self.bytes = bytes;
+        self.messages.push_back(message);
+        Pushed::Queued
+    }
+
+    fn take(&mut self, max_messages: usize, max_bytes: usize, batch: &mut Vec<Bytes>) {
+        let mut batch_bytes = 0;
+        while let Some(next) = self.messages.front() {
+            batch_bytes += next.len();
+            if batch.len() >= max_messages || (!batch.is_empty() && batch_bytes > max_bytes) {
+                break;
+            }
+            let Some(message) = self.messages.pop_front() else { break };
+            self.bytes -= cost(&message);
+            batch.push(message);
+        }
+        if self.messages.is_empty() && self.messages.capacity() > KEPT_SLOTS {
+            self.messages = VecDeque::new();
+        }
+    }
+}
+
+fn cost(message: &Bytes) -> usize {
+    message.len() + SLOT_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(len: usize) -> Bytes {
+        vec![b'x'; len].into()
+    }
+
+    fn take(outbox: &Outbox, max_messages: usize, max_bytes: usize) -> Vec<usize> {
+        let mut batch = Vec::new();
+        outbox.take(max_messages, max_bytes, &mut batch);
+        batch.iter().map(Bytes::len).collect()
+    }
+
+    #[test]
+    fn batches_keep_the_order_and_both_limits() {
+        let outbox = Outbox::new();
+        for len in [1, 2, 3, 100, 4] {
+            assert_eq!(outbox.push(message(len), 1_000), Pushed::Queued);
+        }
+        assert_eq!(take(&outbox, 2, 50), [1, 2]);
+        assert_eq!(take(&outbox, 16, 50), [3]);
+        assert_eq!(take(&outbox, 16, 50), [100]);
+        assert_eq!(take(&outbox, 16, 50), [4]);
+        assert_eq!(take(&outbox, 16, 50), [0; 0]);
+        assert_eq!(outbox.level().bytes, 0);
+        assert_eq!(outbox.level().peak_bytes, 110 + 5 * SLOT_BYTES);
+    }
+
+    #[test]
+    fn a_full_outbox_lets_go_of_everything_at_once() {
+        let outbox = Outbox::new();
+        let shared = message(50);
+        assert_eq!(outbox.push(shared.clone(), 100), Pushed::Queued);
+        assert_eq!(outbox.push(shared.clone(), 100), Pushed::Overflowed);
+        assert_eq!(outbox.push(shared.clone(), 100), Pushed::Closing);
+        assert_eq!(outbox.closing(), Some(Disconnect::SLOW));
+        assert_eq!(outbox.level().bytes, 0);
+        assert!(shared.is_unique(), "the outbox still holds the message");
+        assert!(!outbox.close(Disconnect::SHUTDOWN));
+        assert_eq!(outbox.closing(), Some(Disconnect::SLOW));
+    }
+
+    #[test]
+    fn empty_messages_cannot_pile_up() {
+        let outbox = Outbox::new();
+        let n_queued = (0..1_000).take_while(|_| outbox.push(Bytes::new(), 1_000) == Pushed::Queued).count();
+        assert_eq!(n_queued, 1_000 / SLOT_BYTES);
+    }
+
+    #[test]
+    fn what_was_queued_before_a_close_is_still_written() {
+        let outbox = Outbox::new();
+        outbox.push(message(1), 100);
+        assert!(outbox.close(Disconnect::SHUTDOWN));
+        assert_eq!(outbox.push(message(2), 100), Pushed::Closing);
+        assert_eq!(take(&outbox, 16, 50), [1]);
+    }
+}

@@ -1,0 +1,91 @@
+//! Puts the gateway together.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use mainstay_proto::realtime::v1::realtime_service_server::RealtimeServiceServer;
+use mainstay_rpc::{Routes, ServeOptions, server_tls};
+use mainstay_runtime::{ComponentKind, Context};
+
+use crate::config::GatewayConfig;
+use crate::door::{self, Door};
+use crate::grpc::{NodeIdentity, RealtimeApi};
+use crate::hub::{Hub, Limits};
+use crate::metrics::Metrics;
+use crate::session::Rules;
+use crate::{drain, open_files};
+
+/// Starts the gateway: everything it needs is built here, in this order.
+///
+/// # Errors
+/// Fails when a port is taken or a key of the configuration cannot be used.
+pub async fn start(cx: Context, config: GatewayConfig) -> anyhow::Result<()> {
+    // 1. The clients' port, before anything else: a taken port must be known at once.
+    let listener = cx.bind("websocket", "websocket.listen", config.websocket.listen).await?;
+
+    // 2. Who may connect, and what they may do.
+    let tls = server_tls(&config.websocket.tls).context("websocket.tls")?;
+    let origins = config.websocket.origins()?;
+    let rules = Arc::new(rules(&cx, &config)?);
+    if rules.verifier.is_none() && !rules.allow_anonymous {
+        tracing::warn!("no client can connect: set auth.jwt_secret or auth.allow_anonymous");
+    }
+
+    // 3. The hub. It lives in memory and depends on nobody.
+    let hub = Hub::new(limits(&config), cx.metrics(Metrics::register));
+    let component = cx.component("hub", ComponentKind::Internal, true);
+    component.attribute("max_connections", hub.limits().max_connections.to_string());
+    component.healthy("in memory, this node only");
+
+    // 4. At the end clients are sent away little by little; the other half of the grace is for their farewells.
+    let (drained_hub, stopping, window) = (Arc::clone(&hub), cx.stopping(), config.server.grace / 2);
+    cx.spawn("drain", async move {
+        drain::run(drained_hub, stopping, window).await;
+        Ok(())
+    });
+
+    // 5. The clients' door.
+    let max_message_bytes = config.websocket.max_message_bytes();
+    let door = Arc::new(Door { cx: cx.clone(), hub: Arc::clone(&hub), rules, origins, max_message_bytes });
+    let options = ServeOptions {
+        tls,
+        max_connections: config.websocket.max_connections,
+        header_within: config.websocket.header_within,
+        ..ServeOptions::new("websocket")
+    };
+    cx.serve_http(listener, door::app(door), options);
+
+    // 6. The servers' door.
+    let node = NodeIdentity {
+        id: cx.identity().instance.clone(),
+        endpoint: config.websocket.public_url.clone(),
+        started_at: cx.started_at(),
+    };
+    let max_channel_bytes = config.channels.max_length;
+    let api = RealtimeApi { hub, max_data_bytes: max_message_bytes, max_channel_bytes, node };
+    cx.serve(Routes::new(RealtimeServiceServer::new(api))).await
+}
+
+fn rules(cx: &Context, config: &GatewayConfig) -> anyhow::Result<Rules> {
+    let websocket = &config.websocket;
+    Ok(Rules {
+        verifier: config.auth.verifier()?,
+        allow_anonymous: config.auth.allow_anonymous,
+        client_publish: config.channels.client_publish,
+        max_channel_bytes: config.channels.max_length,
+        max_channels: websocket.max_channels_per_client as usize,
+        ping_every: websocket.ping_every,
+        pong_within: websocket.pong_within,
+        connect_within: websocket.connect_within,
+        refresh_within: websocket.refresh_within,
+        version: format!("mainstay {}", cx.identity().version),
+    })
+}
+
+fn limits(config: &GatewayConfig) -> Limits {
+    Limits {
+        max_connections: open_files::make_room_for(config.websocket.max_connections) as usize,
+        max_connections_per_user: config.websocket.max_connections_per_user as usize,
+        outbox_bytes: config.websocket.outbox_bytes(),
+    }
+}

@@ -1,0 +1,220 @@
+//! The life of one client in the protocol, without any input or output.
+//!
+//! Frames and the time go in, actions come out; whoever owns the socket carries them out in order. The order matters:
+//! a reply is queued before the client joins the channel, so no publication overtakes it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mainstay_auth::jwt::Verifier;
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+
+use crate::channel::Channel;
+use crate::codes::{Disconnect, ReplyError};
+use crate::protocol::{self, Command, Method, Request};
+
+mod admission;
+mod pulse;
+mod requests;
+#[cfg(test)]
+mod tests;
+
+use pulse::Pulse;
+use requests::Turn;
+
+/// What holds for every session of a node.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    /// None when no token is accepted.
+    pub(crate) verifier: Option<Verifier>,
+    pub(crate) allow_anonymous: bool,
+    pub(crate) client_publish: bool,
+    pub(crate) max_channel_bytes: usize,
+    pub(crate) max_channels: usize,
+    pub(crate) ping_every: Duration,
+    pub(crate) pong_within: Duration,
+    pub(crate) connect_within: Duration,
+    pub(crate) refresh_within: Duration,
+    /// Told to clients.
+    pub(crate) version: String,
+}
+
+/// The two times a session goes by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Now {
+    /// For waiting.
+    pub(crate) at: Instant,
+    /// For tokens: seconds since the Unix epoch.
+    pub(crate) unix_s: u64,
+}
+
+/// What is to be done for a session, in the order given.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// Count the connection as one of this user's. If there are too many, close and drop the actions that follow.
+    Admit(Profile),
+    /// Queue the reply to a command; `code` is 0 when it went well.
+    Reply {
+        frame: Bytes,
+        method: Method,
+        code: u32,
+    },
+    /// Queue something that is no reply.
+    Send(Bytes),
+    Join(Channel),
+    Leave(Channel),
+    Publish {
+        channel: Channel,
+        push: Bytes,
+    },
+    /// Note how long the last ping took.
+    RoundTrip(Duration),
+    /// Write what is queued, then close. Nothing follows.
+    Close(Disconnect),
+}
+
+/// Who a client turned out to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Profile {
+    /// Empty for anonymous clients.
+    pub(crate) user: Arc<str>,
+    pub(crate) client_name: Box<str>,
+    pub(crate) client_version: Box<str>,
+}
+
+/// One client's state.
+pub(crate) struct Session {
+    rules: Arc<Rules>,
+    client: Box<str>,
+    state: State,
+    /// Where in the second half of its period the first ping goes, 0 to 1.
+    jitter: f64,
+}
+
+enum State {
+    /// No `connect` yet.
+    Waiting {
+        connect_by: Instant,
+    },
+    Connected(Box<Connected>),
+    /// `connect` was answered with an error; the client is expected to go.
+    Refused {
+        connect_by: Instant,
+    },
+    Closed,
+}
+
+struct Connected {
+    user: Arc<str>,
+    /// Shown to others beside what the client publishes.
+    info: Option<Box<RawValue>>,
+    /// When the connection is closed unless the client brings a new token.
+    expires_at: Option<Instant>,
+    pulse: Pulse,
+    channels: Vec<Channel>,
+}
+
+impl Session {
+    /// Starts with a fresh socket. `jitter` is a random number from 0 to 1.
+    pub(crate) fn new(rules: Arc<Rules>, client: impl Into<Box<str>>, now: Now, jitter: f64) -> Self {
+        let connect_by = now.at + rules.connect_within;
+        Self { rules, client: client.into(), state: State::Waiting { connect_by }, jitter }
+    }
+
+    /// Takes a text frame; returns the number of commands in it.
+    pub(crate) fn on_text(&mut self, frame: &str, now: Now, actions: &mut Vec<Action>) -> u64 {
+        let mut n_commands = 0;
+        for line in frame.split('\n').map(str::trim_ascii).filter(|line| !line.is_empty()) {
+            n_commands += 1;
+            match Command::parse(line) {
+                Ok(command) => self.on_command(&command, now, actions),
+                Err(protocol::Malformed) => self.close(Disconnect::BAD_REQUEST, actions),
+            }
+            if matches!(self.state, State::Closed) {
+                return n_commands;
+            }
+        }
+        if n_commands == 0 {
+            self.close(Disconnect::BAD_REQUEST, actions);
+        }
+        n_commands
+    }
+
+    /// Takes a binary frame, which a client that speaks JSON does not send.
+    pub(crate) fn on_binary(&mut self, actions: &mut Vec<Action>) {
+        self.close(Disconnect::INAPPROPRIATE_PROTOCOL, actions);
+    }
+
+    /// Does what is due. Calling it early does no harm.
+    pub(crate) fn on_timer(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let verdict = match &mut self.state {
+            State::Waiting { connect_by } | State::Refused { connect_by } => {
+                (*connect_by <= now.at).then_some(Disconnect::STALE)
+            }
+            State::Connected(connected) if connected.expires_at.is_some_and(|at| at <= now.at) => {
+                Some(Disconnect::EXPIRED)
+            }
+            State::Connected(connected) => match connected.pulse.on_timer(now.at, &self.rules) {
+                Ok(true) => {
+                    actions.push(Action::Send(protocol::PING));
+                    None
+                }
+                Ok(false) => None,
+                Err(pulse::NoPong) => Some(Disconnect::NO_PONG),
+            },
+            State::Closed => None,
+        };
+        if let Some(disconnect) = verdict {
+            self.close(disconnect, actions);
+        }
+    }
+
+    /// Returns when [`Session::on_timer`] has something to do; none when never.
+    pub(crate) fn next_at(&self) -> Option<Instant> {
+        match &self.state {
+            State::Waiting { connect_by } | State::Refused { connect_by } => Some(*connect_by),
+            State::Connected(connected) => {
+                let pulse = connected.pulse.next_at();
+                Some(connected.expires_at.map_or(pulse, |at| at.min(pulse)))
+            }
+            State::Closed => None,
+        }
+    }
+
+    fn on_command(&mut self, command: &Command<'_>, now: Now, actions: &mut Vec<Action>) {
+        let id = command.id;
+        let connected = match (&mut self.state, &command.request) {
+            (State::Waiting { connect_by }, Request::Connect(request)) => {
+                let connect_by = *connect_by;
+                return self.connect(id, request, connect_by, now, actions);
+            }
+            (State::Connected(connected), request) if !matches!(request, Request::Connect(_)) => connected,
+            _ => return self.close(Disconnect::BAD_REQUEST, actions),
+        };
+        let mut turn = Turn { connected, rules: &self.rules, client: &self.client, id, now, actions };
+        if let Err(disconnect) = turn.take(&command.request) {
+            self.close(disconnect, actions);
+        }
+    }
+
+    fn close(&mut self, disconnect: Disconnect, actions: &mut Vec<Action>) {
+        if !matches!(self.state, State::Closed) {
+            self.state = State::Closed;
+            actions.push(Action::Close(disconnect));
+        }
+    }
+}
+
+impl Action {
+    /// Answers a command with its result.
+    fn accept<T: serde::Serialize>(id: u32, method: Method, result: &T) -> Self {
+        Self::Reply { frame: protocol::reply(id, method, result), method, code: 0 }
+    }
+
+    /// Answers a command with an error; the connection lives on.
+    fn refuse(id: u32, method: Method, error: ReplyError) -> Self {
+        Self::Reply { frame: protocol::error_reply(id, error), method, code: error.code }
+    }
+}

@@ -1,0 +1,17 @@
+//! The gateway from outside: real sockets, a real listener, the public API of the crate.
+
+#[cfg(test)]
+#[path = "gateway/client.rs"]
+mod client;
+#[cfg(test)]
+#[path = "gateway/connecting.rs"]
+mod connecting;
+#[cfg(test)]
+#[path = "gateway/delivery.rs"]
+mod delivery;
+#[cfg(test)]
+#[path = "gateway/ends.rs"]
+mod ends;
+#[cfg(test)]
+#[path = "gateway/node.rs"]
+mod node;

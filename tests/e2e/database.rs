@@ -1,0 +1,125 @@
+use mainstay_auth::Role;
+use mainstay_tests::{House, Rest, shared};
+use serde_json::{Value, json};
+
+async fn table(admin: &Rest, name: &str) {
+    admin.post("/database/execute", &json!({ "sql": format!("drop table if exists {name}") })).await.ok();
+    let sql = format!("create table {name} (id bigint primary key, name text, amount numeric(12,2))");
+    admin.post("/database/execute", &json!({ "sql": sql })).await.ok();
+}
+
+async fn admin() -> (&'static House, Rest) {
+    let house = shared().await;
+    (house, house.rest(Role::Admin))
+}
+
+#[tokio::test]
+async fn read_runs_on_a_replica_and_says_how_stale_it_may_be() {
+    let rest = shared().await.rest(Role::Viewer);
+    let body = json!({ "sql": "select count(*) as n from revenue_transactions" });
+    let answer = rest.post("/database/query", &body).await.ok();
+    assert_eq!(answer["columns"], json!([{ "name": "n", "type": "int8" }]));
+    assert_eq!(answer["rows"], json!([[200_000]]));
+    assert_eq!(answer["served"]["role"], "replica", "{answer}");
+    assert!(answer["served"]["stalenessSeconds"].as_f64().unwrap() < 5.0, "{answer}");
+}
+
+#[tokio::test]
+async fn write_runs_on_the_primary_and_its_token_makes_it_readable_at_once() {
+    let (_, admin) = admin().await;
+    table(&admin, "e2e_tokens").await;
+    for id in 0..50 {
+        let sql = "insert into e2e_tokens values ($1, $2, $3)";
+        let params = json!([id, "a name", { "type": "numeric", "value": "12.50" }]);
+        let written = admin.post("/database/execute", &json!({ "sql": sql, "params": params })).await.ok();
+        assert_eq!((&written["rowsAffected"], &written["served"]["role"]), (&json!(1), &json!("primary")));
+
+        let sql = "select name, amount from e2e_tokens where id = $1";
+        let body = json!({ "sql": sql, "params": [id], "after": written["token"] });
+        let read = admin.post("/database/query", &body).await.ok();
+        assert_eq!(read["rows"], json!([["a name", "12.50"]]), "{read}");
+    }
+}
+
+#[tokio::test]
+async fn write_smuggled_into_a_read_fails_in_the_database() {
+    let (_, admin) = admin().await;
+    table(&admin, "e2e_smuggled").await;
+    for prefer in ["replica", "primary"] {
+        let body = json!({ "sql": "insert into e2e_smuggled values (1) returning id", "prefer": prefer });
+        let answer = admin.post("/database/query", &body).await;
+        assert!(answer.status.is_client_error(), "{}", answer.text());
+        assert_eq!(answer.json()["sqlState"], "25006", "{}", answer.text());
+    }
+    let body = json!({ "sql": "select count(*) from e2e_smuggled", "prefer": "primary" });
+    assert_eq!(admin.post("/database/query", &body).await.ok()["rows"], json!([[0]]));
+}
+
+#[tokio::test]
+async fn sql_errors_say_what_the_database_said() {
+    let (_, admin) = admin().await;
+    table(&admin, "e2e_errors").await;
+    let insert = json!({ "sql": "insert into e2e_errors values (7)" });
+    admin.post("/database/execute", &insert).await.ok();
+    let cases: [(Value, u16, &str); 4] = [
+        (insert, 409, "23505"),
+        (json!({ "sql": "selec 1" }), 400, "42601"),
+        (json!({ "sql": "insert into no_such_table values (1)" }), 404, "42P01"),
+        (json!({ "sql": "select 1; select 2" }), 400, "42601"),
+    ];
+    for (body, status, sql_state) in cases {
+        let answer = admin.post("/database/execute", &body).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.json()["sqlState"].as_str()),
+            (status, Some(sql_state)),
+            "{body} {}",
+            answer.text()
+        );
+    }
+}
+
+#[tokio::test]
+async fn writes_need_the_admin_role_and_well_formed_bodies() {
+    let house = shared().await;
+    let body = json!({ "sql": "select 1" });
+    house.rest(Role::Operator).post("/database/execute", &body).await.problem(403, "ROLE_TOO_LOW");
+
+    let admin = house.rest(Role::Admin);
+    let missing = admin.post("/database/query", &json!({ "params": [] })).await.problem(400, "INVALID_FIELD");
+    assert!(missing["detail"].as_str().unwrap().contains("sql"), "{missing}");
+    let unknown = json!({ "sql": "select 1", "maxLagg": "1s" });
+    let unknown = admin.post("/database/query", &unknown).await.problem(400, "INVALID_FIELD");
+    assert!(unknown["detail"].as_str().unwrap().contains("maxLagg"), "{unknown}");
+    let bad_param = json!({ "sql": "select $1", "params": [{ "a": 1 }] });
+    let bad_param = admin.post("/database/query", &bad_param).await.problem(400, "INVALID_FIELD");
+    assert_eq!(bad_param["errors"][0]["field"], "params[0]");
+    admin.put("/database/query", "{}").await.problem(405, "METHOD_NOT_ALLOWED");
+    let not_json = admin.clone().with_header("content-type", "text/plain");
+    let answer = not_json.send(http::Method::POST, "/database/query", "{}".into()).await.unwrap();
+    answer.problem(415, "CONTENT_TYPE_NOT_JSON");
+}
+
+#[tokio::test]
+async fn topology_health_lag_and_pools_are_real_figures_of_three_nodes() {
+    let (_, admin) = admin().await;
+    let info = admin.get("/database/info").await.ok();
+    let primary = info["primary"].as_str().unwrap().to_owned();
+    let roles: Vec<_> =
+        info["nodes"].as_array().unwrap().iter().map(|node| node["role"].as_str().unwrap()).collect();
+    assert_eq!(roles.iter().filter(|role| **role == "primary").count(), 1, "{info}");
+    assert_eq!(roles.iter().filter(|role| **role == "replica").count(), 2, "{info}");
+
+    for node in admin.get("/database/replica/health").await.ok()["nodes"].as_array().unwrap() {
+        assert_eq!(node["healthy"], true, "{node}");
+    }
+    for node in admin.get("/database/replica/lag").await.ok()["nodes"].as_array().unwrap() {
+        if node["node"] != primary.as_str() {
+            assert_eq!(node["receiver"], "streaming", "{node}");
+            assert!(node["stalenessSeconds"].as_f64().unwrap() < 5.0, "{node}");
+        }
+    }
+    admin.post("/database/query", &json!({ "sql": "select 1" })).await.ok();
+    let pools = admin.get("/database/replica/pool-stats").await.ok();
+    let sizes = pools["nodes"].as_array().unwrap().iter().map(|node| node["size"].as_u64().unwrap());
+    assert!(sizes.sum::<u64>() >= 1, "{pools}");
+}

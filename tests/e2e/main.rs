@@ -1,0 +1,13 @@
+//! The main job, end to end: REST at the edge, gRPC inside, real Redis and PostgreSQL behind.
+//!
+//! All tests share one stack, each with keys, rows and channels of its own; a test that stops something starts its
+//! own stack.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, and the line tells where")]
+
+mod cache;
+mod database;
+mod health;
+mod monitor;
+mod realtime;
+mod trace;

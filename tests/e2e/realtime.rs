@@ -1,0 +1,66 @@
+use mainstay_auth::Role;
+use mainstay_auth::jwt::{Claims, sign_hs256};
+use mainstay_tests::{Centrifuge, shared};
+use serde_json::json;
+
+#[tokio::test]
+async fn subscriber_receives_what_is_published_over_rest() {
+    let house = shared().await;
+    let mut alice = house.websocket("alice").await;
+    let mut bob = house.websocket("bob").await;
+    alice.subscribe("e2e:news").await;
+    bob.subscribe("e2e:news").await;
+
+    let rest = house.rest(Role::Operator);
+    for n in 0..20 {
+        let body = json!({ "channel": "e2e:news", "data": { "n": n, "text": "grüße" } });
+        assert_eq!(rest.post("/realtime/publish", &body).await.ok()["receivers"], 2);
+    }
+    for client in [&mut alice, &mut bob] {
+        for n in 0..20 {
+            assert_eq!(client.next_publication("e2e:news").await, json!({ "n": n, "text": "grüße" }));
+        }
+    }
+}
+
+#[tokio::test]
+async fn broadcast_answers_for_each_channel() {
+    let house = shared().await;
+    let mut client = house.websocket("carol").await;
+    client.subscribe("e2e:b1").await;
+    let body = json!({ "channels": ["e2e:b1", "e2e:b2", "not a channel"], "data": 1 });
+    let answer = house.rest(Role::Operator).post("/realtime/broadcast", &body).await.ok();
+    assert_eq!(answer["results"][0], json!({ "channel": "e2e:b1", "receivers": 1 }));
+    assert_eq!(answer["results"][1], json!({ "channel": "e2e:b2", "receivers": 0 }));
+    assert_eq!(answer["results"][2]["code"], "CHANNEL_INVALID", "{answer}");
+    assert_eq!(client.next_publication("e2e:b1").await, json!(1));
+}
+
+#[tokio::test]
+async fn forged_token_is_closed_with_invalid_token() {
+    let house = shared().await;
+    let claims = Claims { sub: "mallory".to_owned(), exp: Some(u64::MAX / 2), ..Claims::default() };
+    let forged = sign_hs256(&claims, &[b'x'; 32]).unwrap();
+    let address = house.stack().websocket().unwrap();
+    let closed = Centrifuge::connect(address, Some(&forged)).await.err().expect("a forged token is refused");
+    assert_eq!(closed.code, 3500, "{closed:?}");
+}
+
+#[tokio::test]
+async fn connections_channels_and_endpoint_are_told() {
+    let house = shared().await;
+    let mut client = house.websocket("dave").await;
+    client.subscribe("e2e:told").await;
+    let rest = house.rest(Role::Operator);
+
+    let connections = rest.get("/monitoring/websocket/connections?user=dave").await.ok();
+    assert_eq!(connections["connections"][0]["channels"], json!(["e2e:told"]), "{connections}");
+    let channels = rest.get("/realtime/channels?prefix=e2e:told").await.ok();
+    assert_eq!(channels["channels"], json!([{ "name": "e2e:told", "subscribers": 1 }]));
+    let url = rest.get("/realtime/endpoint").await.ok()["url"].as_str().unwrap().to_owned();
+    assert_eq!(url, format!("ws://{}/connection/websocket", house.stack().websocket().unwrap()));
+
+    let answer = rest.post("/realtime/users/dave/disconnect", &json!({})).await.ok();
+    assert_eq!(answer["disconnected"], 1);
+    assert_eq!(client.closed().await.code, 3503);
+}

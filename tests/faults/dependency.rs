@@ -1,0 +1,95 @@
+use std::time::Duration;
+
+use mainstay_devstack::{Node, http_get};
+use mainstay_tests::{Devstack, House, Service, eventually};
+
+/// Longest wait for one answer of a probe.
+const PROBE_WITHIN: Duration = Duration::from_secs(2);
+
+/// Waits until `/readyz` of a service has this status, and gives its body.
+async fn readyz(service: &Node, status: u16) -> String {
+    let what = format!("/readyz of {} to answer {status}", service.name());
+    let seen = eventually(what, || async {
+        match http_get(service.address(), "/readyz", PROBE_WITHIN).await {
+            Ok((seen, body)) if seen == status => Ok(body),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    seen.await
+}
+
+async fn is_alive(service: &Node) -> bool {
+    matches!(http_get(service.address(), "/livez", PROBE_WITHIN).await, Ok((200, _)))
+}
+
+#[tokio::test]
+async fn cache_started_without_its_redis_is_alive_says_so_and_becomes_ready_by_itself() {
+    let house = House::start(Devstack::builder().redis(true).services([Service::CacheService])).await;
+    let (redis, cache) =
+        (house.stack().redis().unwrap(), house.stack().service(Service::CacheService).unwrap());
+    cache.stop().await.unwrap();
+    for node in redis.nodes().iter().map(|node| &**node).chain(redis.sentinels()) {
+        node.stop().await.unwrap();
+    }
+
+    cache.launch().unwrap();
+    let body = readyz(cache, 503).await;
+    assert!(body.contains("redis"), "{body}");
+    assert!(is_alive(cache).await);
+
+    for node in redis.nodes().iter().map(|node| &**node).chain(redis.sentinels()) {
+        node.start().await.unwrap();
+    }
+    readyz(cache, 200).await;
+}
+
+#[tokio::test]
+async fn replica_service_started_without_postgresql_is_alive_says_so_and_becomes_ready_by_itself() {
+    let house = House::start(Devstack::builder().postgres(true).services([Service::ReplicaService])).await;
+    let postgres = house.stack().postgres().unwrap();
+    let service = house.stack().service(Service::ReplicaService).unwrap();
+    service.stop().await.unwrap();
+    for node in postgres.nodes() {
+        node.kill().await.unwrap();
+    }
+
+    service.launch().unwrap();
+    let body = readyz(service, 503).await;
+    assert!(body.contains("postgres") && body.contains("primary: does not answer"), "{body}");
+    assert!(is_alive(service).await);
+
+    for node in postgres.nodes() {
+        node.start().await.unwrap();
+    }
+    readyz(service, 200).await;
+}
+
+#[tokio::test]
+async fn redis_killed_under_a_running_cache_degrades_it_and_its_return_heals_it() {
+    let services = [Service::CacheService, Service::EdgeGateway];
+    let house = House::start(Devstack::builder().redis(true).services(services)).await;
+    let (redis, cache) =
+        (house.stack().redis().unwrap(), house.stack().service(Service::CacheService).unwrap());
+    let rest = house.rest(mainstay_auth::Role::Operator);
+    rest.put("/cache/faults/k", "before").await.ok();
+
+    for node in redis.nodes() {
+        node.kill().await.unwrap();
+    }
+    let body = readyz(cache, 503).await;
+    assert!(body.contains("redis"), "{body}");
+    let stored = rest.put("/cache/faults/during", "memory only").await;
+    assert_eq!(stored.ok()["degraded"], true);
+    assert_eq!(rest.get("/cache/faults/during").await.text(), "memory only");
+    rest.delete("/cache/faults/k").await.problem(503, "REDIS_UNAVAILABLE");
+
+    for node in redis.nodes() {
+        node.start().await.unwrap();
+    }
+    readyz(cache, 200).await;
+    let again = eventually("a write to reach Redis again", || async {
+        let answer = rest.put("/cache/faults/after", "v").await;
+        if answer.status == 200 && answer.json()["degraded"] == false { Ok(()) } else { Err(answer.text()) }
+    });
+    again.await;
+}

@@ -1,0 +1,20 @@
+//! What the end-to-end and fault tests stand on: a real stack, a REST client, a Centrifuge client, an OTLP receiver.
+//!
+//! It refuses to contain fakes of Redis, PostgreSQL or a service: every test talks to the real thing on loopback.
+
+#![expect(clippy::disallowed_methods, reason = "tests own their tasks and read the real clock")]
+
+mod binaries;
+mod centrifuge;
+mod house;
+mod otlp;
+mod rest;
+mod wait;
+
+pub use binaries::{Finished, binary, run_to_end};
+pub use centrifuge::Centrifuge;
+pub use house::{House, shared};
+pub use mainstay_devstack::{ChaosProxy, Component, Devstack, Direction, Service};
+pub use otlp::{OtlpReceiver, Span};
+pub use rest::{Answer, Rest};
+pub use wait::eventually;
