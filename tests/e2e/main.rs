@@ -6,8 +6,13 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, and the line tells where")]
 
 mod cache;
+mod channels;
 mod database;
+mod docs;
 mod health;
+mod invalidation;
+mod live;
 mod monitor;
 mod realtime;
+mod roles;
 mod trace;

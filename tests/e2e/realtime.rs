@@ -8,17 +8,17 @@ async fn subscriber_receives_what_is_published_over_rest() {
     let house = shared().await;
     let mut alice = house.websocket("alice").await;
     let mut bob = house.websocket("bob").await;
-    alice.subscribe("e2e:news").await;
-    bob.subscribe("e2e:news").await;
+    alice.subscribe("e2e-news").await;
+    bob.subscribe("e2e-news").await;
 
     let rest = house.rest(Role::Operator);
     for n in 0..20 {
-        let body = json!({ "channel": "e2e:news", "data": { "n": n, "text": "grüße" } });
+        let body = json!({ "channel": "e2e-news", "data": { "n": n, "text": "grüße" } });
         assert_eq!(rest.post("/realtime/publish", &body).await.ok()["receivers"], 2);
     }
     for client in [&mut alice, &mut bob] {
         for n in 0..20 {
-            assert_eq!(client.next_publication("e2e:news").await, json!({ "n": n, "text": "grüße" }));
+            assert_eq!(client.next_publication("e2e-news").await, json!({ "n": n, "text": "grüße" }));
         }
     }
 }
@@ -27,13 +27,13 @@ async fn subscriber_receives_what_is_published_over_rest() {
 async fn broadcast_answers_for_each_channel() {
     let house = shared().await;
     let mut client = house.websocket("carol").await;
-    client.subscribe("e2e:b1").await;
-    let body = json!({ "channels": ["e2e:b1", "e2e:b2", "not a channel"], "data": 1 });
+    client.subscribe("e2e-b1").await;
+    let body = json!({ "channels": ["e2e-b1", "e2e-b2", "not a channel"], "data": 1 });
     let answer = house.rest(Role::Operator).post("/realtime/broadcast", &body).await.ok();
-    assert_eq!(answer["results"][0], json!({ "channel": "e2e:b1", "receivers": 1 }));
-    assert_eq!(answer["results"][1], json!({ "channel": "e2e:b2", "receivers": 0 }));
+    assert_eq!(answer["results"][0], json!({ "channel": "e2e-b1", "receivers": 1 }));
+    assert_eq!(answer["results"][1], json!({ "channel": "e2e-b2", "receivers": 0 }));
     assert_eq!(answer["results"][2]["code"], "CHANNEL_INVALID", "{answer}");
-    assert_eq!(client.next_publication("e2e:b1").await, json!(1));
+    assert_eq!(client.next_publication("e2e-b1").await, json!(1));
 }
 
 #[tokio::test]
@@ -50,13 +50,13 @@ async fn forged_token_is_closed_with_invalid_token() {
 async fn connections_channels_and_endpoint_are_told() {
     let house = shared().await;
     let mut client = house.websocket("dave").await;
-    client.subscribe("e2e:told").await;
+    client.subscribe("e2e-told").await;
     let rest = house.rest(Role::Operator);
 
     let connections = rest.get("/monitoring/websocket/connections?user=dave").await.ok();
-    assert_eq!(connections["connections"][0]["channels"], json!(["e2e:told"]), "{connections}");
-    let channels = rest.get("/realtime/channels?prefix=e2e:told").await.ok();
-    assert_eq!(channels["channels"], json!([{ "name": "e2e:told", "subscribers": 1 }]));
+    assert_eq!(connections["connections"][0]["channels"], json!(["e2e-told"]), "{connections}");
+    let channels = rest.get("/realtime/channels?prefix=e2e-told").await.ok();
+    assert_eq!(channels["channels"], json!([{ "name": "e2e-told", "subscribers": 1 }]));
     let url = rest.get("/realtime/endpoint").await.ok()["url"].as_str().unwrap().to_owned();
     assert_eq!(url, format!("ws://{}/connection/websocket", house.stack().websocket().unwrap()));
 

@@ -6,4 +6,5 @@ mod config;
 mod dependency;
 mod drain;
 mod killed;
+mod limits;
 mod network;

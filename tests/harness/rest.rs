@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -64,24 +65,53 @@ impl Rest {
         json.send(Method::POST, path, body.to_string().into()).await.expect("the edge answers")
     }
 
+    /// Sends one request and gives the status, with the body where it is a problem; an answer without an end, as of an
+    /// event stream, is left after its head.
+    ///
+    /// # Errors
+    /// Says in words why no answer came.
+    pub async fn head(&self, method: Method, path: &str, body: Bytes) -> Result<(StatusCode, Value), String> {
+        let answer = tokio::time::timeout(ANSWER_WITHIN, self.begin(method, path, body));
+        let answer = answer.await.unwrap_or_else(|_| Err("no answer within 10 s".to_owned()))?;
+        let status = answer.status();
+        if !status.is_client_error() {
+            return Ok((status, Value::Null));
+        }
+        let body = answer.into_body().collect().await.map_err(chain)?.to_bytes();
+        Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
+    }
+
     /// Sends one request.
     ///
     /// # Errors
     /// Says in words why no whole answer came.
     pub async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, String> {
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = method;
-        *request.uri_mut() =
-            format!("{}{path}", self.base).parse().map_err(|error| format!("bad path: {error}"))?;
-        *request.headers_mut() = self.headers.clone();
         let whole = async {
-            let (parts, body) = self.client.request(request).await.map_err(chain)?.into_parts();
+            let (parts, body) = self.begin(method, path, body).await?.into_parts();
             let body = body.collect().await.map_err(chain)?.to_bytes();
             Ok(Answer { status: parts.status, headers: parts.headers, body })
         };
         tokio::time::timeout(ANSWER_WITHIN, whole)
             .await
             .unwrap_or_else(|_| Err("no answer within 10 s".to_owned()))
+    }
+
+    /// Sends one request and waits for the head of its answer; the body may go on without end.
+    ///
+    /// # Errors
+    /// Says in words why no answer came.
+    pub async fn begin(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<http::Response<Incoming>, String> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = method;
+        *request.uri_mut() =
+            format!("{}{path}", self.base).parse().map_err(|error| format!("bad path: {error}"))?;
+        *request.headers_mut() = self.headers.clone();
+        self.client.request(request).await.map_err(chain)
     }
 }
 

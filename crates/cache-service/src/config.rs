@@ -7,15 +7,23 @@ use bytesize::ByteSize;
 use mainstay_runtime::{Problems, ServerConfig, ServiceConfig, TelemetryConfig};
 use serde::{Deserialize, Serialize};
 
+mod disk;
 mod namespace;
+mod origin;
 mod redis;
+mod shared;
+mod streams;
 
 #[cfg(test)]
 mod tests;
 
-pub use namespace::{NamespaceConfig, NamespaceOverrides};
+pub use disk::DiskConfig;
+pub use namespace::{NamespaceConfig, NamespaceOverrides, Strategy};
+pub use origin::OriginConfig;
 pub(crate) use redis::Address;
 pub use redis::{RedisConfig, RedisMode};
+pub use shared::{CounterConfig, LockConfig, RateLimitConfig, SessionConfig, WhenFull};
+pub use streams::StreamsConfig;
 
 /// Configures the cache-service.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -29,6 +37,20 @@ pub struct CacheConfig {
     pub memory: MemoryConfig,
     /// L2.
     pub redis: RedisConfig,
+    /// L3.
+    pub disk: DiskConfig,
+    /// The streaming door.
+    pub streams: StreamsConfig,
+    /// Rate limits.
+    pub rate_limits: RateLimitConfig,
+    /// Sessions.
+    pub sessions: SessionConfig,
+    /// Locks.
+    pub locks: LockConfig,
+    /// Counters.
+    pub counters: CounterConfig,
+    /// Where values come from, by name.
+    pub origins: BTreeMap<String, OriginConfig>,
     /// Whether a namespace that is not listed under `namespaces` may be used.
     pub open_namespaces: bool,
     /// Policy of unlisted namespaces, and of what a listed one leaves out.
@@ -55,6 +77,13 @@ impl Default for CacheConfig {
             telemetry: TelemetryConfig::default(),
             memory: MemoryConfig::default(),
             redis: RedisConfig::default(),
+            disk: DiskConfig::default(),
+            streams: StreamsConfig::default(),
+            rate_limits: RateLimitConfig::default(),
+            sessions: SessionConfig::default(),
+            locks: LockConfig::default(),
+            counters: CounterConfig::default(),
+            origins: BTreeMap::new(),
             open_namespaces: true,
             namespace_defaults: NamespaceConfig::default(),
             namespaces: BTreeMap::new(),
@@ -80,6 +109,15 @@ impl ServiceConfig for CacheConfig {
     fn check(&self, problems: &mut Problems) {
         problems.range("memory.capacity", self.memory.capacity, ByteSize::mib(1)..=ByteSize::tib(1));
         self.redis.check(problems);
+        for (name, origin) in &self.origins {
+            origin.check(&format!("origins.{name}"), problems);
+        }
+        self.disk.check(problems);
+        self.streams.check(problems);
+        self.rate_limits.check(problems);
+        self.sessions.check(problems);
+        self.locks.check(problems);
+        self.counters.check(problems);
         self.namespace_defaults.check("namespace_defaults", self, problems);
         for (name, overrides) in &self.namespaces {
             let key = format!("namespaces.{name}");

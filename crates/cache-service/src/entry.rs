@@ -2,14 +2,20 @@
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
-use crate::key::{ContentType, Ttl};
+mod body;
+
+pub(crate) use body::Body;
+
+use crate::key::{ContentType, Tags, Ttl};
 use crate::time::Moment;
 
 /// Holds one entry as L1 keeps it.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
-    pub(crate) value: Bytes,
+    /// None: the origin does not have the key.
+    pub(crate) value: Option<Bytes>,
     pub(crate) content_type: ContentType,
+    pub(crate) tags: Tags,
     pub(crate) version: u64,
     pub(crate) set_at_unix_ms: u64,
     /// Until then L1 answers alone.
@@ -20,6 +26,8 @@ pub(crate) struct Entry {
     pub(crate) kept_until: Moment,
     /// False when Redis did not confirm the write.
     pub(crate) confirmed: bool,
+    /// Epoch of the invalidation log in which it was loaded or written.
+    pub(crate) epoch: u32,
 }
 
 impl Entry {
@@ -36,56 +44,72 @@ impl Entry {
     }
 }
 
-/// Holds one entry as Redis keeps it: a head of 26 bytes that scripts read too, then the body.
+/// Holds one entry as it lies below memory: a head of 26 bytes that scripts read too, then the [`Body`].
 ///
-/// `0xCA 0x01`, then version, set-at and expires-at (Unix milliseconds by the clock of the Redis server) as big-endian
-/// u64, then one byte of length and the content type, then the value to the end.
+/// `0xCA` and the format of the body, then version, set-at and expires-at (Unix milliseconds, by the clock of the Redis
+/// server where it is Redis) as big-endian u64.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Envelope {
     pub(crate) version: u64,
     pub(crate) set_at_unix_ms: u64,
     pub(crate) expires_at_unix_ms: u64,
     pub(crate) content_type: ContentType,
-    pub(crate) value: Bytes,
+    pub(crate) tags: Tags,
+    /// None: the origin does not have the key.
+    pub(crate) value: Option<Bytes>,
 }
 
 impl Envelope {
-    const MAGIC: [u8; 2] = [0xCA, 0x01];
+    const MAGIC: u8 = 0xCA;
     const HEAD_BYTES: usize = 26;
+    /// Unpacking more than this is no work for a thread that serves.
+    const LARGE_BYTES: usize = 128 << 10;
 
-    /// Writes the part that the caller of [`SET_SCRIPT`] makes: content type and value.
-    pub(crate) fn body(content_type: &ContentType, value: &[u8]) -> Bytes {
-        let content_type = content_type.as_str().as_bytes();
-        let mut body = BytesMut::with_capacity(1 + content_type.len() + value.len());
-        body.put_u8(u8::try_from(content_type.len()).expect("a content type has at most 255 bytes"));
-        body.put_slice(content_type);
-        body.put_slice(value);
-        body.freeze()
+    /// Writes the whole, as the script does in Redis.
+    pub(crate) fn encode(&self, compress_above: u64) -> Bytes {
+        let body = match &self.value {
+            Some(value) => Body::pack(&self.content_type, &self.tags, value, compress_above),
+            None => Body::absent(),
+        };
+        let mut bytes = BytesMut::with_capacity(Self::HEAD_BYTES + body.bytes.len());
+        bytes.put_u8(Self::MAGIC);
+        bytes.put_u8(body.format);
+        bytes.put_u64(self.version);
+        bytes.put_u64(self.set_at_unix_ms);
+        bytes.put_u64(self.expires_at_unix_ms);
+        bytes.put_slice(&body.bytes);
+        bytes.freeze()
     }
 
-    /// Reads an envelope; the value shares the bytes given.
+    /// Tells whether decoding these bytes takes so long that it should be done aside.
+    pub(crate) fn is_large(bytes: &[u8]) -> bool {
+        bytes.len() > Self::LARGE_BYTES && bytes.get(1) == Some(&Body::ZSTD)
+    }
+
+    /// Reads an envelope; a plain value shares the bytes given.
     pub(crate) fn decode(bytes: &Bytes) -> Result<Self, DamagedEnvelope> {
-        if !bytes.starts_with(&Self::MAGIC) {
+        let (Some(&Self::MAGIC), Some(&format @ (Body::PLAIN | Body::ZSTD | Body::ABSENT))) =
+            (bytes.first(), bytes.get(1))
+        else {
             return Err(DamagedEnvelope::NotOurs);
-        }
+        };
         let number = |at: usize| -> Option<u64> {
             let bytes = bytes.get(at..at + 8)?.try_into().ok()?;
             Some(u64::from_be_bytes(bytes))
         };
-        let parts = (number(2), number(10), number(18), bytes.get(Self::HEAD_BYTES));
-        let (Some(version), Some(set_at_unix_ms), Some(expires_at_unix_ms), Some(length)) = parts else {
+        let (Some(version), Some(set_at_unix_ms), Some(expires_at_unix_ms)) =
+            (number(2), number(10), number(18))
+        else {
             return Err(DamagedEnvelope::Truncated);
         };
-        let (start, end) = (Self::HEAD_BYTES + 1, Self::HEAD_BYTES + 1 + usize::from(*length));
-        let content_type = bytes.get(start..end).ok_or(DamagedEnvelope::Truncated)?;
-        let content_type =
-            std::str::from_utf8(content_type).ok().and_then(|text| ContentType::try_new(text).ok());
-        let content_type = content_type.ok_or(DamagedEnvelope::ContentType)?;
-        Ok(Self { version, set_at_unix_ms, expires_at_unix_ms, content_type, value: bytes.slice(end..) })
+        let body = Body { format, bytes: bytes.slice(Self::HEAD_BYTES..) };
+        let (content_type, tags, value) = body.unpack()?;
+        let value = (format != Body::ABSENT).then_some(value);
+        Ok(Self { version, set_at_unix_ms, expires_at_unix_ms, content_type, tags, value })
     }
 }
 
-/// Says why bytes in Redis are not an envelope.
+/// Says why bytes are not an envelope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DamagedEnvelope {
     #[error("does not begin like an entry of this cache")]
@@ -94,6 +118,10 @@ pub(crate) enum DamagedEnvelope {
     Truncated,
     #[error("has an illegal content type")]
     ContentType,
+    #[error("has illegal tags")]
+    Tags,
+    #[error("has a compressed value that cannot be unpacked")]
+    Compressed,
 }
 
 /// What a confirmed write tells.
@@ -106,29 +134,50 @@ pub(crate) struct Written {
 /// What is to be written.
 #[derive(Debug, Clone)]
 pub(crate) struct Draft {
-    pub(crate) value: Bytes,
+    /// None: the origin does not have the key.
+    pub(crate) value: Option<Bytes>,
     pub(crate) content_type: ContentType,
+    pub(crate) tags: Tags,
+    /// Only if this lease still holds; it ends with the write.
+    pub(crate) lease: Option<u64>,
     pub(crate) ttl: Ttl,
+    pub(crate) condition: Condition,
+    /// Values of more bytes are compressed below memory.
+    pub(crate) compress_above: u64,
 }
 
-/// Stores an envelope with a version above the one in place. KEYS: the key. ARGV: body, ttl in ms, lowest version.
-///
-/// Redis runs it as one step, so two nodes never give one version twice for a key that is there. The state it reads
-/// is the entry itself: it moves with replication and survives a failover as far as the entry does.
-pub(crate) const SET_SCRIPT: &str = r"
-local time = redis.call('TIME')
-local now_us = time[1] * 1000000 + time[2]
-local version = math.max(tonumber(ARGV[3]), now_us)
-local head = redis.call('GETRANGE', KEYS[1], 0, 9)
-if #head == 10 and string.sub(head, 1, 2) == '\202\001' then
-  local old = struct.unpack('>I8', head, 3)
-  if old < 9007199254740991 then version = math.max(version, old + 1) end
-end
-local set_at = math.floor(now_us / 1000)
-local envelope = '\202\001' .. struct.pack('>I8I8I8', version, set_at, set_at + ARGV[2]) .. ARGV[1]
-redis.call('SET', KEYS[1], envelope, 'PX', ARGV[2])
-return {version, set_at}
-";
+/// When a draft may be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Condition {
+    Always,
+    /// Only if the key is not there.
+    Absent,
+    /// Only if the entry has this version.
+    Version(u64),
+}
+
+impl Condition {
+    /// Compares with the version that is there, if any.
+    pub(crate) fn holds(self, version: Option<u64>) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Absent => version.is_none(),
+            Self::Version(expected) => version == Some(expected),
+        }
+    }
+}
+
+/// What Redis did with a draft.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Decision {
+    Stored(Written),
+    /// The condition did not hold; the version that is there, 0 for none.
+    Refused {
+        version: u64,
+    },
+    /// The key was changed or invalidated since the lease was given, or the lease is over.
+    LeaseLost,
+}
 
 #[cfg(test)]
 mod tests {
@@ -136,33 +185,55 @@ mod tests {
 
     use super::*;
 
-    impl Envelope {
-        /// Does in Rust what the script does with head and body.
-        pub(crate) fn encode(&self) -> Bytes {
-            let mut bytes = BytesMut::from(&Self::MAGIC[..]);
-            bytes.put_u64(self.version);
-            bytes.put_u64(self.set_at_unix_ms);
-            bytes.put_u64(self.expires_at_unix_ms);
-            bytes.put_slice(&Self::body(&self.content_type, &self.value));
-            bytes.freeze()
-        }
-    }
-
-    #[test]
-    fn what_is_not_an_envelope_is_refused() {
-        let whole = Envelope {
+    fn envelope(value: Vec<u8>) -> Envelope {
+        Envelope {
             version: 7,
             set_at_unix_ms: 1,
             expires_at_unix_ms: 2,
             content_type: ContentType::try_new("text/plain").unwrap(),
-            value: Bytes::from_static(b""),
+            tags: Tags::try_new(["a"]).unwrap(),
+            value: Some(value.into()),
         }
-        .encode();
+    }
+
+    #[test]
+    fn a_value_over_the_threshold_is_compressed_if_it_becomes_smaller() {
+        let even = envelope(vec![7; 10_000]);
+        assert!(even.encode(9_999).len() < 200);
+        assert!(even.encode(10_000).len() > 10_000, "not above the threshold");
+        assert!(even.encode(u64::MAX).len() > 10_000);
+        let mut state = 1_u64;
+        let noise = envelope(
+            (0..10_000)
+                .map(|_| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    (state >> 56) as u8
+                })
+                .collect(),
+        );
+        assert_eq!(noise.encode(1), noise.encode(u64::MAX));
+    }
+
+    #[test]
+    fn a_damaged_compressed_value_is_refused() {
+        let whole = envelope(vec![7; 10_000]).encode(1);
+        for length in 0..whole.len() {
+            assert!(Envelope::decode(&whole.slice(..length)).is_err(), "{length}");
+        }
+        let mut lies = whole.to_vec();
+        // The length of the value, behind the head, the content type and one tag.
+        lies[26 + 1 + 10 + 3] = 0xFF;
+        assert_eq!(Envelope::decode(&lies.into()), Err(DamagedEnvelope::Compressed));
+    }
+
+    #[test]
+    fn what_is_not_an_envelope_is_refused() {
+        let whole = envelope(Vec::new()).encode(u64::MAX);
         assert!(Envelope::decode(&whole).is_ok());
         for length in 2..whole.len() {
             assert_eq!(Envelope::decode(&whole.slice(..length)), Err(DamagedEnvelope::Truncated), "{length}");
         }
-        for foreign in [&b""[..], b"x", b"\xCA", b"\xCA\x02 another format", b"{\"json\":1}"] {
+        for foreign in [&b""[..], b"x", b"\xCA", b"\xCA\x04 another format", b"{\"json\":1}"] {
             let foreign = Bytes::copy_from_slice(foreign);
             assert_eq!(Envelope::decode(&foreign), Err(DamagedEnvelope::NotOurs), "{foreign:?}");
         }
@@ -175,18 +246,25 @@ mod tests {
             set_at_unix_ms: u64,
             expires_at_unix_ms: u64,
             content_type in "[ -~]{0,255}",
-            value in prop::collection::vec(any::<u8>(), 0..300),
+            tags in prop::collection::vec("[^\\p{Cc}]{1,20}", 0..16),
+            value in prop::option::of(prop::collection::vec(any::<u8>(), 0..300)),
         ) {
+            let tags = Tags::try_new(tags.iter().map(String::as_str)).unwrap();
             let content_type = ContentType::try_new(&content_type).unwrap();
-            let envelope = Envelope { version, set_at_unix_ms, expires_at_unix_ms, content_type, value: value.into() };
-            prop_assert_eq!(Envelope::decode(&envelope.encode()), Ok(envelope));
+            let content_type = if value.is_some() { content_type } else { ContentType::default() };
+            let tags = if value.is_some() { tags } else { Tags::default() };
+            let value = value.map(Bytes::from);
+            let envelope =
+                Envelope { version, set_at_unix_ms, expires_at_unix_ms, content_type, tags, value };
+            prop_assert_eq!(Envelope::decode(&envelope.encode(u64::MAX)), Ok(envelope.clone()));
+            prop_assert_eq!(Envelope::decode(&envelope.encode(0)), Ok(envelope));
         }
 
         #[test]
-        fn no_bytes_make_decoding_panic(bytes in prop::collection::vec(any::<u8>(), 0..80), ours: bool) {
+        fn no_bytes_make_decoding_panic(bytes in prop::collection::vec(any::<u8>(), 0..80), format in 0_u8..5) {
             let mut bytes = bytes;
-            if ours {
-                bytes.splice(0..0, Envelope::MAGIC);
+            if format > 0 {
+                bytes.splice(0..0, [Envelope::MAGIC, format]);
             }
             let _ = Envelope::decode(&bytes.into());
         }

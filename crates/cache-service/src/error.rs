@@ -6,6 +6,7 @@ use mainstay_rpc::{ErrorCode, Failure};
 
 use crate::key::Invalid;
 use crate::layer::redis::LayerError;
+use crate::origin::OriginError;
 use crate::redis::RedisError;
 
 /// Says why a request was not done.
@@ -19,6 +20,24 @@ pub(crate) enum CacheError {
     ValueTooLarge { bytes: u64, max_bytes: u64 },
     #[error("too many redis commands in flight")]
     Overloaded,
+    #[error("the lease is over, or the key was changed or invalidated since: nothing was stored")]
+    LeaseLost,
+    #[error("the value could not be loaded: {message}")]
+    NotLoaded { message: String },
+    #[error("the origin did not take the change: nothing was stored")]
+    OriginRefused(#[source] OriginError),
+    #[error("the policy is not legal: {}", problems.join("; "))]
+    PolicyInvalid { problems: Vec<String> },
+    #[error("the namespace has another version of its run-time policy")]
+    PolicyChanged,
+    #[error("redis cannot be reached: the policy may have been stored or not")]
+    PolicyNotStored(#[source] LayerError),
+    #[error("redis cannot be reached: other nodes and redis may still have what was to be invalidated")]
+    NotInvalidated(#[source] LayerError),
+    #[error("the entry has another version")]
+    VersionMismatch { version: u64 },
+    #[error("redis did not confirm the conditional write")]
+    NotConfirmed(#[source] LayerError),
     #[error("redis cannot be reached and the namespace is not kept in memory: nothing was stored")]
     NotStored(#[source] LayerError),
     #[error("redis cannot be reached: the entry may still be there, on other nodes too")]
@@ -31,10 +50,19 @@ const OVERLOAD_LASTS: Duration = Duration::from_millis(50);
 impl CacheError {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::Invalid(_) | Self::ValueTooLarge { .. } => ErrorCode::InvalidArgument,
+            Self::Invalid(_) | Self::ValueTooLarge { .. } | Self::PolicyInvalid { .. } => {
+                ErrorCode::InvalidArgument
+            }
             Self::UnknownNamespace { .. } => ErrorCode::NotFound,
             Self::Overloaded => ErrorCode::ResourceExhausted,
-            Self::NotStored(_) | Self::NotDeleted(_) => ErrorCode::Unavailable,
+            Self::VersionMismatch { .. } | Self::LeaseLost | Self::PolicyChanged => ErrorCode::Conflict,
+            Self::NotConfirmed(_)
+            | Self::NotStored(_)
+            | Self::NotDeleted(_)
+            | Self::NotInvalidated(_)
+            | Self::PolicyNotStored(_)
+            | Self::NotLoaded { .. }
+            | Self::OriginRefused(_) => ErrorCode::Unavailable,
         }
     }
 }
@@ -52,18 +80,51 @@ impl From<CacheError> for Failure {
             CacheError::ValueTooLarge { .. } => invalid("value", "VALUE_TOO_LARGE"),
             CacheError::UnknownNamespace { .. } => invalid("namespace", "UNKNOWN_NAMESPACE"),
             CacheError::Overloaded => Self::new(code, "OVERLOADED", message).retry_after(OVERLOAD_LASTS),
-            CacheError::NotStored(layer) | CacheError::NotDeleted(layer) => {
-                let retry_after = match layer {
-                    LayerError::BreakerOpen { retry_after } => retry_after,
-                    LayerError::Redis(_) | LayerError::Damaged(_) => RETRY_AFTER,
-                };
-                Self::new(code, "REDIS_UNAVAILABLE", message).retry_after(retry_after).caused_by(layer)
+            CacheError::VersionMismatch { version } => {
+                Self::new(code, "VERSION_MISMATCH", message).detail("version", version.to_string())
             }
+            CacheError::NotConfirmed(layer) => {
+                let outcome = layer.outcome();
+                unavailable(layer, message).detail("outcome", outcome)
+            }
+            CacheError::NotStored(layer)
+            | CacheError::NotDeleted(layer)
+            | CacheError::NotInvalidated(layer)
+            | CacheError::PolicyNotStored(layer) => unavailable(layer, message),
+            CacheError::LeaseLost => Self::new(code, "LEASE_LOST", message),
+            CacheError::PolicyInvalid { .. } => {
+                Self::new(code, "POLICY_INVALID", message).field("policy", "see the message")
+            }
+            CacheError::NotLoaded { .. } => {
+                Self::new(code, "ORIGIN_UNAVAILABLE", message).retry_after(RETRY_AFTER)
+            }
+            CacheError::OriginRefused(origin) => {
+                Self::new(code, "ORIGIN_UNAVAILABLE", message).retry_after(RETRY_AFTER).caused_by(origin)
+            }
+            CacheError::PolicyChanged => Self::new(code, "VERSION_MISMATCH", message),
         }
     }
 }
 
+fn unavailable(layer: LayerError, message: String) -> Failure {
+    let retry_after = match layer {
+        LayerError::BreakerOpen { retry_after } => retry_after,
+        LayerError::Redis(_) | LayerError::Damaged(_) => RETRY_AFTER,
+    };
+    Failure::new(ErrorCode::Unavailable, "REDIS_UNAVAILABLE", message)
+        .retry_after(retry_after)
+        .caused_by(layer)
+}
+
 impl LayerError {
+    /// Says whether a write that failed so may have been done all the same.
+    fn outcome(&self) -> &'static str {
+        match self {
+            Self::Redis(RedisError::Timeout | RedisError::Lost | RedisError::Connection(_)) => "unknown",
+            Self::Redis(_) | Self::BreakerOpen { .. } | Self::Damaged(_) => "not_applied",
+        }
+    }
+
     /// Tells whether we ourselves refused to ask.
     pub(crate) fn is_overload(&self) -> bool {
         matches!(self, Self::Redis(RedisError::Overloaded))

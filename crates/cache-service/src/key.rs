@@ -40,6 +40,17 @@ impl Key {
         &self.text[..usize::from(self.namespace_bytes)]
     }
 
+    /// Reads what [`Key::as_str`] returns.
+    pub(crate) fn from_text(text: &str) -> Option<Self> {
+        let (namespace, key) = text.split_once(':')?;
+        Self::try_new(namespace, key).ok()
+    }
+
+    /// Returns the key without its namespace.
+    pub(crate) fn name(&self) -> &str {
+        &self.text[usize::from(self.namespace_bytes) + 1..]
+    }
+
     /// Returns `namespace:key`.
     pub(crate) fn as_str(&self) -> &str {
         &self.text
@@ -121,6 +132,40 @@ impl ContentType {
     }
 }
 
+/// The tags of an entry: at most 16, each 1 to 128 bytes without control characters.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Tags(Box<[Box<str>]>);
+
+impl Tags {
+    pub(crate) const MOST: usize = 16;
+    pub(crate) const MAX_BYTES: usize = 128;
+    /// How long a tagged entry may live.
+    pub(crate) const TTL_MAX: Duration = Duration::from_hours(30 * 24);
+
+    pub(crate) fn try_new<'a>(tags: impl IntoIterator<Item = &'a str>) -> Result<Self, Invalid> {
+        let tags: Result<Box<[Box<str>]>, Invalid> = tags.into_iter().map(Self::check).collect();
+        tags.and_then(|tags| if tags.len() > Self::MOST { Err(Invalid::TooManyTags) } else { Ok(Self(tags)) })
+    }
+
+    pub(crate) fn check(tag: &str) -> Result<Box<str>, Invalid> {
+        let legal = !tag.is_empty() && tag.len() <= Self::MAX_BYTES && !tag.contains(char::is_control);
+        if legal { Ok(tag.into()) } else { Err(Invalid::Tag) }
+    }
+
+    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.0.iter().map(|tag| &**tag)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns what they take in memory beside the entry.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.iter().map(|tag| tag.len() + 2 * size_of::<Box<str>>()).sum()
+    }
+}
+
 /// Says what is wrong with a part of a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Invalid {
@@ -136,6 +181,12 @@ pub(crate) enum Invalid {
     TtlOutOfRange,
     #[error("must have at most 255 visible ASCII characters or spaces")]
     ContentType,
+    #[error("must have 1 to 128 bytes without control characters each")]
+    Tag,
+    #[error("must be at most 16")]
+    TooManyTags,
+    #[error("must be at most 30 days for an entry with tags")]
+    TaggedTtlTooLong,
 }
 
 impl Invalid {
@@ -148,6 +199,8 @@ impl Invalid {
             Self::KeyHasControlCharacters { .. } => ("key", "KEY_HAS_CONTROL_CHARACTERS"),
             Self::TtlOutOfRange => ("ttl", "TTL_OUT_OF_RANGE"),
             Self::ContentType => ("content_type", "CONTENT_TYPE_INVALID"),
+            Self::Tag | Self::TooManyTags => ("tags", "TAGS_INVALID"),
+            Self::TaggedTtlTooLong => ("ttl", "TTL_OUT_OF_RANGE"),
         }
     }
 }

@@ -10,12 +10,18 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::layer::memory::Memory;
 use crate::layer::redis::RedisLayer;
+
+mod disk;
+mod shared;
+
+pub(crate) use disk::DiskCollector;
+pub(crate) use shared::{Outcome, SharedMetrics};
 
 /// Upper ends of the buckets, in seconds: an L1 hit takes under a microsecond, a bad Redis half a second.
 const BUCKETS: [f64; 14] =
@@ -29,10 +35,27 @@ pub(crate) struct CacheMetrics {
     pub(crate) delete: OperationMetrics,
     pub(crate) hits_l1: Counter,
     pub(crate) hits_l2: Counter,
+    pub(crate) hits_l3: Counter,
+    pub(crate) hits_origin: Counter,
+    /// Reads answered with the knowledge that there is nothing.
+    pub(crate) negatives: Counter,
+    pub(crate) load_failures: Counter,
+    pub(crate) load_seconds: Histogram,
+    pub(crate) refreshes: Counter,
     pub(crate) misses: Counter,
     pub(crate) stale: Counter,
     pub(crate) degraded: Counter,
+    pub(crate) streams: StreamMetrics,
     l2_errors: Family<KindLabel, Counter>,
+}
+
+/// Counts what the streaming door does.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct StreamMetrics {
+    pub(crate) open: Gauge,
+    pub(crate) operations: Counter,
+    /// Answers given up because their client did not read.
+    pub(crate) dropped: Counter,
 }
 
 /// Counts and times one kind of operation.
@@ -41,7 +64,7 @@ pub(crate) struct OperationMetrics {
     pub(crate) done: Counter,
     pub(crate) errors: Counter,
     pub(crate) recent: RecentMean,
-    by_layer: [Histogram; 3],
+    by_layer: [Histogram; 5],
 }
 
 /// The layer whose answer ended an operation.
@@ -50,6 +73,8 @@ pub(crate) enum LastLayer {
     None,
     L1,
     L2,
+    L3,
+    Origin,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -85,7 +110,7 @@ impl CacheMetrics {
             done: Counter::default(),
             errors: errors.get_or_create_owned(&OpLabel { op }),
             recent: RecentMean::default(),
-            by_layer: ["none", "l1", "l2"]
+            by_layer: ["none", "l1", "l2", "l3", "origin"]
                 .map(|layer| seconds.get_or_create_owned(&OpLayerLabels { op, layer })),
         };
         let metrics = Self {
@@ -94,12 +119,24 @@ impl CacheMetrics {
             delete: operation("delete"),
             hits_l1: hits.get_or_create_owned(&LayerLabel { layer: "l1" }),
             hits_l2: hits.get_or_create_owned(&LayerLabel { layer: "l2" }),
+            hits_l3: hits.get_or_create_owned(&LayerLabel { layer: "l3" }),
+            hits_origin: hits.get_or_create_owned(&LayerLabel { layer: "origin" }),
+            negatives: Counter::default(),
+            load_failures: Counter::default(),
+            load_seconds: histogram(),
+            refreshes: Counter::default(),
             misses: Counter::default(),
             stale: Counter::default(),
             degraded: Counter::default(),
+            streams: StreamMetrics::default(),
             l2_errors: Family::default(),
         };
         registry.register("hits", "Reads answered with an entry, by layer", hits);
+        let negatives = "Reads answered with the knowledge that the origin does not have the key";
+        registry.register("negatives", negatives, metrics.negatives.clone());
+        registry.register("load_failures", "Loads from origins that failed", metrics.load_failures.clone());
+        registry.register("load_seconds", "Time of a load from an origin", metrics.load_seconds.clone());
+        registry.register("refreshes", "Loads begun before an entry ended", metrics.refreshes.clone());
         registry.register("misses", "Reads answered without an entry", metrics.misses.clone());
         registry.register("gets", "Reads answered", metrics.get.done.clone());
         registry.register("sets", "Writes that were stored", metrics.set.done.clone());
@@ -115,6 +152,14 @@ impl CacheMetrics {
             "op_seconds",
             "Time of an operation in the engine, by the layer that answered",
             seconds,
+        );
+        let streams = &metrics.streams;
+        registry.register("streams_open", "Streams open", streams.open.clone());
+        registry.register("stream_operations", "Operations that came by streams", streams.operations.clone());
+        registry.register(
+            "stream_dropped",
+            "Answers given up because too many of the stream waited to be read",
+            streams.dropped.clone(),
         );
         registry.register(
             "l2_errors",

@@ -5,13 +5,14 @@
 //! command has a deadline and one attempt, the number in flight is bounded, three timeouts in a row replace the
 //! connection, and [`Watch`] decides where to connect.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
-use fred::interfaces::{ClientLike as _, KeysInterface as _, LuaInterface as _};
+use fred::interfaces::{ClientLike as _, HashesInterface as _, KeysInterface as _};
 use fred::types::Value;
 use mainstay_runtime::Trigger;
 use parking_lot::Mutex;
@@ -19,17 +20,24 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use crate::config::{Address, RedisConfig};
-use crate::entry::{Draft, Envelope, SET_SCRIPT, Written};
+use crate::key::{Key, Tags};
 
+mod entries;
 mod error;
 mod link;
+mod log;
 mod resp;
+mod script;
 mod sentinel;
 mod view;
 mod watch;
 
+pub(crate) use entries::Invalidation;
+use entries::Scripts;
 pub(crate) use error::RedisError;
 use link::Link;
+pub(crate) use log::LogLink;
+pub(crate) use script::Script;
 pub(crate) use view::RedisView;
 pub(crate) use watch::Watch;
 
@@ -53,6 +61,7 @@ pub(crate) struct Redis {
     watch: OnceLock<Trigger>,
     complained_at: Mutex<Option<Instant>>,
     connections: AtomicU32,
+    scripts: Scripts,
 }
 
 impl Redis {
@@ -69,6 +78,7 @@ impl Redis {
             watch: OnceLock::new(),
             complained_at: Mutex::new(None),
             connections: AtomicU32::new(0),
+            scripts: Scripts::new(config.log_length),
         }
     }
 
@@ -78,50 +88,39 @@ impl Redis {
         let _ = self.watch.set(trigger);
     }
 
-    /// Reads what lies under a key.
-    pub(crate) async fn get(&self, key: &str, within: Duration) -> Result<Option<Bytes>, RedisError> {
-        let (link, key) = (self.link()?, self.full(key));
-        let client = link.commands(within);
-        self.run(&link, within, client.get(key)).await
-    }
-
-    /// Stores a draft with a version of at least `lowest_version` and above that of the entry in place.
-    ///
-    /// After [`RedisError::Timeout`] or [`RedisError::Lost`] the write may have been done or not.
-    pub(crate) async fn set(
+    /// Reads what lies under a key, and up to which number its namespace is invalid.
+    pub(crate) async fn get(
         &self,
-        key: &str,
-        draft: &Draft,
-        lowest_version: u64,
+        key: &Key,
         within: Duration,
-    ) -> Result<Written, RedisError> {
-        let started = Instant::now();
-        let (link, key) = (self.link()?, self.full(key));
-        let body = Envelope::body(&draft.content_type, &draft.value);
-        let arguments = || -> Vec<Value> {
-            vec![body.clone().into(), number(draft.ttl.as_millis()), number(lowest_version)]
-        };
+    ) -> Result<(Option<Bytes>, Option<u64>), RedisError> {
+        let link = self.link()?;
+        let keys = vec![self.full(key.as_str()), self.full(&entries::floor_of(key.namespace()))];
         let client = link.commands(within);
-        let by_hash = client.evalsha(link.set_script(), key.as_str(), arguments());
-        let written: Result<(u64, u64), _> = match self.run(&link, within, by_hash).await {
-            // Refused before anything was done, so sending it once more cannot do it twice.
-            Err(RedisError::NoScript) => {
-                let left = within.saturating_sub(started.elapsed());
-                let client = link.commands(left);
-                let by_text = client.eval(SET_SCRIPT, key.as_str(), arguments());
-                self.run(&link, left, by_text).await
-            }
-            written => written,
-        };
-        written.map(|(version, set_at_unix_ms)| Written { version, set_at_unix_ms })
+        self.run(&link, within, client.mget(keys)).await
     }
 
-    /// Removes a key and tells whether it was there.
-    pub(crate) async fn delete(&self, key: &str, within: Duration) -> Result<bool, RedisError> {
-        let (link, key) = (self.link()?, self.full(key));
+    /// Returns the highest number up to which one of these tags is invalid; none when that was lost.
+    pub(crate) async fn tag_barrier(
+        &self,
+        namespace: &str,
+        tags: &Tags,
+        within: Duration,
+    ) -> Result<Option<u64>, RedisError> {
+        let link = self.link()?;
+        let fields: Vec<&str> = std::iter::once("").chain(tags.iter()).collect();
         let client = link.commands(within);
-        let n_deleted: u64 = self.run(&link, within, client.del(key)).await?;
-        Ok(n_deleted > 0)
+        let barriers = client.hmget(self.full(&entries::barriers_of(namespace)), fields);
+        let barriers: Vec<Option<u64>> = self.run(&link, within, barriers).await?;
+        let (marker, barriers) = barriers.split_first().unwrap_or((&None, &[]));
+        Ok(marker.map(|_| barriers.iter().flatten().copied().max().unwrap_or(0)))
+    }
+
+    /// Returns all run-time policies, by namespace: version, a space, JSON.
+    pub(crate) async fn policies(&self, within: Duration) -> Result<HashMap<String, String>, RedisError> {
+        let link = self.link()?;
+        let client = link.commands(within);
+        self.run(&link, within, client.hgetall(self.full(entries::POLICIES))).await
     }
 
     /// Returns the text of INFO.

@@ -50,6 +50,19 @@ impl Time {
 pub(crate) struct Moment(u64);
 
 impl Moment {
+    pub(crate) fn from_millis(millis: u64) -> Self {
+        Self(millis)
+    }
+
+    pub(crate) fn as_millis(self) -> u64 {
+        self.0
+    }
+
+    /// Returns the time from this moment to `now`; zero when it is still to come.
+    pub(crate) fn left_until(self, now: Self) -> Duration {
+        now.left(self)
+    }
+
     /// Returns the time from `now` to this moment; zero when it is past.
     pub(crate) fn left(self, now: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(now.0))

@@ -13,6 +13,10 @@ use mainstay_rpc::{ServerTls, server_tls};
 use mainstay_runtime::{Problems, Secret, ServerConfig, ServiceConfig, TelemetryConfig, UpstreamConfig};
 use serde::{Deserialize, Serialize};
 
+mod limits;
+
+pub(crate) use limits::LimitsConfig;
+
 /// The whole configuration; every section has working defaults for one machine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -21,6 +25,7 @@ pub struct EdgeConfig {
     pub telemetry: TelemetryConfig,
     pub http: HttpConfig,
     pub auth: AuthConfig,
+    pub limits: LimitsConfig,
     pub upstreams: UpstreamsConfig,
 }
 
@@ -89,6 +94,7 @@ impl Default for EdgeConfig {
             telemetry: TelemetryConfig::default(),
             http: HttpConfig::default(),
             auth: AuthConfig::default(),
+            limits: LimitsConfig::default(),
             upstreams: UpstreamsConfig::default(),
         }
     }
@@ -168,6 +174,7 @@ impl ServiceConfig for EdgeConfig {
     fn check(&self, problems: &mut Problems) {
         self.http.check(problems);
         self.auth.check(problems);
+        self.limits.check(problems);
         // A service without endpoints is left out on purpose.
         let configured =
             self.upstreams.each().into_iter().filter(|(_, _, upstream)| !upstream.endpoints.is_empty());
@@ -246,6 +253,8 @@ mod tests {
         config.http.max_in_flight = 0;
         config.http.max_body_size = ByteSize::gib(1);
         config.http.part_within = Duration::from_secs(9);
+        config.limits.read.quota = 2_000_000;
+        config.limits.shared_within = Duration::from_secs(2);
         config.auth.jwt_secret = serde_json::from_str("\"short\"").expect("a secret is a string");
         let key = ApiKeyConfig { sha256: "abc".to_owned(), role: Role::Viewer, scopes: Vec::new() };
         config.auth.api_keys.insert("ci".to_owned(), key);
@@ -258,6 +267,8 @@ mod tests {
             "http.max_in_flight",
             "http.max_body_size",
             "http.part_within",
+            "limits.read.quota",
+            "limits.shared_within",
             "auth.jwt_secret",
             "auth.api_keys.ci.sha256",
             "upstreams.cache.endpoints",

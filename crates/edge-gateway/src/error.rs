@@ -8,6 +8,9 @@ use http::{HeaderValue, StatusCode};
 use mainstay_rpc::{ErrorCode, Failure};
 use serde::Serialize;
 
+/// Media type of every error.
+pub(crate) const MEDIA_TYPE: &str = "application/problem+json";
+
 /// An answer that says what went wrong.
 ///
 /// A handler returns it; [`Problem::render`] gives it its body once the request id is known.
@@ -106,7 +109,7 @@ impl Problem {
         let body = serde_json::to_vec(&document).expect("strings and numbers always serialize");
         let mut response = (self.status, body).into_response();
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         if let Some(seconds) = retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
@@ -124,6 +127,34 @@ impl Problem {
         };
         Self::new(status, code, detail)
     }
+}
+
+/// Describes the document for the OpenAPI.
+pub(crate) fn schema() -> serde_json::Value {
+    serde_json::json!({
+        "type": "object",
+        "description": "What went wrong (RFC 9457).",
+        "required": ["type", "title", "status", "code", "detail", "instance", "requestId"],
+        "properties": {
+            "type": { "type": "string", "description": "a URN made from `code`" },
+            "title": { "type": "string" },
+            "status": { "type": "integer" },
+            "code": { "type": "string", "description": "stable word for programs, like KEY_NOT_FOUND" },
+            "detail": { "type": "string", "description": "one line for a person" },
+            "instance": { "type": "string", "description": "path of the request" },
+            "requestId": { "type": "string" },
+            "retryAfter": { "type": "integer", "description": "seconds" },
+            "sqlState": { "type": "string", "description": "PostgreSQL's error code" },
+            "errors": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["field", "message"],
+                    "properties": { "field": { "type": "string" }, "message": { "type": "string" } },
+                },
+            },
+        },
+    })
 }
 
 impl IntoResponse for Problem {
@@ -160,6 +191,7 @@ fn http_status(failure: &Failure) -> StatusCode {
         (ErrorCode::InvalidArgument, "VALUE_TOO_LARGE" | "DATA_TOO_LARGE" | "SQL_TOO_LARGE") => {
             StatusCode::PAYLOAD_TOO_LARGE
         }
+        (ErrorCode::Conflict, "VERSION_MISMATCH") => StatusCode::PRECONDITION_FAILED,
         // Overload of a service behind the edge is not the caller's quota.
         (ErrorCode::ResourceExhausted, "OVERLOADED") => StatusCode::SERVICE_UNAVAILABLE,
         (code, _) => code.http(),

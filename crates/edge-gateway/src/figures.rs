@@ -26,11 +26,24 @@ struct TimeLabels {
     route: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClassLabels {
+    class: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CountedLabels {
+    /// "shared", or "alone" where the shared count gave no answer.
+    counted: &'static str,
+}
+
 /// Rate, errors and duration per route; refusals at the door.
 #[derive(Clone)]
 pub(crate) struct Figures {
     requests: Family<RouteLabels, Counter>,
     seconds: Family<TimeLabels, Histogram>,
+    limited: Family<ClassLabels, Counter>,
+    limit_asks: Family<CountedLabels, Counter>,
     pub(crate) in_flight: Gauge,
     pub(crate) shed: Counter,
     pub(crate) unauthorized: Counter,
@@ -41,6 +54,8 @@ impl Figures {
         let figures = Self {
             requests: Family::default(),
             seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
+            limited: Family::default(),
+            limit_asks: Family::default(),
             in_flight: Gauge::default(),
             shed: Counter::default(),
             unauthorized: Counter::default(),
@@ -51,6 +66,12 @@ impl Figures {
             "request_seconds",
             "Time from request head to answer head",
             figures.seconds.clone(),
+        );
+        registry.register("limited", "Requests refused for being over a limit", figures.limited.clone());
+        registry.register(
+            "limit_asks",
+            "Questions to the shared count of requests",
+            figures.limit_asks.clone(),
         );
         registry.register("in_flight", "Requests under way", figures.in_flight.clone());
         registry.register("shed", "Requests refused because too many were under way", figures.shed.clone());
@@ -69,6 +90,18 @@ impl Figures {
         self.seconds
             .get_or_create(&TimeLabels { method, route: route.to_owned() })
             .observe(took.as_secs_f64());
+    }
+}
+
+impl Figures {
+    /// Counts one request that was over its limit.
+    pub(crate) fn limited(&self, class: &'static str) {
+        self.limited.get_or_create(&ClassLabels { class }).inc();
+    }
+
+    /// Counts one question to the shared count.
+    pub(crate) fn limit_asked(&self, counted: &'static str) {
+        self.limit_asks.get_or_create(&CountedLabels { counted }).inc();
     }
 }
 

@@ -3,8 +3,13 @@
 mod body;
 mod config;
 mod error;
+mod etag;
 mod figures;
+mod limits;
+mod live;
+mod map;
 mod middleware;
+mod openapi;
 mod part;
 mod router;
 mod routes;

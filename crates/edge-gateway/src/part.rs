@@ -6,9 +6,10 @@ use mainstay_rpc::Failure;
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::time::Instant;
+use utoipa::ToSchema;
 
 /// How much a part of a merged answer can be trusted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Freshness {
     /// Asked for this answer.
@@ -17,6 +18,8 @@ pub(crate) enum Freshness {
     Stale,
     /// The service did not answer and never has.
     Missing,
+    /// This installation has no such service.
+    Absent,
 }
 
 /// One part of a merged answer.
@@ -31,7 +34,7 @@ pub(crate) struct Part<T> {
 }
 
 /// What a merged answer tells about one of its parts.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PartInfo {
     pub(crate) freshness: Freshness,

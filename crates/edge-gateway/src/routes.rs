@@ -1,11 +1,16 @@
 //! The handlers, one file per resource: build the request, call, map the answer.
 
 pub(crate) mod cache;
+pub(crate) mod channels;
 pub(crate) mod dashboard;
 pub(crate) mod database;
+pub(crate) mod docs;
 pub(crate) mod health;
+pub(crate) mod invalidation;
+pub(crate) mod live;
 pub(crate) mod monitoring;
 pub(crate) mod realtime;
 
+mod page;
 mod sql_json;
 mod words;

@@ -8,6 +8,8 @@ use mainstay_runtime::{ComponentKind, Context};
 
 use crate::config::EdgeConfig;
 use crate::figures::Figures;
+use crate::routes::docs::Pages;
+use crate::routes::live;
 use crate::state::App;
 use crate::upstream::{self, Upstreams};
 use crate::{middleware, router};
@@ -29,7 +31,9 @@ pub async fn start(cx: Context, config: EdgeConfig) -> anyhow::Result<()> {
 
     // 4. Figures and the state that handlers share.
     let figures = cx.metrics(Figures::register);
-    let app = Arc::new(App::new(cx.clone(), &config, authenticator, upstreams, peers, figures));
+    let map = router::map();
+    let pages = Pages::new(&map.document());
+    let app = Arc::new(App::new(cx.clone(), &config, authenticator, upstreams, peers, figures, pages));
 
     // 5. A look at every peer each second, for readiness and for the age in merged answers.
     for peer in &app.peers {
@@ -41,14 +45,17 @@ pub async fn start(cx: Context, config: EdgeConfig) -> anyhow::Result<()> {
         );
     }
 
-    // 6. The public door, and the internal one.
+    // 6. What watchers are told, once for all of them.
+    app.live_is_told_by(live::tell_watchers(&cx, &app));
+
+    // 7. The public door, and the internal one.
     let options = ServeOptions {
         tls: server_tls(&config.http.tls).context("reading http.tls")?,
         max_connections: config.http.max_connections,
         header_within: config.http.header_within,
         ..ServeOptions::new("http")
     };
-    cx.serve_http(listener, router::app(app), options);
+    cx.serve_http(listener, map.router(app), options);
     middleware::announce(&cx, &config);
     cx.serve(Routes::default()).await
 }

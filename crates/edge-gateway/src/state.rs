@@ -1,14 +1,17 @@
 //! What every handler can reach.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use mainstay_auth::Authenticator;
-use mainstay_runtime::Context;
+use mainstay_runtime::{Context, Trigger};
 use tokio::sync::Semaphore;
 
 use crate::config::EdgeConfig;
 use crate::figures::Figures;
+use crate::limits::Limiter;
+use crate::live::Live;
+use crate::routes::docs::Pages;
 use crate::upstream::{Peer, Upstreams};
 
 /// Everything a request needs, shared by all of them.
@@ -19,6 +22,11 @@ pub(crate) struct App {
     /// Every configured instance of every service, one by one.
     pub(crate) peers: Vec<Peer>,
     pub(crate) figures: Figures,
+    pub(crate) limiter: Limiter,
+    pub(crate) pages: Pages,
+    pub(crate) live: Live,
+    /// Wakes the task that tells watchers; set once, at start.
+    live_trigger: OnceLock<Trigger>,
     /// Requests that may be under way at once; health checks do not count.
     pub(crate) admission: Arc<Semaphore>,
     pub(crate) request_within: Duration,
@@ -35,17 +43,35 @@ impl App {
         upstreams: Upstreams,
         peers: Vec<Peer>,
         figures: Figures,
+        pages: Pages,
     ) -> Self {
         Self {
             cx,
             authenticator,
             upstreams,
             peers,
+            limiter: Limiter::new(&config.limits, figures.clone()),
             figures,
+            pages,
+            live: Live::default(),
+            live_trigger: OnceLock::new(),
             admission: Arc::new(Semaphore::new(config.http.max_in_flight as usize)),
             request_within: config.http.request_within,
             max_body_bytes: usize::try_from(config.http.max_body_size.as_u64()).unwrap_or(usize::MAX),
             part_within: config.http.part_within,
+        }
+    }
+
+    /// Tells [`Self::wake_live`] whom to wake.
+    pub(crate) fn live_is_told_by(&self, trigger: Trigger) {
+        // Set once, at start: a second call has nothing to add.
+        let _ = self.live_trigger.set(trigger);
+    }
+
+    /// Has the figures told now: a new watcher need not wait for the next second.
+    pub(crate) fn wake_live(&self) {
+        if let Some(trigger) = self.live_trigger.get() {
+            trigger.fire();
         }
     }
 }

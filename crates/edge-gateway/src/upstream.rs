@@ -4,7 +4,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mainstay_proto::cache::v1::cache_admin_client::CacheAdminClient;
 use mainstay_proto::cache::v1::cache_service_client::CacheServiceClient;
+use mainstay_proto::cache::v1::insight_service_client::InsightServiceClient;
+use mainstay_proto::cache::v1::rate_limit_service_client::RateLimitServiceClient;
 use mainstay_proto::introspect::v1::introspection_client::IntrospectionClient;
 use mainstay_proto::introspect::v1::{
     Component, ComponentsRequest, DescribeRequest, DescribeResponse, MetricsRequest,
@@ -72,6 +75,9 @@ impl Upstreams {
     }
 
     typed_call!(cache, cache, CacheServiceClient);
+    typed_call!(cache_admin, cache, CacheAdminClient);
+    typed_call!(insight, cache, InsightServiceClient);
+    typed_call!(rate_limits, cache, RateLimitServiceClient);
     typed_call!(realtime, realtime, RealtimeServiceClient);
     typed_call!(replica, replica, ReplicaServiceClient);
     typed_call!(monitor, monitor, MonitorServiceClient);

@@ -30,6 +30,7 @@ impl Screen<'_> {
             }
             text.push_str("\nTo look at\n");
             line(&mut text, "status page", &format!("{edge}/dashboard"));
+            line(&mut text, "all paths", &format!("{edge}/docs"));
             line(&mut text, "health", &format!("{edge}/health/status"));
             line(&mut text, "metrics", &format!("{edge}/health/metrics"));
         }

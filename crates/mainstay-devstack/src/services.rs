@@ -151,6 +151,8 @@ fn replica(env: &mut Env, around: &Surroundings) {
 }
 
 fn monitor(env: &mut Env, around: &Surroundings) {
+    // Relative to the service's own directory.
+    env.set("STORE__PATH", "monitor.db");
     for service in Service::ALL.into_iter().filter(|service| *service != Service::MonitorService) {
         // A variable cannot have a hyphen in its name; the runtime reads the underscore as one.
         let key = service.name().replace('-', "_").to_uppercase();

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 use mainstay_proto::cache::v1::cache_service_client::CacheServiceClient;
 use mainstay_proto::cache::v1::cache_service_server::{CacheService, CacheServiceServer};
 use mainstay_proto::cache::v1::{
-    DeleteRequest, DeleteResponse, GetRequest, GetResponse, SetRequest, SetResponse, StatsRequest,
-    StatsResponse,
+    BatchRequest, BatchResponse, DeleteRequest, DeleteResponse, GetRequest, GetResponse, SetRequest,
+    SetResponse, StatsRequest, StatsResponse, StreamRequest, StreamResponse,
 };
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -79,6 +80,8 @@ pub(crate) fn found_nothing() -> Reply<GetResponse> {
 
 #[tonic::async_trait]
 impl CacheService for Answers {
+    type StreamStream = BoxStream<'static, Result<StreamResponse, Status>>;
+
     async fn get(&self, request: Request<GetRequest>) -> Reply<GetResponse> {
         (self.0)(request).await
     }
@@ -88,6 +91,14 @@ impl CacheService for Answers {
     }
 
     async fn delete(&self, _: Request<DeleteRequest>) -> Reply<DeleteResponse> {
+        Err(Status::unimplemented("not part of these tests"))
+    }
+
+    async fn batch(&self, _: Request<BatchRequest>) -> Reply<BatchResponse> {
+        Err(Status::unimplemented("not part of these tests"))
+    }
+
+    async fn stream(&self, _: Request<tonic::Streaming<StreamRequest>>) -> Reply<Self::StreamStream> {
         Err(Status::unimplemented("not part of these tests"))
     }
 
@@ -175,7 +186,7 @@ pub(crate) async fn dead_address() -> SocketAddr {
 
 /// Calls `Get` for `key`.
 pub(crate) async fn get(upstream: &Upstream, call: Call, key: &str) -> Result<GetResponse, Failure> {
-    let request = GetRequest { namespace: "test".to_owned(), key: key.to_owned() };
+    let request = GetRequest { namespace: "test".to_owned(), key: key.to_owned(), ..GetRequest::default() };
     upstream
         .call(call, |lane| {
             let request = request.clone();

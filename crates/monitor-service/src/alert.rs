@@ -2,19 +2,24 @@
 
 mod acknowledgement;
 mod book;
+mod flap;
+mod record;
 pub(crate) mod state;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub(crate) use acknowledgement::{Acknowledgement, InvalidAcknowledgement};
-pub(crate) use book::{AcknowledgeError, AlertBook, Change, Event, Filter};
+pub(crate) use book::{AcknowledgeError, AlertBook, Change, Event, Filter, Kept};
+pub(crate) use record::Record;
 use state::Timing;
 
 /// Holds one episode, from the moment the condition first held until it is resolved, and after.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Alert {
     /// Counts episodes since the monitor started; later episodes have greater numbers.
     pub number: u64,
@@ -42,13 +47,29 @@ pub(crate) struct Alert {
     pub resolved_at: Option<SystemTime>,
     /// Who looks after it.
     pub acknowledgement: Option<Acknowledgement>,
+    /// What people were told of it.
+    pub notice: Notice,
+    /// It comes and goes too often to be told each time.
+    pub flapping: bool,
+}
+
+/// Says what people were told of an alert.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Notice {
+    /// Nothing yet: it has not fired.
+    #[default]
+    Nothing,
+    /// It fires, and was held back by a silence or by its flapping.
+    HeldBack,
+    /// That it fires.
+    Sent,
 }
 
 /// Tells one possible alert from all others. Two instances of a service that break the same rule are two alerts.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct Key {
     /// Name of the rule.
-    pub rule: &'static str,
+    pub rule: Cow<'static, str>,
     /// Service it comes from.
     pub source: String,
     /// Endpoint it comes from; empty when the monitor speaks of itself.
@@ -58,14 +79,26 @@ pub(crate) struct Key {
 }
 
 /// Says how bad an alert is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Severity {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
     /// Worth knowing.
     Info,
     /// Somebody should look today.
     Warning,
     /// Somebody should look now.
     Critical,
+}
+
+impl AlertState {
+    /// Returns the lower-case name.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Firing => "firing",
+            Self::Resolved => "resolved",
+        }
+    }
 }
 
 impl Severity {
@@ -83,7 +116,8 @@ impl Severity {
 }
 
 /// Says how far an alert has come, as others see it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum AlertState {
     /// The condition holds, but not long enough yet.
     Pending,
@@ -117,6 +151,8 @@ pub(crate) struct Breach {
 /// Tells what is known about a subject that breaks its rule no longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Absence {
+    /// Nobody has looked since the monitor started: all stays as it was.
+    Waiting,
     /// Nobody could look.
     Unseen,
     /// Somebody looked and it is fine; since when, where that is known.

@@ -10,7 +10,14 @@ use mainstay_rpc::{BreakerSection, ClientTls, EndpointList, Secret, ServerConfig
 use mainstay_runtime::{Problems, ServiceConfig, TelemetryConfig};
 use serde::{Deserialize, Serialize};
 
+mod keep;
+mod notify;
+
+use crate::rule::definition;
+pub use crate::rule::definition::{Comparison, RuleKind, RuleSpec};
 use crate::target::Target;
+pub use keep::{HostConfig, StoreConfig};
+pub use notify::{ChannelConfig, ChannelKind, NotifyConfig};
 
 /// Configures the whole service.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -28,6 +35,14 @@ pub struct Config {
     pub history: HistoryConfig,
     /// When it is an alert.
     pub alerts: AlertsConfig,
+    /// Where what must survive a restart is kept.
+    pub store: StoreConfig,
+    /// What is read of the host.
+    pub host: HostConfig,
+    /// Rules about figures, by name; they replace stock rules of that name.
+    pub rules: BTreeMap<String, RuleSpec>,
+    /// Who is told of alerts.
+    pub notify: NotifyConfig,
 }
 
 /// Configures one watched service: sections `targets.<service>`.
@@ -63,6 +78,8 @@ pub struct HistoryConfig {
     pub keep: Duration,
     /// Series held at once; newer ones are refused.
     pub max_series: usize,
+    /// Histograms whose buckets have a history too: for quantiles.
+    pub buckets: BTreeSet<String>,
 }
 
 /// Configures rules and alerts: section `alerts`.
@@ -113,6 +130,10 @@ impl Default for Config {
             collect: CollectConfig::default(),
             history: HistoryConfig::default(),
             alerts: AlertsConfig::default(),
+            store: StoreConfig::default(),
+            host: HostConfig::default(),
+            rules: BTreeMap::new(),
+            notify: NotifyConfig::default(),
         }
     }
 }
@@ -125,7 +146,11 @@ impl Default for CollectConfig {
 
 impl Default for HistoryConfig {
     fn default() -> Self {
-        Self { keep: Duration::from_hours(1), max_series: 20_000 }
+        Self {
+            keep: Duration::from_hours(1),
+            max_series: 20_000,
+            buckets: ["mainstay_edge_request_seconds".to_owned()].into(),
+        }
     }
 }
 
@@ -143,6 +168,8 @@ impl Default for AlertsConfig {
     }
 }
 
+/// The `service` of the host's own figures.
+pub const HOST: &str = "host";
 /// Pulls remembered per target at most.
 const TICKS_MAX: u128 = 86_400;
 
@@ -186,6 +213,15 @@ impl ServiceConfig for Config {
             "alerts.replica_lag_critical",
             "must not be below alerts.replica_lag_warning",
         );
+        for (name, rule) in &self.rules {
+            problems.under(&format!("rules.{name}"), |report| {
+                definition::check_name(name, report);
+                rule.check(self.history.keep, report);
+            });
+        }
+        self.store.check(problems);
+        self.host.check(problems);
+        self.notify.check(problems);
     }
 }
 
@@ -202,6 +238,14 @@ impl Config {
             .enumerate()
             .map(|(index, (service, endpoint))| Arc::new(Target { index, service, endpoint }))
             .collect()
+    }
+
+    /// Lists what has a history: every target, and at the end the host.
+    pub fn all_sources(&self) -> Vec<Arc<Target>> {
+        let mut sources = self.all_targets();
+        let (index, service) = (sources.len(), HOST.to_owned());
+        sources.push(Arc::new(Target { index, service, endpoint: String::new() }));
+        sources
     }
 
     /// Returns how to call a target.
@@ -300,7 +344,11 @@ mod tests {
     fn all_impossible_values_are_told_at_once() {
         let mut config = Config {
             collect: CollectConfig { every: Duration::from_millis(200), within: Duration::from_secs(1) },
-            history: HistoryConfig { keep: Duration::from_hours(24), max_series: 1 },
+            history: HistoryConfig {
+                keep: Duration::from_hours(24),
+                max_series: 1,
+                ..HistoryConfig::default()
+            },
             ..Config::default()
         };
         config.alerts.keep = 1;

@@ -3,26 +3,44 @@
 mod decode;
 mod encode;
 mod failure;
+mod rules;
+mod stream;
 
+use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
 
+use futures_util::Stream;
 use mainstay_proto::monitor::v1 as pb;
 use mainstay_proto::monitor::v1::monitor_service_server::{MonitorService, MonitorServiceServer};
-use mainstay_rpc::{Caller, Reply, Request, Response};
+use mainstay_rpc::{Caller, Reply, Request, Response, Status};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
+use crate::alert::state::Transition;
+use crate::alert::{Alert, AlertState, Change, Key, Notice, Record, Severity};
 use crate::monitor::Monitor;
+use crate::notify::Channel;
+use crate::rule::{MONITOR, Origin, RuleStatus};
 
 /// Serves `mainstay.monitor.v1.MonitorService`.
 pub(crate) struct MonitorGrpc {
     monitor: Arc<Monitor>,
+    channels: BTreeMap<String, Arc<Channel>>,
+    stopping: CancellationToken,
 }
 
 /// Who acts when no caller is named: a service on its own behalf.
 const INTERNAL: &str = "internal";
 
 impl MonitorGrpc {
-    pub(crate) fn new(monitor: Arc<Monitor>) -> Self {
-        Self { monitor }
+    pub(crate) fn new(
+        monitor: Arc<Monitor>,
+        channels: BTreeMap<String, Arc<Channel>>,
+        stopping: CancellationToken,
+    ) -> Self {
+        Self { monitor, channels, stopping }
     }
 
     pub(crate) fn into_server(self) -> MonitorServiceServer<Self> {
@@ -40,6 +58,7 @@ impl MonitorService for MonitorGrpc {
             collected_at: Some(self.monitor.clock().now().into()),
             series: series as u64,
             max_series: max_series as u64,
+            store: self.monitor.kept_in(),
         }))
     }
 
@@ -54,24 +73,152 @@ impl MonitorService for MonitorGrpc {
         let request = request.into_inner();
         let metric = request.metric.clone();
         let range = decode::range(request, self.monitor.clock().now(), self.monitor.keeps())?;
-        let answer = self.monitor.range(&range);
+        let answer = self.monitor.range(&range).await.map_err(failure::not_read)?;
         Ok(Response::new(encode::range_answer(&metric, answer)))
     }
 
     async fn list_alerts(&self, request: Request<pb::ListAlertsRequest>) -> Reply<pb::ListAlertsResponse> {
         let decode::AlertQuery { filter, before, limit } = decode::alert_query(request.into_inner())?;
         let page = self.monitor.alerts(&filter, before, limit);
-        Ok(Response::new(encode::alert_page(page)))
+        let silenced = self.monitor.silenced(&page.alerts, self.monitor.clock().now());
+        Ok(Response::new(encode::alert_page(page, silenced)))
     }
 
     async fn acknowledge_alert(
         &self,
         request: Request<pb::AcknowledgeAlertRequest>,
     ) -> Reply<pb::AcknowledgeAlertResponse> {
-        let by = Caller::of(&request).map_or_else(|| INTERNAL.to_owned(), |caller| caller.subject);
+        let by = by(&request);
         let now = self.monitor.clock().now();
         let (id, acknowledgement) = decode::acknowledgement(request.into_inner(), by, now)?;
-        let alert = self.monitor.acknowledge(id, acknowledgement).map_err(failure::not_acknowledged)?;
-        Ok(Response::new(pb::AcknowledgeAlertResponse { alert: Some(encode::alert(alert)) }))
+        let alert = self.monitor.acknowledge(id, acknowledgement).await.map_err(failure::not_acknowledged)?;
+        let silenced = self.monitor.silenced(std::slice::from_ref(&alert), now).contains(&true);
+        Ok(Response::new(pb::AcknowledgeAlertResponse { alert: Some(encode::alert(alert, silenced)) }))
     }
+
+    async fn list_alert_events(
+        &self,
+        request: Request<pb::ListAlertEventsRequest>,
+    ) -> Reply<pb::ListAlertEventsResponse> {
+        let pb::ListAlertEventsRequest { alert_id, before, limit } = request.into_inner();
+        let alert = (!alert_id.is_empty()).then(|| rules::id("alert_id", &alert_id)).transpose()?;
+        let limit = decode::limited(limit, (100, 1_000));
+        let records = self.monitor.records(alert, (before > 0).then_some(before), limit).await;
+        let records = records.map_err(failure::not_read)?;
+        let events = records.into_iter().map(|record| rules::event(record, false)).collect();
+        Ok(Response::new(pb::ListAlertEventsResponse { events }))
+    }
+
+    async fn list_rules(&self, _: Request<pb::ListRulesRequest>) -> Reply<pb::ListRulesResponse> {
+        let rules = self.monitor.rules().into_iter().map(rules::status).collect();
+        Ok(Response::new(pb::ListRulesResponse { rules }))
+    }
+
+    async fn put_rule(&self, request: Request<pb::PutRuleRequest>) -> Reply<pb::PutRuleResponse> {
+        let pb::PutRuleRequest { rule, dry_run } = request.into_inner();
+        let rule = rules::rule(rule, self.monitor.keeps())?;
+        if dry_run {
+            let (look, episodes) = self.monitor.dry_run(&rule);
+            let status = rules::status(RuleStatus { rule, origin: Origin::Runtime, look });
+            let episodes = episodes.into_iter().map(rules::episode).collect();
+            return Ok(Response::new(pb::PutRuleResponse { status: Some(status), episodes }));
+        }
+        let status = self.monitor.put_rule(rule).await.map_err(|error| failure::not_put(error, "RULE"))?;
+        let status = Some(rules::status(status));
+        Ok(Response::new(pb::PutRuleResponse { status, episodes: Vec::new() }))
+    }
+
+    async fn delete_rule(&self, request: Request<pb::DeleteRuleRequest>) -> Reply<pb::DeleteRuleResponse> {
+        let deleted = self.monitor.delete_rule(request.into_inner().name).await;
+        deleted.map_err(|error| failure::not_put(error, "RULE"))?;
+        Ok(Response::new(pb::DeleteRuleResponse {}))
+    }
+
+    async fn list_silences(&self, _: Request<pb::ListSilencesRequest>) -> Reply<pb::ListSilencesResponse> {
+        let silences = self.monitor.silences().into_iter().map(rules::encode_silence).collect();
+        Ok(Response::new(pb::ListSilencesResponse { silences }))
+    }
+
+    async fn create_silence(
+        &self,
+        request: Request<pb::CreateSilenceRequest>,
+    ) -> Reply<pb::CreateSilenceResponse> {
+        let by = by(&request);
+        let silence = rules::silence(request.into_inner(), by, self.monitor.clock().now())?;
+        let created = self.monitor.silence(silence.clone()).await;
+        created.map_err(|error| failure::not_put(error, "SILENCE"))?;
+        Ok(Response::new(pb::CreateSilenceResponse { silence: Some(rules::encode_silence(silence)) }))
+    }
+
+    async fn delete_silence(
+        &self,
+        request: Request<pb::DeleteSilenceRequest>,
+    ) -> Reply<pb::DeleteSilenceResponse> {
+        let id = rules::id("id", &request.into_inner().id)?;
+        self.monitor.end_silence(id).await.map_err(|error| failure::not_put(error, "SILENCE"))?;
+        Ok(Response::new(pb::DeleteSilenceResponse {}))
+    }
+
+    async fn list_channels(&self, _: Request<pb::ListChannelsRequest>) -> Reply<pb::ListChannelsResponse> {
+        let channels = self.monitor.channels().into_iter().map(rules::channel).collect();
+        Ok(Response::new(pb::ListChannelsResponse { channels }))
+    }
+
+    async fn test_channel(&self, request: Request<pb::TestChannelRequest>) -> Reply<pb::TestChannelResponse> {
+        let by = by(&request);
+        let channel = self.channels.get(&request.into_inner().name).ok_or_else(failure::no_channel)?;
+        let (now, started_at) = (self.monitor.clock().now(), Instant::now());
+        let sent = channel.send(&test_record(by, now), now).await;
+        sent.map_err(|error| failure::not_delivered(&error))?;
+        Ok(Response::new(pb::TestChannelResponse { took: encode::duration(started_at.elapsed()) }))
+    }
+
+    async fn list_error_groups(
+        &self,
+        request: Request<pb::ListErrorGroupsRequest>,
+    ) -> Reply<pb::ListErrorGroupsResponse> {
+        let groups = rules::errors(self.monitor.errors(), &request.into_inner());
+        Ok(Response::new(pb::ListErrorGroupsResponse { groups }))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<pb::WatchResponse, Status>> + Send>>;
+
+    async fn watch(&self, request: Request<pb::WatchRequest>) -> Reply<Self::WatchStream> {
+        let request = request.into_inner();
+        let every = rules::watch(&request)?;
+        let stream = stream::watch(Arc::clone(&self.monitor), request, every, self.stopping.clone());
+        Ok(Response::new(Box::pin(stream)))
+    }
+}
+
+fn by<T>(request: &Request<T>) -> String {
+    Caller::of(request).map_or_else(|| INTERNAL.to_owned(), |caller| caller.subject)
+}
+
+/// An alert that nobody has: what a test sends.
+fn test_record(by: String, now: std::time::SystemTime) -> Record {
+    let key = Key {
+        rule: "test".into(),
+        source: MONITOR.to_owned(),
+        endpoint: String::new(),
+        subject: "notification".to_owned(),
+    };
+    let alert = Alert {
+        number: 0,
+        id: Uuid::new_v4(),
+        key,
+        severity: Severity::Info,
+        state: AlertState::Firing,
+        summary: "this is a test; nothing is wrong".to_owned(),
+        value: 0.0,
+        threshold: 0.0,
+        labels: BTreeMap::new(),
+        started_at: now,
+        fired_at: Some(now),
+        resolved_at: None,
+        acknowledgement: None,
+        notice: Notice::Sent,
+        flapping: false,
+    };
+    Record { id: 0, at: now, change: Change::State(Transition::Fired).as_str().into(), by, alert }
 }

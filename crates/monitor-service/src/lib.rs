@@ -4,12 +4,17 @@ mod alert;
 mod collect;
 pub mod config;
 mod grpc;
+mod host;
+mod journal;
 mod metrics;
 mod monitor;
+mod notify;
 mod roster;
 mod rule;
 mod series;
 mod service;
+mod silence;
+mod store;
 mod target;
 
 pub use config::Config;

@@ -25,6 +25,9 @@ pub(crate) struct MonitorMetrics {
     alerts_refused: Counter,
     evaluations: Counter,
     evaluation_seconds: Histogram,
+    store_failures: Counter,
+    store_dropped: Counter,
+    notifications: Family<NotificationLabels, Counter>,
 }
 
 /// Says how a pull went.
@@ -41,6 +44,12 @@ pub(crate) enum PullResult {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PullLabels {
     service: String,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NotificationLabels {
+    channel: String,
     result: &'static str,
 }
 
@@ -66,6 +75,9 @@ impl MonitorMetrics {
             alerts_refused: Counter::default(),
             evaluations: Counter::default(),
             evaluation_seconds: Histogram::new(EVALUATION_SECONDS),
+            store_failures: Counter::default(),
+            store_dropped: Counter::default(),
+            notifications: Family::default(),
         };
         metrics.firing(Counts::default());
         let registry = registry.sub_registry_with_prefix("mainstay_monitor");
@@ -91,7 +103,30 @@ impl MonitorMetrics {
             "Time of one evaluation of all rules",
             metrics.evaluation_seconds.clone(),
         );
+        registry.register("store_failures", "Commits that failed", metrics.store_failures.clone());
+        registry.register(
+            "store_dropped",
+            "Writes that the queue of the store had no room for",
+            metrics.store_dropped.clone(),
+        );
+        registry.register(
+            "notifications",
+            "Attempts to notify by channel and result: delivered, failed, dropped",
+            metrics.notifications.clone(),
+        );
         metrics
+    }
+
+    pub(crate) fn store_failed(&self) {
+        self.store_failures.inc();
+    }
+
+    pub(crate) fn store_dropped(&self) {
+        self.store_dropped.inc();
+    }
+
+    pub(crate) fn notified(&self, channel: &str, result: &'static str) {
+        self.notifications.get_or_create(&NotificationLabels { channel: channel.to_owned(), result }).inc();
     }
 
     pub(crate) fn pulled(&self, service: &str, result: PullResult, took: Option<Duration>) {

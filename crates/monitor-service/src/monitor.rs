@@ -3,6 +3,11 @@
 //! Pullers put in what they see ([`Monitor::answered`], [`Monitor::missed`]), the evaluation turns it into alerts
 //! ([`Monitor::evaluate`]), and the gRPC doors read.
 
+mod history;
+mod people;
+mod watch;
+
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use mainstay_runtime::Clock;
@@ -11,15 +16,18 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::alert::state::Transition;
-use crate::alert::{
-    AcknowledgeError, Acknowledgement, Alert, AlertBook, Change, Counts, Event, Filter, Severity,
-};
+use crate::alert::{Alert, AlertBook, Change, Counts, Event, Filter, Key, Severity};
 use crate::collect::{Answer, readings};
 use crate::config::Config;
+use crate::host::HostFigure;
+use crate::journal::Journal;
 use crate::metrics::{MonitorMetrics, PullResult};
+use crate::notify::Outbox;
 use crate::roster::{Entry, Reach, Roster, Verdict};
-use crate::rule::{self, Facts, REPLICA_LAG_METRIC};
-use crate::series::{History, Range, RangeAnswer, Reading, SeriesName};
+use crate::rule::{self, Facts, FigureRules, REPLICA_LAG_METRIC};
+use crate::series::{History, Reading, SeriesName};
+use crate::silence::Silences;
+use crate::store::{Changes, Restored, Store};
 use crate::target::Target;
 
 /// Holds targets, history and alerts. Every method is short and blocks on nothing but its locks.
@@ -30,10 +38,32 @@ pub(crate) struct Monitor {
     config: Config,
     clock: Clock,
     metrics: MonitorMetrics,
+    store: Store,
+    outbox: Outbox,
+    host: Arc<Target>,
     history: Mutex<History>,
     roster: Mutex<Roster>,
+    rules: Mutex<FigureRules>,
+    silences: Mutex<Silences>,
     alerts: Mutex<AlertBook>,
+    journal: Mutex<Journal>,
 }
+
+/// Holds what a monitor works with.
+pub(crate) struct Parts {
+    /// How it is set up.
+    pub config: Config,
+    /// Tells the time.
+    pub clock: Clock,
+    /// Its instruments.
+    pub metrics: MonitorMetrics,
+    /// Where what must survive goes.
+    pub store: Store,
+    /// Where messages wait.
+    pub outbox: Outbox,
+}
+
+pub(crate) use people::{DeleteError, PutError};
 
 /// Holds alerts of one page, copied out.
 #[derive(Debug, Default)]
@@ -52,17 +82,28 @@ const UP: &str = "up";
 const PULL_DURATION: &str = "pull_duration_seconds";
 
 impl Monitor {
-    /// Starts with targets it knows nothing of.
-    pub(crate) fn new(config: Config, clock: Clock, metrics: MonitorMetrics) -> Self {
-        let targets = config.all_targets();
+    /// Starts with targets it knows nothing of, and goes on with the alerts that an earlier process stored.
+    pub(crate) fn new(parts: Parts, restored: Restored) -> Self {
+        let Parts { config, clock, metrics, store, outbox } = parts;
+        let sources = config.all_sources();
+        let host = sources.last().cloned().expect("the host is always a source");
         let keep = config.alerts.keep.try_into().unwrap_or(std::num::NonZeroUsize::MIN);
+        let mut alerts = AlertBook::new(keep);
+        alerts.restore(restored.alerts);
+        outbox.extend(restored.deliveries);
         Self {
-            history: Mutex::new(History::new(&targets, config.ticks(), config.history.max_series)),
-            roster: Mutex::new(Roster::new(&targets)),
-            alerts: Mutex::new(AlertBook::new(keep)),
+            history: Mutex::new(History::new(&sources, config.ticks(), config.history.max_series)),
+            roster: Mutex::new(Roster::new(&config.all_targets())),
+            rules: Mutex::new(FigureRules::new(&config.rules, restored.rules)),
+            silences: Mutex::new(Silences::new(restored.silences)),
+            alerts: Mutex::new(alerts),
+            journal: Mutex::new(Journal::new(restored.records, clock.now())),
             config,
             clock,
             metrics,
+            store,
+            outbox,
+            host,
         }
     }
 
@@ -82,7 +123,11 @@ impl Monitor {
         let (seen_at, latency) = (report.seen_at, report.latency);
         let own = [(UP, 1.0), (PULL_DURATION, latency.as_secs_f64())];
         let own = own.map(|(metric, value)| Reading { metric, labels: &[], value });
-        let theirs = metrics.as_ref().ok().into_iter().flat_map(readings);
+        let theirs = metrics
+            .as_ref()
+            .ok()
+            .into_iter()
+            .flat_map(|metrics| readings(metrics, &self.config.history.buckets));
         self.record(target, seen_at, own.into_iter().chain(theirs));
         let unreadable = metrics.err();
         let result = if unreadable.is_none() { PullResult::Ok } else { PullResult::Partial };
@@ -98,26 +143,86 @@ impl Monitor {
         self.roster.lock().failed(target, reason, now);
     }
 
-    /// Looks at every rule and moves the alerts.
-    pub(crate) fn evaluate(&self) -> Vec<Event> {
+    /// Takes what was read of the host.
+    pub(crate) fn host_read(&self, figures: &[HostFigure]) {
+        let readings = figures.iter().map(|figure| Reading {
+            metric: figure.metric,
+            labels: &figure.labels,
+            value: figure.value,
+        });
+        self.record(&self.host, self.clock.now(), readings);
+    }
+
+    /// Looks at every rule, moves the alerts, and queues what is to be stored and told.
+    pub(crate) fn evaluate(&self) {
         let started_at = Instant::now();
         let now = self.clock.now();
-        let (replica_lags, refused_series, max_series) = {
-            let history = self.history.lock();
-            let not_before =
-                now.checked_sub(self.config.alerts.missing_for).unwrap_or(SystemTime::UNIX_EPOCH);
-            (history.latest(REPLICA_LAG_METRIC, not_before), history.refused_now(), history.max_series())
-        };
+        let failing_channels = self.outbox.failing();
+        let history = self.history.lock();
+        let not_before = now.checked_sub(self.config.alerts.missing_for).unwrap_or(SystemTime::UNIX_EPOCH);
+        let replica_lags = history.latest(REPLICA_LAG_METRIC, not_before);
         let roster = self.roster.lock();
+        let mut rules = self.rules.lock();
+        let mut silences = self.silences.lock();
         let mut alerts = self.alerts.lock();
-        let facts = Facts { roster: &roster, replica_lags: &replica_lags, refused_series, max_series, now };
-        let breaches = rule::find(&facts, &self.config.alerts);
-        let events = alerts.evaluate(breaches, |key| rule::absence(&facts, key), now, Uuid::new_v4);
+        let facts = Facts {
+            roster: &roster,
+            replica_lags: &replica_lags,
+            refused_series: history.refused_now(),
+            max_series: history.max_series(),
+            failing_channels: &failing_channels,
+            now,
+        };
+        let settings = &self.config.alerts;
+        rules.look(&history, &roster, settings, (now, self.config.collect.every), |key| alerts.severity(key));
+        let mut breaches = rule::find(&facts, settings);
+        breaches.extend(rules.breaches());
+        let absence = |key: &Key| {
+            let by_figure = rules.absence(key, &history, &roster, now);
+            by_figure.unwrap_or_else(|| rule::absence(&facts, key))
+        };
+        let mut events = alerts.evaluate(breaches, absence, now, Uuid::new_v4);
+        events.extend(alerts.released(now, |alert| silences.cover(alert, now)));
         self.metrics.firing(alerts.firing());
         self.metrics.evaluated(started_at.elapsed(), alerts.refused_now());
-        drop((alerts, roster));
-        events.iter().for_each(log);
-        events
+        let ended = silences.expire(now).into_iter().map(|id| (id, None)).collect();
+        let mut changes = self.changes(&mut alerts, &silences, events, "", now);
+        changes.silences = ended;
+        if self.store.take_resync() {
+            let numbers = alerts.numbers();
+            changes.alerts = numbers.into_iter().filter_map(|number| alerts.kept(number)).collect();
+        }
+        if !changes.is_empty() {
+            self.store.queue(changes);
+        }
+    }
+
+    /// Puts events on record, decides who is told of them, and returns what all that changes.
+    fn changes(
+        &self,
+        alerts: &mut AlertBook,
+        silences: &Silences,
+        events: Vec<Event>,
+        by: &str,
+        now: SystemTime,
+    ) -> Changes {
+        let mut changes = Changes::default();
+        let mut journal = self.journal.lock();
+        for mut event in events {
+            log(&event);
+            let is_silenced = silences.cover(&event.alert, now);
+            let told = alerts.notify(&mut event, is_silenced);
+            let number = event.alert.number;
+            let record = journal.add(event, by, now);
+            if told {
+                changes.deliveries.extend(self.outbox.route(&record));
+            }
+            changes.records.push((*record).clone());
+            changes.alerts.retain(|kept| kept.alert.number != number);
+            changes.alerts.extend(alerts.kept(number));
+        }
+        changes.forgotten = alerts.take_forgotten();
+        changes
     }
 
     /// Measures the memory of the history; walks all series, so not every second.
@@ -149,11 +254,6 @@ impl Monitor {
         self.history.lock().names(prefix, limit)
     }
 
-    /// Answers a range query.
-    pub(crate) fn range(&self, range: &Range) -> RangeAnswer {
-        self.history.lock().range(range)
-    }
-
     /// Counts what fires now.
     pub(crate) fn firing(&self) -> Counts {
         self.alerts.lock().firing()
@@ -163,17 +263,8 @@ impl Monitor {
     pub(crate) fn alerts(&self, filter: &Filter, before: Option<u64>, limit: usize) -> AlertPage {
         let book = self.alerts.lock();
         let page = book.page(filter, before, limit);
-        let alerts = page.alerts.into_iter().cloned().collect();
+        let alerts: Vec<Alert> = page.alerts.into_iter().cloned().collect();
         AlertPage { alerts, next_before: page.next_before, firing: book.firing() }
-    }
-
-    /// Records that somebody looks after an alert.
-    pub(crate) fn acknowledge(&self, id: Uuid, by: Acknowledgement) -> Result<Alert, AcknowledgeError> {
-        let alert = self.alerts.lock().acknowledge(id, by)?.clone();
-        let (rule, subject) = (alert.key.rule, &*alert.key.subject);
-        let who = alert.acknowledgement.as_ref().map(|acknowledgement| acknowledgement.by.as_str());
-        tracing::info!(alert_id = %id, rule, subject, who, "alert acknowledged");
-        Ok(alert)
     }
 
     fn record<'r>(&self, target: &Target, at: SystemTime, readings: impl IntoIterator<Item = Reading<'r>>) {
@@ -185,7 +276,7 @@ impl Monitor {
 
 fn log(event: &Event) {
     let Alert { id: alert_id, key, severity, summary, .. } = &event.alert;
-    let (rule, source, subject) = (key.rule, &*key.source, &*key.subject);
+    let (rule, source, subject) = (&*key.rule, &*key.source, &*key.subject);
     let (change, level) = (event.change.as_str(), severity.as_str());
     match event.change {
         Change::State(Transition::Fired) | Change::Raised if *severity > Severity::Info => {
@@ -193,6 +284,8 @@ fn log(event: &Event) {
         }
         Change::State(Transition::Fired | Transition::Resolved)
         | Change::Raised
+        | Change::Released
+        | Change::Acknowledged
         | Change::AcknowledgementExpired => {
             tracing::info!(%alert_id, rule, source, subject, level, change, "alert changed");
         }

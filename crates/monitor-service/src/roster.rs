@@ -65,6 +65,29 @@ pub(crate) struct Report {
     pub draining: bool,
     /// What it is made of and leans on.
     pub components: Vec<ComponentReport>,
+    /// Internal errors it has met, grouped.
+    pub errors: Vec<ErrorReport>,
+}
+
+/// Holds one group of internal errors of a process.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ErrorReport {
+    /// Tells groups apart.
+    pub fingerprint: String,
+    /// Error code.
+    pub code: String,
+    /// Where it was handled.
+    pub target: String,
+    /// The latest message.
+    pub message: String,
+    /// Occurrences since the process started.
+    pub count: u64,
+    /// When it was first seen.
+    pub first_seen_at: Option<SystemTime>,
+    /// When it was last seen.
+    pub last_seen_at: Option<SystemTime>,
+    /// A trace of it; may be empty.
+    pub trace_id: String,
 }
 
 /// Holds what a process says about a part of it. Times are by the monitor's clock.

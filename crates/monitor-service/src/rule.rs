@@ -9,21 +9,31 @@
 //! | `component_degraded` | a component works with less than is configured | warning | `alerts.unhealthy_for` |
 //! | `replica_lag` | a PostgreSQL replica is stale | warning, critical | `alerts.unhealthy_for` |
 //! | `history_full` | new series are refused | warning | `alerts.unhealthy_for` |
+//! | `channel_failing` | notifications do not get through a channel | warning | `alerts.missing_for` |
+//!
+//! Rules about figures are data: see [`definition`], [`figures`] and the stock ones in `stock.rs`.
 
+pub(crate) mod definition;
 mod figure;
+pub(crate) mod figures;
+mod measure;
 mod presence;
 mod report;
+mod stock;
+mod text;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use crate::alert::state::Timing;
-use crate::alert::{Absence, Breach, Key};
+use crate::alert::{Absence, Breach, Key, Severity};
 use crate::config::AlertsConfig;
 use crate::roster::{Entry, Roster};
 use crate::series::Latest;
 
+pub(crate) use definition::Rule;
 pub(crate) use figure::REPLICA_LAG_METRIC;
+pub(crate) use figures::{Episode, FigureRules, Look, Origin, RuleStatus};
 
 /// Holds all that the rules may look at.
 #[derive(Debug, Clone, Copy)]
@@ -36,9 +46,37 @@ pub(crate) struct Facts<'f> {
     pub refused_series: usize,
     /// Series that it has room for.
     pub max_series: usize,
+    /// Notification channels that do not get through.
+    pub failing_channels: &'f [FailingChannel],
     /// The moment of which they speak.
     pub now: SystemTime,
 }
+
+/// Tells that a notification channel does not get through.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct FailingChannel {
+    /// Its name.
+    pub name: String,
+    /// Since when.
+    pub since: SystemTime,
+    /// Why.
+    pub reason: String,
+}
+
+/// Names of the rules in this file.
+pub(crate) const BUILT_IN: [&str; 8] = [
+    presence::MONITOR_ISOLATED,
+    presence::INSTANCE_DOWN,
+    report::NOT_READY,
+    report::COMPONENT_UNHEALTHY,
+    report::COMPONENT_DEGRADED,
+    figure::REPLICA_LAG,
+    figure::HISTORY_FULL,
+    CHANNEL_FAILING,
+];
+
+/// The rule about channels; its alerts go through the others.
+pub(crate) const CHANNEL_FAILING: &str = "channel_failing";
 
 /// What alerts about the monitor itself name as their source.
 pub(crate) const MONITOR: &str = "monitor-service";
@@ -52,6 +90,7 @@ pub(crate) fn find(facts: &Facts<'_>, config: &AlertsConfig) -> Vec<Breach> {
         report::components,
         figure::replica_lag,
         figure::history_full,
+        channel_failing,
     ];
     rules.iter().flat_map(|rule| rule(facts, config)).collect()
 }
@@ -61,7 +100,8 @@ pub(crate) fn find(facts: &Facts<'_>, config: &AlertsConfig) -> Vec<Breach> {
 /// A target that does not answer has nothing new to say about its parts: their alerts stay as they are.
 pub(crate) fn absence(facts: &Facts<'_>, key: &Key) -> Absence {
     if key.endpoint.is_empty() {
-        return Absence::Fine(None);
+        let unasked = facts.roster.entries().iter().any(|entry| entry.pulls == 0);
+        return if unasked { Absence::Waiting } else { Absence::Fine(None) };
     }
     if facts.roster.isolated_since().is_some() {
         return Absence::Unseen;
@@ -69,13 +109,16 @@ pub(crate) fn absence(facts: &Facts<'_>, key: &Key) -> Absence {
     let Some(entry) = facts.roster.find(&key.source, &key.endpoint) else {
         return Absence::Fine(None);
     };
+    if entry.pulls == 0 {
+        return Absence::Waiting;
+    }
     if key.rule == presence::INSTANCE_DOWN {
         return Absence::Fine(None);
     }
     let Some(current) = entry.current() else {
         return Absence::Unseen;
     };
-    match key.rule {
+    match &*key.rule {
         report::COMPONENT_UNHEALTHY | report::COMPONENT_DEGRADED => {
             Absence::Fine(current.component(&key.subject).map(|component| component.since))
         }
@@ -84,10 +127,24 @@ pub(crate) fn absence(facts: &Facts<'_>, key: &Key) -> Absence {
     }
 }
 
+fn channel_failing(facts: &Facts<'_>, config: &AlertsConfig) -> Vec<Breach> {
+    let breach = |channel: &FailingChannel| Breach {
+        key: own_key(CHANNEL_FAILING, &channel.name),
+        severity: Severity::Warning,
+        summary: format!("notifications through {} do not arrive: {}", channel.name, channel.reason),
+        value: seconds_since(channel.since, facts.now),
+        threshold: config.missing_for.as_secs_f64(),
+        labels: BTreeMap::new(),
+        since: Some(channel.since),
+        timing: timing(config.missing_for, config),
+    };
+    facts.failing_channels.iter().map(breach).collect()
+}
+
 /// Starts a breach about a target, labelled with where it comes from.
 fn key_of(rule: &'static str, entry: &Entry, subject: impl Into<String>) -> Key {
     Key {
-        rule,
+        rule: rule.into(),
         source: entry.target.service.clone(),
         endpoint: entry.target.endpoint.clone(),
         subject: subject.into(),
@@ -96,7 +153,12 @@ fn key_of(rule: &'static str, entry: &Entry, subject: impl Into<String>) -> Key 
 
 /// Starts a breach about the monitor itself.
 fn own_key(rule: &'static str, subject: &str) -> Key {
-    Key { rule, source: MONITOR.to_owned(), endpoint: String::new(), subject: subject.to_owned() }
+    Key {
+        rule: rule.into(),
+        source: MONITOR.to_owned(),
+        endpoint: String::new(),
+        subject: subject.to_owned(),
+    }
 }
 
 fn labels_of(entry: &Entry) -> BTreeMap<String, String> {

@@ -7,6 +7,7 @@ mod bucket;
 mod column;
 mod identity;
 mod range;
+mod samples;
 mod timeline;
 
 use std::collections::BTreeMap;
@@ -16,11 +17,14 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 pub(crate) use bucket::Bucket;
-pub(crate) use range::{InvalidRange, POINTS_MAX, Range, RangeAnswer, SERIES_MAX, SeriesPoints};
+pub(crate) use range::{
+    InvalidRange, POINTS_MAX, Range, RangeAnswer, SERIES_MAX, SeriesPoints, StoredSeries,
+};
 
 use crate::target::Target;
 use column::Column;
 pub(crate) use identity::Reading;
+pub(crate) use samples::SeriesSamples;
 use timeline::Timeline;
 
 /// Holds the series of all targets, never more than `max_series` of them.

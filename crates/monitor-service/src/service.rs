@@ -1,34 +1,65 @@
 //! How the service is put together.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use mainstay_rpc::Routes;
 use mainstay_runtime::{Component, ComponentKind, Context, Schedule};
+use parking_lot::Mutex;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 
 use crate::collect::Puller;
 use crate::config::Config;
 use crate::grpc::MonitorGrpc;
+use crate::host::Host;
 use crate::metrics::MonitorMetrics;
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, Parts};
+use crate::notify::{self, Channel, Dispatch, Outbox};
 use crate::roster::Reach;
+use crate::store::{self, Opened, Store, Surroundings};
 
 /// How often the memory of the history is measured.
 const MEASURED_EVERY: Duration = Duration::from_secs(30);
+/// How often it is looked whether a step of history has ended.
+const ROLLED_EVERY: Duration = Duration::from_secs(1);
 
 /// Starts everything and returns; what was started ends with the context.
 pub async fn start(cx: Context, config: Config) -> anyhow::Result<()> {
-    // 1. State: who is watched, what is remembered, which alerts there are.
+    // 1. State: what an earlier process stored, who is watched, what is remembered, which alerts there are.
     let metrics = cx.metrics(MonitorMetrics::register);
-    let monitor = Arc::new(Monitor::new(config.clone(), cx.clock().clone(), metrics));
+    let (settings, registered, now) = (config.store.clone(), metrics.clone(), cx.clock().now());
+    let opened = tokio::task::spawn_blocking(move || store::open(&settings, registered, now));
+    let Opened { store, writer, restored } = opened.await?.context("store")?;
+    let outbox = Outbox::new(&config.notify, metrics.clone());
+    let parts = Parts {
+        config: config.clone(),
+        clock: cx.clock().clone(),
+        metrics,
+        store: store.clone(),
+        outbox: outbox.clone(),
+    };
+    let monitor = Arc::new(Monitor::new(parts, restored));
+    let around = Surroundings {
+        clock: cx.clock().clone(),
+        component: cx.component("store", ComponentKind::Datastore, false),
+        outbox: outbox.clone(),
+        stopping: cx.stopping(),
+    };
+    cx.spawn("store", writer.run(around));
 
-    // 2. Collection: one task per target.
+    // 2. Collection: one task per target, and one for the host.
     for target in config.all_targets() {
         let section = format!("targets.{}", target.service);
         let puller = Puller::try_new(target, &config, Arc::clone(&monitor)).context(section)?;
         cx.background(puller.name(), Schedule::Every(config.collect.every), puller);
     }
+    if config.host.enabled {
+        read_host(&cx, &config, &monitor);
+    }
+    cx.spawn("roll-up", roll_up(Arc::clone(&monitor), cx.stopping()));
 
     // 3. Judgement: rules, alerts, and what the monitor says about itself.
     let collector = cx.component("collector", ComponentKind::Internal, false);
@@ -44,8 +75,66 @@ pub async fn start(cx: Context, config: Config) -> anyhow::Result<()> {
         std::future::ready(Ok(()))
     });
 
-    // 4. Doors.
-    cx.serve(Routes::new(MonitorGrpc::new(monitor).into_server())).await
+    // 4. Notification: one task per channel.
+    let channels = open_channels(&cx, &config, &outbox, &store)?;
+
+    // 5. Doors.
+    cx.serve(Routes::new(MonitorGrpc::new(monitor, channels, cx.stopping()).into_server())).await
+}
+
+fn read_host(cx: &Context, config: &Config, monitor: &Arc<Monitor>) {
+    let (monitor, host) = (Arc::clone(monitor), Arc::new(Mutex::new(Host::new(&config.host))));
+    cx.background("collect.host", Schedule::Every(config.collect.every), move || {
+        let (monitor, host) = (Arc::clone(&monitor), Arc::clone(&host));
+        // A network file system may hang: not on a thread that others need.
+        let read = tokio::task::spawn_blocking(move || monitor.host_read(&host.lock().read()));
+        async move { read.await.context("reading the host") }
+    });
+}
+
+/// Stores every step of history that has ended, and on the way out the one under way.
+async fn roll_up(monitor: Arc<Monitor>, stopping: CancellationToken) -> anyhow::Result<()> {
+    let mut next = None;
+    let mut tick = tokio::time::interval(ROLLED_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let all = tokio::select! {
+            () = stopping.cancelled() => true,
+            _ = tick.tick() => false,
+        };
+        next = Some(monitor.roll_up(next, all));
+        if all {
+            return Ok(());
+        }
+    }
+}
+
+fn open_channels(
+    cx: &Context,
+    config: &Config,
+    outbox: &Outbox,
+    store: &Store,
+) -> anyhow::Result<BTreeMap<String, Arc<Channel>>> {
+    let mut channels = BTreeMap::new();
+    if config.notify.channels.is_empty() {
+        return Ok(channels);
+    }
+    let tls = notify::client_tls().context("notify: TLS")?;
+    for (name, settings) in &config.notify.channels {
+        let channel = Arc::new(Channel::new(name, settings, Arc::clone(&tls)));
+        let dispatch = Dispatch {
+            channel: Arc::clone(&channel),
+            outbox: outbox.clone(),
+            store: store.clone(),
+            component: cx.component(format!("channel.{name}"), ComponentKind::Upstream, false),
+            clock: cx.clock().clone(),
+            config: config.notify.clone(),
+            stopping: cx.stopping(),
+        };
+        cx.spawn("notify", notify::run(dispatch));
+        channels.insert(name.clone(), channel);
+    }
+    Ok(channels)
 }
 
 fn tell(collector: &Component, reach: Reach) {

@@ -8,8 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::route::Strategy;
 
+mod switchover;
 #[cfg(test)]
 mod tests;
+
+pub use switchover::{PairConfig, ParityConfig};
 
 /// Configures the replica-service.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -27,6 +30,10 @@ pub struct ReplicaConfig {
     pub health: HealthConfig,
     pub routing: RoutingConfig,
     pub limits: LimitsConfig,
+    pub insight: InsightConfig,
+    /// Pairs of a legacy table and its partitioned twin, by a name of our own.
+    pub switchover: BTreeMap<String, PairConfig>,
+    pub parity: ParityConfig,
 }
 
 /// Says how to log in.
@@ -42,6 +49,9 @@ pub struct PostgresConfig {
     /// For one statement, when the caller does not set a shorter deadline; 10 ms to 1 h.
     #[serde(with = "humantime_serde")]
     pub statement_within: Duration,
+    /// For a whole stream of rows, however slow its caller is; 1 s to 1 day.
+    #[serde(with = "humantime_serde")]
+    pub stream_within: Duration,
 }
 
 /// Names one server.
@@ -105,6 +115,12 @@ pub struct RoutingConfig {
     /// How long a read with a token waits for a replica to replay it, before it goes to the primary; at most 1 min.
     #[serde(with = "humantime_serde")]
     pub token_wait_within: Duration,
+    /// How long a write waits for a primary while there is none; 0 fails it at once; at most 1 min.
+    #[serde(with = "humantime_serde")]
+    pub write_wait_within: Duration,
+    /// A node that was down takes its share of the reads evenly over this time; 0 gives it all at once; at most 1 h.
+    #[serde(with = "humantime_serde")]
+    pub slow_start: Duration,
     /// Whether the primary answers reads that no replica is fit for.
     pub primary_fallback: bool,
 }
@@ -121,6 +137,16 @@ pub struct LimitsConfig {
     pub max_sql_size: ByteSize,
     /// Bytes of all rows of a result as PostgreSQL sends them; 1 KiB to 256 MiB.
     pub max_result_size: ByteSize,
+    /// Statements of one transaction; 1 to 1,000.
+    pub max_statements: u32,
+}
+
+/// Bounds what is remembered about statements.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct InsightConfig {
+    /// Kinds of statements; 0 turns it off; at most 10,000.
+    pub max_statements: u32,
 }
 
 impl ServiceConfig for ReplicaConfig {
@@ -138,6 +164,7 @@ impl ServiceConfig for ReplicaConfig {
         problems.ensure(!self.postgres.user.is_empty(), "postgres.user", "must not be empty");
         problems.duration("postgres.connect_within", self.postgres.connect_within, ms * 10..=minute);
         problems.duration("postgres.statement_within", self.postgres.statement_within, ms * 10..=hour);
+        problems.duration("postgres.stream_within", self.postgres.stream_within, ms * 1_000..=hour * 24);
         self.check_nodes(problems);
         problems.range("pool.max_size", self.pool.max_size, 1..=1_000);
         problems.duration("pool.wait_within", self.pool.wait_within, ms..=minute);
@@ -155,6 +182,9 @@ impl ServiceConfig for ReplicaConfig {
             self.routing.token_wait_within,
             Duration::ZERO..=minute,
         );
+        let routing = &self.routing;
+        problems.duration("routing.write_wait_within", routing.write_wait_within, Duration::ZERO..=minute);
+        problems.duration("routing.slow_start", routing.slow_start, Duration::ZERO..=hour);
         let limits = &self.limits;
         problems.range("limits.max_rows", limits.max_rows, 1..=1_000_000);
         problems.range("limits.default_rows", limits.default_rows, 1..=limits.max_rows.max(1));
@@ -164,6 +194,9 @@ impl ServiceConfig for ReplicaConfig {
             limits.max_result_size,
             ByteSize::kib(1)..=ByteSize::mib(256),
         );
+        problems.range("limits.max_statements", limits.max_statements, 1..=1_000);
+        switchover::check(&self.switchover, &self.parity, problems);
+        problems.range("insight.max_statements", self.insight.max_statements, 0..=10_000);
     }
 }
 
@@ -216,6 +249,9 @@ impl Default for ReplicaConfig {
             health: HealthConfig::default(),
             routing: RoutingConfig::default(),
             limits: LimitsConfig::default(),
+            insight: InsightConfig::default(),
+            switchover: BTreeMap::new(),
+            parity: ParityConfig::default(),
         }
     }
 }
@@ -228,6 +264,7 @@ impl Default for PostgresConfig {
             password: Secret::default(),
             connect_within: Duration::from_secs(2),
             statement_within: Duration::from_secs(5),
+            stream_within: Duration::from_mins(10),
         }
     }
 }
@@ -265,6 +302,8 @@ impl Default for RoutingConfig {
             max_staleness_without_primary: Duration::from_hours(1),
             max_lag_bytes: ByteSize::mib(16),
             token_wait_within: Duration::from_millis(500),
+            write_wait_within: Duration::from_secs(2),
+            slow_start: Duration::from_secs(10),
             primary_fallback: true,
         }
     }
@@ -277,6 +316,13 @@ impl Default for LimitsConfig {
             max_rows: 10_000,
             max_sql_size: ByteSize::mib(1),
             max_result_size: ByteSize::mib(16),
+            max_statements: 100,
         }
+    }
+}
+
+impl Default for InsightConfig {
+    fn default() -> Self {
+        Self { max_statements: 500 }
     }
 }

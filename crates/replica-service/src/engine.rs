@@ -1,28 +1,28 @@
 //! Answers reads and writes: route, run, and what to do when that fails.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use mainstay_runtime::Context;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_postgres::types::Type;
 use tracing::{Instrument as _, Span, field::Empty, info_span};
 
 use crate::{
-    cluster::Primary,
     error::{Kind, QueryError},
     fleet::Fleet,
-    lsn::Position,
+    insight::{Call, Insight},
     metrics::Metrics,
     node::Node,
-    route::{Pick, Place, Prefer, ReadNeeds, Reason, Refusal},
+    route::{Pick, Place, Prefer, ReadNeeds, Reason},
     session::{self, Answer, Road, Statement},
     token::Token,
 };
+
+mod stream;
+mod write;
+
+pub(crate) use stream::StreamRead;
+pub(crate) use write::{Transaction, TransactionDone, TransactionFailed, Write};
 
 /// Runs statements on the node that each belongs on.
 ///
@@ -31,6 +31,8 @@ use crate::{
 pub(crate) struct Engine {
     pub fleet: Arc<Fleet>,
     pub metrics: Metrics,
+    pub insight: Insight,
+    pub cx: Context,
 }
 
 /// One read.
@@ -41,13 +43,6 @@ pub(crate) struct Read {
     pub max_staleness: Option<Duration>,
     pub after: Option<Token>,
     pub prefer: Prefer,
-    pub until: Until,
-}
-
-/// One write.
-#[derive(Debug)]
-pub(crate) struct Write {
-    pub statement: Statement,
     pub until: Until,
 }
 
@@ -87,27 +82,35 @@ impl Engine {
     /// Runs one read on a node that keeps its bounds.
     pub(crate) async fn query(&self, read: Read) -> Result<Answered, QueryError> {
         let begun_at = Instant::now();
-        let result = match timeout_at(read.until.at, self.read(&read)).await {
-            Ok(result) => result,
-            Err(_) => Err(QueryError::Deadline { within: read.until.within, committing: false }),
-        };
+        let sql = read.statement.sql.clone();
+        let result = self.ask(read).await;
         self.metrics.answered(Kind::Query, result.as_ref().err().map(QueryError::code), begun_at.elapsed());
+        self.note(
+            &sql,
+            begun_at.elapsed(),
+            result.as_ref().ok().map(|done| (&done.served, done.answer.n_rows())),
+        );
         result
     }
 
-    /// Runs one write on the primary.
-    pub(crate) async fn execute(&self, write: Write) -> Result<Answered, QueryError> {
-        let begun_at = Instant::now();
-        let committing = AtomicBool::new(false);
-        let result = match timeout_at(write.until.at, self.write(&write, &committing)).await {
-            Ok(result) => result,
-            Err(_) => {
-                let committing = committing.load(Ordering::Relaxed);
-                Err(QueryError::Deadline { within: write.until.within, committing })
-            }
+    /// Notes what a statement cost; `done` is who answered and with how many rows.
+    fn note(&self, sql: &str, took: Duration, done: Option<(&Served, u64)>) {
+        let node = |served: &Served| self.fleet.names.iter().position(|name| *name == served.node);
+        let call = Call {
+            took,
+            ok: done.is_some(),
+            rows: done.map_or(0, |(_, rows)| rows),
+            node: done.and_then(|(served, _)| node(served)),
         };
-        self.metrics.answered(Kind::Execute, result.as_ref().err().map(QueryError::code), begun_at.elapsed());
-        result
+        self.insight.record(sql, call, self.cx.clock().now());
+    }
+
+    /// Runs one read of our own: it is routed and bounded like any other, but no caller asked for it.
+    pub(crate) async fn ask(&self, read: Read) -> Result<Answered, QueryError> {
+        match timeout_at(read.until.at, self.read(&read)).await {
+            Ok(result) => result,
+            Err(_) => Err(QueryError::Deadline { within: read.until.within, committing: false }),
+        }
     }
 
     async fn read(&self, read: &Read) -> Result<Answered, QueryError> {
@@ -236,82 +239,6 @@ impl Engine {
         .inspect_err(|error| mark(&span, error));
         flight.end(&result);
         result
-    }
-
-    async fn write(&self, write: &Write, committing: &AtomicBool) -> Result<Answered, QueryError> {
-        let index = self.primary()?;
-        self.metrics.routed(Reason::Write);
-        let node = &self.fleet.nodes[index];
-        let flight = node.begin()?;
-        let span = statement_span(node, &write.statement);
-        let run = async {
-            let sql = &write.statement.sql;
-            loop {
-                let (pool, pgbouncer) = node.way(sql, Kind::Execute);
-                let road = Road { node: &node.name, pgbouncer, is_primary: true };
-                let lease = pool.lease().await?;
-                match session::write(lease, road, &write.statement, write.until.left(), committing).await {
-                    // It was rolled back before its commit, so it has not happened.
-                    Err(error)
-                        if pgbouncer && error.is_lost_statement() && !committing.load(Ordering::Relaxed) =>
-                    {
-                        node.keep_from_pooler(sql);
-                    }
-                    result => return result.inspect(|(answer, _)| learn(node, pgbouncer, sql, answer)),
-                }
-            }
-        };
-        let result = run.instrument(span.clone()).await.inspect_err(|error| mark(&span, error));
-        if result.as_ref().err().is_some_and(QueryError::is_read_only) {
-            node.probe_now();
-        }
-        flight.end(&result);
-        let (answer, position) = result?;
-        let served = Served {
-            node: node.name.clone(),
-            is_primary: true,
-            staleness: None,
-            reason: Reason::Write,
-            attempts: 1,
-        };
-        Ok(Answered { answer, served, token: position.and_then(|position| self.token(index, position)) })
-    }
-
-    fn primary(&self) -> Result<usize, QueryError> {
-        self.fleet.with_cluster(|cluster| match cluster.primary() {
-            Primary::Node { node, .. } => match cluster.barred(*node) {
-                None => Ok(*node),
-                Some(refusal) => {
-                    Err(QueryError::NoPrimary(format!("{}: {refusal}", self.fleet.names[*node])))
-                }
-            },
-            Primary::None => {
-                let why = |index| {
-                    cluster
-                        .barred(index)
-                        .map_or_else(|| "a replica".to_owned(), |refusal: Refusal| refusal.to_string())
-                };
-                let nodes = self
-                    .fleet
-                    .names
-                    .iter()
-                    .enumerate()
-                    .map(|(index, name)| format!("{name} is {}", why(index)));
-                Err(QueryError::NoPrimary(nodes.collect::<Vec<_>>().join(", ")))
-            }
-            Primary::SplitBrain(nodes) => {
-                let nodes: Vec<_> = nodes.iter().map(|node| self.fleet.names[*node].as_str()).collect();
-                Err(QueryError::NoPrimary(format!("split brain of {}", nodes.join(" and "))))
-            }
-        })
-    }
-
-    fn token(&self, node: usize, position: Position) -> Option<Token> {
-        self.fleet.with_cluster(|cluster| {
-            let (_, seen) = cluster.last(node)?;
-            let lsn = position.lsn.end_of_record(seen.shape);
-            Some(Token { system_identifier: seen.system_identifier, position: Position { lsn, ..position } })
-        })
     }
 }
 

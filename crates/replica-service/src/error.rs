@@ -75,15 +75,24 @@ pub enum QueryError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     Query,
+    Stream,
     Execute,
+    Transaction,
 }
 
 impl Kind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Query => "query",
+            Self::Stream => "stream",
             Self::Execute => "execute",
+            Self::Transaction => "transaction",
         }
+    }
+
+    /// Tells whether it was meant to change nothing.
+    pub const fn is_read(self) -> bool {
+        matches!(self, Self::Query | Self::Stream)
     }
 }
 
@@ -131,6 +140,36 @@ impl QueryError {
         }
     }
 
+    /// Tells whether a transaction lost a race and was rolled back: run again, it may succeed.
+    pub fn is_lost_race(&self) -> bool {
+        let lost = |code: &SqlState| {
+            matches!(*code, SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED)
+        };
+        matches!(self, Self::Database { source, .. } if lost(source.code()))
+    }
+
+    /// Tells whether the statement never reached the node.
+    pub fn is_not_sent(&self) -> bool {
+        match self {
+            Self::Breaker { .. } => true,
+            Self::Connect { .. } => self.blames_node(),
+            _ => false,
+        }
+    }
+
+    /// Tells whether it is one statement of a transaction that is at fault, rather than the way to the node.
+    pub fn blames_statement(&self) -> bool {
+        matches!(
+            self,
+            Self::Database { .. }
+                | Self::UnsupportedStatement { .. }
+                | Self::UnsupportedType { .. }
+                | Self::Malformed { .. }
+                | Self::ResultTooLarge { .. }
+                | Self::TooManyRows { .. }
+        )
+    }
+
     /// Tells whether the node says that it is no primary (any more).
     pub fn is_read_only(&self) -> bool {
         matches!(self, Self::Database { source, .. } if *source.code() == SqlState::READ_ONLY_SQL_TRANSACTION)
@@ -163,8 +202,8 @@ impl QueryError {
             Self::PoolExhausted { .. } | Self::ResultTooLarge { .. } | Self::TooManyRows { .. } => {
                 ErrorCode::ResourceExhausted
             }
-            Self::Database { kind: Kind::Execute, source, .. }
-                if *source.code() == SqlState::READ_ONLY_SQL_TRANSACTION =>
+            Self::Database { kind, source, .. }
+                if !kind.is_read() && *source.code() == SqlState::READ_ONLY_SQL_TRANSACTION =>
             {
                 ErrorCode::Unavailable
             }
@@ -266,8 +305,8 @@ fn no_fit_node(code: ErrorCode, refused: &[(String, Refusal)]) -> Failure {
 
 fn database(code: ErrorCode, node: &str, kind: Kind, error: &DbError) -> Failure {
     let (_, reason) = sqlstate::class(error.code());
-    let smuggled = kind == Kind::Query && *error.code() == SqlState::READ_ONLY_SQL_TRANSACTION;
-    let moved = kind == Kind::Execute && *error.code() == SqlState::READ_ONLY_SQL_TRANSACTION;
+    let smuggled = kind.is_read() && *error.code() == SqlState::READ_ONLY_SQL_TRANSACTION;
+    let moved = !kind.is_read() && *error.code() == SqlState::READ_ONLY_SQL_TRANSACTION;
     let message = match error.code() {
         _ if smuggled => {
             format!("{}: a read runs read-only, use Execute for statements that write", error.message())

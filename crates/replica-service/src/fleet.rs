@@ -1,9 +1,6 @@
 //! All nodes, what is known about them, and who waits for news.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use mainstay_runtime::Context;
 use parking_lot::Mutex;
@@ -14,7 +11,7 @@ use crate::{
     config::{NodeConfig, ReplicaConfig, RoutingConfig},
     metrics::Metrics,
     node::Node,
-    route::{Candidate, Decision, Prefer, ReadNeeds, Refusal, Router},
+    route::{Candidate, Decision, FULL_WARMTH, Prefer, ReadNeeds, Refusal, Router, warmth},
 };
 
 /// Joins the pure decisions to the nodes that they are about.
@@ -44,7 +41,7 @@ impl Fleet {
         };
         let with_pgbouncer: Vec<_> = nodes.iter().map(|node| node.pgbouncer).collect();
         let cluster = Cluster::new(limits, &with_pgbouncer);
-        let router = Router::new(config.routing.strategy, nodes.len());
+        let router = Router::new(config.routing.strategy, nodes.len(), rand::random());
         Ok(Arc::new(Self {
             names: nodes.iter().map(|node| node.name.clone()).collect(),
             nodes,
@@ -148,24 +145,26 @@ impl Fleet {
 
     fn candidate(&self, cluster: &Cluster, index: usize, now: Instant) -> Candidate {
         let node = &self.nodes[index];
+        let (latency, back_for) = node.pace(now);
         let open = || node.is_breaker_open(now).then_some(Refusal::BreakerOpen);
         Candidate {
             barred: cluster.barred(index).or_else(open),
             place: cluster.place(index, Some(now)),
             in_flight: node.in_flight(),
             weight: node.weight,
+            warmth: back_for.map_or(FULL_WARMTH, |back_for| warmth(back_for, self.routing.slow_start)),
+            latency,
         }
     }
 
     fn tell(&self, change: &Change, failure: Option<&str>) {
         match change {
             Change::Up(index) => {
-                self.nodes[*index].reset_breaker();
+                self.nodes[*index].came_up(TokioInstant::now().into_std());
                 tracing::info!(node = self.names[*index], "node is up");
             }
             Change::Down(index) => {
-                // Its idle connections are as dead as it is.
-                self.nodes[*index].shed(Duration::ZERO);
+                self.nodes[*index].went_down();
                 tracing::warn!(node = self.names[*index], failure, "node is down");
             }
             Change::Primary { to: Primary::Node { node, timeline }, .. } => {

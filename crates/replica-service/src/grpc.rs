@@ -1,35 +1,50 @@
 //! The door: decodes requests, calls the engine, encodes answers; decides nothing.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use futures_util::{
+    StreamExt as _, future,
+    stream::{self, BoxStream},
+};
 use mainstay_proto::replica::v1::{
-    ExecuteRequest, ExecuteResponse, QueryRequest, QueryResponse, TopologyRequest, TopologyResponse,
-    replica_service_server::ReplicaService,
+    ExecuteRequest, ExecuteResponse, QueryChunk, QueryRequest, QueryResponse, QueryStreamRequest,
+    StatementsRequest, StatementsResponse, TopologyRequest, TopologyResponse, TransactionRequest,
+    TransactionResponse, replica_service_server::ReplicaService,
 };
 use mainstay_rpc::{Deadline, ErrorCode, Failure, Reply, Request, Response, Status};
 use tokio::time::Instant;
 
 use crate::{
     config::{LimitsConfig, ReplicaConfig},
-    engine::{Engine, Until},
+    engine::{Engine, TransactionFailed, Until},
     error::QueryError,
 };
 
 mod decode;
 mod encode;
+mod insight;
+mod partitions;
 mod topology;
 mod value;
+
+pub(crate) use partitions::PartitionDoor;
 
 /// Speaks `mainstay.replica.v1`.
 pub(crate) struct Door {
     engine: Arc<Engine>,
     limits: LimitsConfig,
-    statement_within: std::time::Duration,
+    statement_within: Duration,
+    stream_within: Duration,
 }
 
 impl Door {
     pub(crate) fn new(engine: Arc<Engine>, config: &ReplicaConfig) -> Self {
-        Self { engine, limits: config.limits.clone(), statement_within: config.postgres.statement_within }
+        Self {
+            engine,
+            limits: config.limits.clone(),
+            statement_within: config.postgres.statement_within,
+            stream_within: config.postgres.stream_within,
+        }
     }
 
     /// The earlier of the caller's deadline and the configured one.
@@ -56,14 +71,55 @@ impl ReplicaService for Door {
         Ok(Response::new(encode::execute(answered)))
     }
 
+    type QueryStreamStream = BoxStream<'static, Result<QueryChunk, Status>>;
+
+    async fn query_stream(&self, request: Request<QueryStreamRequest>) -> Reply<Self::QueryStreamStream> {
+        // The caller's deadline bounds the time until the answer begins; the whole may take longer.
+        let within = self.stream_within;
+        let until = Until { at: Instant::now() + within, within };
+        let read = decode::stream(request.into_inner(), until, &self.limits).map_err(refuse)?;
+        let mut chunks = self.engine.stream(read);
+        // A stream that fails before it has begun fails as a call, with a code and details.
+        let first = match chunks.recv().await {
+            Some(Ok(first)) => first,
+            Some(Err(error)) => return Err(refuse(error)),
+            None => return Err(refuse(QueryError::Deadline { within, committing: false })),
+        };
+        let rest = stream::unfold(chunks, |mut chunks| async move { Some((chunks.recv().await?, chunks)) });
+        let all = stream::once(future::ready(Ok(first))).chain(rest);
+        Ok(Response::new(all.map(|chunk| chunk.map(encode::chunk).map_err(refuse)).boxed()))
+    }
+
+    async fn transaction(&self, request: Request<TransactionRequest>) -> Reply<TransactionResponse> {
+        let until = self.until(&request);
+        let transaction = decode::transaction(request.into_inner(), until, &self.limits).map_err(refuse)?;
+        match self.engine.transaction(transaction).await {
+            Ok(done) => Ok(Response::new(encode::transaction(done))),
+            Err(TransactionFailed { statement, error }) => {
+                let at_fault = error.blames_statement();
+                let failure = Failure::from(error);
+                Err(tell(if at_fault { failure.detail("statement", statement.to_string()) } else { failure }))
+            }
+        }
+    }
+
+    async fn statements(&self, request: Request<StatementsRequest>) -> Reply<StatementsResponse> {
+        let (summary, names) = (self.engine.insight.summary(), &self.engine.fleet.names);
+        let response = insight::statements(request.into_inner(), summary, names).map_err(refuse)?;
+        Ok(Response::new(response))
+    }
+
     async fn topology(&self, _: Request<TopologyRequest>) -> Reply<TopologyResponse> {
         Ok(Response::new(topology::describe(&self.engine.fleet)))
     }
 }
 
-/// The conversion to a status logs what is internal.
 fn refuse(error: QueryError) -> Status {
-    let failure = Failure::from(error);
+    tell(Failure::from(error))
+}
+
+fn tell(failure: Failure) -> Status {
+    // The conversion to a status logs what is internal.
     if failure.code() != ErrorCode::Internal {
         failure.log();
     }

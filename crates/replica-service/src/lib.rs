@@ -7,6 +7,7 @@ mod error;
 mod figures;
 mod fleet;
 mod grpc;
+mod insight;
 mod lag;
 mod lsn;
 mod metrics;
@@ -18,10 +19,12 @@ mod route;
 mod service;
 mod session;
 mod sql;
+mod switchover;
 mod token;
 
 pub use config::{
-    HealthConfig, LimitsConfig, NodeConfig, PoolConfig, PostgresConfig, ReplicaConfig, RoutingConfig,
+    HealthConfig, InsightConfig, LimitsConfig, NodeConfig, PairConfig, ParityConfig, PoolConfig,
+    PostgresConfig, ReplicaConfig, RoutingConfig,
 };
 pub use route::Strategy;
 pub use service::start;

@@ -11,6 +11,10 @@ use prometheus_client::{
 
 use crate::{error::Kind, route::Reason};
 
+mod pair;
+
+pub(crate) use pair::{OfPair, PairMetrics};
+
 /// Everything that this service counts; figures of nodes are as of their last probe.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
@@ -19,7 +23,9 @@ pub(crate) struct Metrics {
     routed: Family<Routed, Counter>,
     pub retries: Counter,
     pub cancels: Counter,
+    pub stream_rows: Counter,
     pub node: NodeMetrics,
+    pub pair: PairMetrics,
 }
 
 /// Gauges by node; node names come from the configuration.
@@ -68,7 +74,9 @@ impl Metrics {
             routed: Family::default(),
             retries: Counter::default(),
             cancels: Counter::default(),
+            stream_rows: Counter::default(),
             node: NodeMetrics::default(),
+            pair: PairMetrics::default(),
         };
         let registry = registry.sub_registry_with_prefix("mainstay_replica");
         registry.register("queries", "Statements answered, by kind and result", metrics.queries.clone());
@@ -80,7 +88,9 @@ impl Metrics {
         registry.register("routed", "Statements sent to a node, by reason", metrics.routed.clone());
         registry.register("retries", "Reads tried a second time", metrics.retries.clone());
         registry.register("cancels", "Statements cancelled in the database", metrics.cancels.clone());
+        registry.register("stream_rows", "Rows sent in streams that ended well", metrics.stream_rows.clone());
         metrics.node.register(registry);
+        metrics.pair.register(registry);
         metrics
     }
 

@@ -21,6 +21,7 @@ use crate::{
     error::{Kind, QueryError},
     figures::Figures,
     pool::{Endpoint, Pool, PoolStatus},
+    route::PeakEwma,
 };
 
 /// A server that statements may be sent to.
@@ -47,6 +48,10 @@ pub(crate) struct Node {
 struct Load {
     breaker: Breaker,
     figures: Figures,
+    latency: PeakEwma,
+    /// It was down and came back then.
+    back_at: Option<Instant>,
+    was_down: bool,
 }
 
 struct Pools {
@@ -98,7 +103,7 @@ impl Node {
             pools: pools(address, pgbouncer)?,
             direct: if pgbouncer { Some(pools(&node.address, false)?) } else { None },
             unpoolable: Mutex::default(),
-            load: Mutex::new(Load { breaker: Breaker::new(breaker), figures: Figures::default() }),
+            load: Mutex::new(Load { breaker: Breaker::new(breaker), ..Load::default() }),
             in_flight: AtomicU32::new(0),
             probe: OnceLock::new(),
         })
@@ -146,10 +151,27 @@ impl Node {
         Ok(Flight { node: self, permit: Some(permit), begun_at })
     }
 
-    /// Forgets past failures: the node is known to be back.
-    pub(crate) fn reset_breaker(&self) {
+    /// Forgets past failures: the node is known to be back, and starts slowly.
+    pub(crate) fn came_up(&self, now: Instant) {
         let config = BreakerConfig { slow_after: Duration::from_hours(1), ..BreakerConfig::default() };
-        self.load.lock().breaker = Breaker::new(config);
+        let mut load = self.load.lock();
+        load.breaker = Breaker::new(config);
+        load.latency = PeakEwma::default();
+        if load.was_down {
+            load.back_at = Some(now);
+        }
+    }
+
+    /// Closes its idle connections, which are as dead as it is.
+    pub(crate) fn went_down(&self) {
+        self.load.lock().was_down = true;
+        self.shed(Duration::ZERO);
+    }
+
+    /// Returns how long it takes to answer, and how long it has been back.
+    pub(crate) fn pace(&self, now: Instant) -> (Option<Duration>, Option<Duration>) {
+        let load = self.load.lock();
+        (load.latency.estimate(now), load.back_at.map(|at| now.saturating_duration_since(at)))
     }
 
     pub(crate) fn is_breaker_open(&self, now: Instant) -> bool {
@@ -187,10 +209,7 @@ impl Node {
 
 impl Pools {
     fn of(&self, kind: Kind) -> &Pool {
-        match kind {
-            Kind::Query => &self.reads,
-            Kind::Execute => &self.writes,
-        }
+        if kind.is_read() { &self.reads } else { &self.writes }
     }
 
     fn status(&self) -> PoolStatus {
@@ -224,6 +243,9 @@ impl Flight<'_> {
         let outcome = if blamed { Outcome::Failure } else { Outcome::Success };
         let mut load = self.node.load.lock();
         load.figures.record(took, result.is_ok());
+        if result.is_ok() {
+            load.latency.observe(took, now);
+        }
         let transition =
             self.permit.take().and_then(|permit| load.breaker.record(permit, outcome, took, now));
         drop(load);

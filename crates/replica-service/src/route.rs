@@ -1,33 +1,29 @@
 //! Which node answers a read.
 
-use std::{fmt, time::Duration};
-
-use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 use crate::lsn::Position;
 
+mod balance;
+mod ewma;
+mod refusal;
 #[cfg(test)]
 mod tests;
 
+pub use balance::Strategy;
+pub(crate) use balance::{FULL_WARMTH, warmth};
+pub(crate) use ewma::PeakEwma;
+pub(crate) use refusal::{Refusal, Refused};
+
+use balance::Balance;
+
 /// Chooses a node for each read among candidates that it is shown; does no I/O and reads no clock.
 ///
-/// A node is never chosen that breaks a bound of the request; one is always chosen when any keeps all of them. Among
-/// the fit replicas the turn goes round by weight (smooth weighted round robin), or to the one with the least reads in
-/// flight per weight.
+/// A node is never chosen that breaks a bound of the request; one is always chosen when any keeps all of them. Which of
+/// several fit replicas it is says the [`Strategy`].
 #[derive(Debug)]
 pub(crate) struct Router {
-    strategy: Strategy,
-    /// One per node: how much its turn is due.
-    credit: Vec<i64>,
-}
-
-/// How one of several fit replicas is chosen.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Strategy {
-    #[default]
-    RoundRobin,
-    LeastInFlight,
+    balance: Balance,
 }
 
 /// Where the caller wants to read.
@@ -61,6 +57,10 @@ pub(crate) struct Candidate {
     pub in_flight: u32,
     /// 0 takes a replica out of reads.
     pub weight: u32,
+    /// Thousandths of its weight that count: fewer while a node that was down starts slowly.
+    pub warmth: u32,
+    /// How long it takes to answer; `None` when it has not answered yet.
+    pub latency: Option<Duration>,
 }
 
 /// Where a candidate stands in the cluster.
@@ -106,43 +106,14 @@ pub(crate) enum Reason {
     Write,
 }
 
-/// Says that no node may answer, and why not for each.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
-    /// One per candidate, in order.
-    pub refusals: Vec<Refusal>,
-}
-
-/// Why one node may not answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    NotSeen,
-    Down,
-    PgBouncerDown,
-    /// Not in recovery, but not the primary either: an older timeline, or one of two primaries.
-    Fenced,
-    /// Belongs to another cluster (system identifier).
-    ForeignCluster,
-    BreakerOpen,
-    AlreadyTried,
-    WeightZero,
-    OtherTimeline,
-    StalenessUnproven,
-    TooStale,
-    TooManyBytes,
-    TokenNotReplayed,
-    PrimaryNotAllowed,
-    PrimaryWanted,
-}
-
 impl Router {
-    pub(crate) fn new(strategy: Strategy, n_nodes: usize) -> Self {
-        Self { strategy, credit: vec![0; n_nodes] }
+    /// `seed` starts the random numbers of the strategies that use some.
+    pub(crate) fn new(strategy: Strategy, n_nodes: usize, seed: u64) -> Self {
+        Self { balance: Balance::new(strategy, n_nodes, seed) }
     }
 
     /// Decides where one read goes.
     pub(crate) fn choose(&mut self, candidates: &[Candidate], needs: &ReadNeeds) -> Decision {
-        debug_assert_eq!(candidates.len(), self.credit.len());
         let refusals: Vec<_> = candidates.iter().map(|candidate| candidate.refusal(needs)).collect();
         let fit = |index: &usize| refusals[*index].is_none() && candidates[*index].is_replica();
         let fit: Vec<_> = (0..candidates.len()).filter(fit).collect();
@@ -152,7 +123,7 @@ impl Router {
         let behind_token: Vec<_> = (0..candidates.len()).filter(behind).collect();
         let primary = (0..candidates.len())
             .find(|index| refusals[*index].is_none() && !candidates[*index].is_replica());
-        let pick = match (self.take_turn(candidates, &fit), primary) {
+        let pick = match (self.balance.choose(candidates, &fit), primary) {
             (Some(node), _) => Ok(Pick { node, reason: Reason::Replica }),
             (None, Some(node)) => Ok(Pick { node, reason: needs.primary_reason(&behind_token) }),
             (None, None) => Err(Refused {
@@ -160,29 +131,6 @@ impl Router {
             }),
         };
         Decision { pick, behind_token }
-    }
-
-    fn take_turn(&mut self, candidates: &[Candidate], fit: &[usize]) -> Option<usize> {
-        let mut total = 0;
-        for &index in fit {
-            let weight = i64::from(candidates[index].weight);
-            self.credit[index] += weight;
-            total += weight;
-        }
-        let due = |index: &usize| (self.credit[*index], std::cmp::Reverse(*index));
-        let chosen = match self.strategy {
-            Strategy::RoundRobin => fit.iter().max_by_key(|index| due(index)),
-            // Cross-multiplied, so that 3 in flight at weight 3 equals 1 at weight 1 without a division.
-            Strategy::LeastInFlight => fit.iter().min_by(|a, b| {
-                let load = |i: usize, j: usize| {
-                    (u64::from(candidates[i].in_flight) + 1) * u64::from(candidates[j].weight)
-                };
-                load(**a, **b).cmp(&load(**b, **a)).then_with(|| due(b).cmp(&due(a)))
-            }),
-        };
-        let chosen = *chosen?;
-        self.credit[chosen] -= total;
-        Some(chosen)
     }
 }
 
@@ -253,15 +201,6 @@ impl ReadNeeds {
     }
 }
 
-impl Strategy {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::RoundRobin => "round_robin",
-            Self::LeastInFlight => "least_in_flight",
-        }
-    }
-}
-
 impl Reason {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
@@ -271,27 +210,5 @@ impl Reason {
             Self::Token => "token",
             Self::Write => "write",
         }
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NotSeen => "not seen yet",
-            Self::Down => "down",
-            Self::PgBouncerDown => "its pgbouncer is down",
-            Self::Fenced => "fenced: not in recovery, but not the primary",
-            Self::ForeignCluster => "belongs to another cluster",
-            Self::BreakerOpen => "breaker open",
-            Self::AlreadyTried => "already tried",
-            Self::WeightZero => "weight is 0",
-            Self::OtherTimeline => "on another timeline, or its timeline is not known",
-            Self::StalenessUnproven => "staleness not proven yet",
-            Self::TooStale => "too stale",
-            Self::TooManyBytes => "too many WAL bytes behind",
-            Self::TokenNotReplayed => "has not replayed the token",
-            Self::PrimaryNotAllowed => "primary not allowed for this read",
-            Self::PrimaryWanted => "only the primary was asked for",
-        })
     }
 }

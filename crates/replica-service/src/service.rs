@@ -2,19 +2,23 @@
 
 use std::sync::Arc;
 
-use mainstay_proto::replica::v1::replica_service_server::ReplicaServiceServer;
+use mainstay_proto::replica::v1::{
+    partition_service_server::PartitionServiceServer, replica_service_server::ReplicaServiceServer,
+};
 use mainstay_rpc::Routes;
 use mainstay_runtime::{Context, Schedule};
 
 use crate::{
-    config::{ReplicaConfig, split_address},
+    config::{PairConfig, ReplicaConfig, split_address},
     engine::Engine,
     fleet::Fleet,
-    grpc::Door,
+    grpc::{Door, PartitionDoor},
+    insight::Insight,
     metrics::Metrics,
     pool::base_login,
     probe::{Line, NodeProbe, PgBouncerProbe},
     report::Reports,
+    switchover::{Pair, Watch},
 };
 
 /// A statement of the largest legal size and as many parameters.
@@ -39,10 +43,26 @@ pub async fn start(cx: Context, config: ReplicaConfig) -> anyhow::Result<()> {
         std::future::ready(Ok(()))
     });
 
-    // 4. The door.
-    let door = Door::new(Arc::new(Engine { fleet, metrics }), &config);
+    // 4. Pairs of tables are compared in the background.
+    let insight = Insight::new(config.insight.max_statements as usize, fleet.nodes.len());
+    let engine = Arc::new(Engine { fleet, metrics, insight, cx: cx.clone() });
+    let pairs = compare(&cx, &config, &engine);
+
+    // 5. The doors.
+    let door = Door::new(engine, &config);
     let server = ReplicaServiceServer::new(door).max_decoding_message_size(MAX_REQUEST_BYTES);
-    cx.serve(Routes::new(server)).await
+    let partitions = PartitionServiceServer::new(PartitionDoor::new(pairs));
+    cx.serve(Routes::new(server).add_service(partitions)).await
+}
+
+fn compare(cx: &Context, config: &ReplicaConfig, engine: &Arc<Engine>) -> Vec<Arc<Pair>> {
+    let start = |(name, pair): (&String, &PairConfig)| {
+        let pair = Arc::new(Pair::new(name, pair, &config.parity, &engine.metrics.pair, cx));
+        let watch = Watch::new(Arc::clone(&pair), Arc::clone(engine), &config.parity);
+        cx.background(format!("switchover.{name}"), Schedule::Every(config.parity.check_every), watch);
+        pair
+    };
+    config.switchover.iter().map(start).collect()
 }
 
 fn watch(

@@ -20,6 +20,9 @@ use crate::{
     },
 };
 
+pub(crate) mod stream;
+pub(crate) mod transaction;
+
 /// A statement with everything that bounds it.
 #[derive(Debug)]
 pub(crate) struct Statement {
@@ -36,6 +39,15 @@ pub(crate) struct Answer {
     pub rows: Vec<Vec<Value>>,
     pub truncated: bool,
     pub n_affected: u64,
+    /// Size of the rows as PostgreSQL sent them.
+    pub n_bytes: u64,
+}
+
+impl Answer {
+    /// Returns the rows that came back, or else those that were changed.
+    pub(crate) fn n_rows(&self) -> u64 {
+        if self.rows.is_empty() { self.n_affected } else { self.rows.len() as u64 }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -189,21 +201,8 @@ pub(crate) async fn write(
         (Ok(()), End::Cut(_)) => return Err(QueryError::TooManyRows { limit_rows: statement.max_rows }),
     };
     committing.store(true, Ordering::Relaxed);
-    match commit(client).await {
-        Commit::Done { position, clean } => {
-            if clean {
-                lease.keep();
-            } else {
-                lease.close();
-            }
-            Ok((answer, position))
-        }
-        Commit::Failed(source) => match failed(source) {
-            refused @ QueryError::Database { .. } => end_write(lease, refused).await,
-            QueryError::Broken { node, source } => Err(QueryError::OutcomeUnknown { node, source }),
-            other => Err(other),
-        },
-    }
+    let position = transaction::finish(lease, road, Kind::Execute, committing).await?;
+    Ok((answer, position))
 }
 
 async fn end_write<T>(lease: Lease, error: QueryError) -> Result<T, QueryError> {
@@ -273,16 +272,15 @@ async fn collect(rows: RowStream, kind: Kind, statement: &Statement) -> Result<(
     let mut rows = pin!(rows);
     let mut answer = Answer::default();
     let mut decoders = Vec::new();
-    let mut n_bytes = 0;
     while let Some(row) = rows.next().await {
         let row = row.map_err(Trouble::Postgres)?;
         if answer.rows.len() >= statement.max_rows as usize {
             answer.truncated = true;
-            let ended = kind == Kind::Query && drain(rows).await;
+            let ended = kind.is_read() && drain(rows).await;
             return Ok((answer, ended));
         }
-        n_bytes += row.raw_size_bytes() as u64;
-        if n_bytes > statement.max_bytes {
+        answer.n_bytes += row.raw_size_bytes() as u64;
+        if answer.n_bytes > statement.max_bytes {
             return Err(Trouble::Ours(QueryError::ResultTooLarge { limit_bytes: statement.max_bytes }));
         }
         if answer.rows.is_empty() {

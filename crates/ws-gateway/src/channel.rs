@@ -1,8 +1,6 @@
-//! Names of channels, and who may listen.
+//! Names of channels, and what stands in them.
 
 use std::sync::Arc;
-
-use crate::codes::ReplyError;
 
 /// Longest name in bytes when nothing else is configured.
 pub(crate) const MAX_CHANNEL_BYTES: usize = 255;
@@ -30,18 +28,24 @@ impl Channel {
         &self.0
     }
 
-    /// Says whether a client that is `user` may listen of its own accord. `news#42,43` is for the users 42 and 43;
-    /// `$news` needs a subscription token, which is not served yet.
-    pub(crate) fn admits(&self, user: &str) -> Result<(), ReplyError> {
-        if self.0.starts_with('$') {
-            return Err(ReplyError::NOT_AVAILABLE);
+    /// Returns the namespace, if the name has one, and the rest of the name: `$news:today` is `today` of `news`.
+    pub(crate) fn parts(&self) -> (Option<&str>, &str) {
+        let name = self.0.strip_prefix('$').unwrap_or(&self.0);
+        match name.split_once(':') {
+            Some((namespace, rest)) => (Some(namespace), rest),
+            None => (None, name),
         }
-        match self.0.split_once('#') {
-            Some((_, users)) if user.is_empty() || !users.split(',').any(|listed| listed == user) => {
-                Err(ReplyError::PERMISSION_DENIED)
-            }
-            _ => Ok(()),
-        }
+    }
+
+    /// Says whether subscribing takes a subscription token: `$news`.
+    pub(crate) fn is_private(&self) -> bool {
+        self.0.starts_with('$')
+    }
+
+    /// Says whether a user is on the list in the name, if there is one: `news#42,43` is for the users 42 and 43.
+    pub(crate) fn lists(&self, user: &str) -> Option<bool> {
+        let (_, users) = self.0.split_once('#')?;
+        Some(!user.is_empty() && users.split(',').any(|listed| listed == user))
     }
 }
 
@@ -79,22 +83,33 @@ mod tests {
     }
 
     #[test]
-    fn channels_with_a_list_of_users_are_for_these_users() {
-        let denied = Err(ReplyError::PERMISSION_DENIED);
+    fn names_may_list_users() {
         for (name, user, verdict) in [
-            ("news", "42", Ok(())),
-            ("news", "", Ok(())),
-            ("chat#42", "42", Ok(())),
-            ("chat#41,42", "42", Ok(())),
-            ("chat#421", "42", denied),
-            ("chat#42", "", denied),
-            ("chat#", "", denied),
-            ("chat#,", "", denied),
-            ("chat#41#42", "42", denied),
-            ("$news", "42", Err(ReplyError::NOT_AVAILABLE)),
-            ("$news#42", "42", Err(ReplyError::NOT_AVAILABLE)),
+            ("news", "42", None),
+            ("news", "", None),
+            ("chat#42", "42", Some(true)),
+            ("chat#41,42", "42", Some(true)),
+            ("chat#421", "42", Some(false)),
+            ("chat#42", "", Some(false)),
+            ("chat#", "", Some(false)),
+            ("chat#,", "", Some(false)),
+            ("chat#41#42", "42", Some(false)),
         ] {
-            assert_eq!(Channel::parse(name, 255).unwrap().admits(user), verdict, "{name} for {user:?}");
+            assert_eq!(Channel::parse(name, 255).unwrap().lists(user), verdict, "{name} for {user:?}");
+        }
+    }
+
+    #[test]
+    fn a_colon_ends_the_namespace() {
+        for (name, parts, private) in [
+            ("news", (None, "news"), false),
+            ("$news", (None, "news"), true),
+            ("a:b:c", (Some("a"), "b:c"), false),
+            ("$a:b#1", (Some("a"), "b#1"), true),
+            (":b", (Some(""), "b"), false),
+        ] {
+            let channel = Channel::parse(name, 255).unwrap();
+            assert_eq!((channel.parts(), channel.is_private()), (parts, private), "{name}");
         }
     }
 }

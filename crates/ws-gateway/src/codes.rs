@@ -1,5 +1,7 @@
 //! The numbers of the Centrifuge client protocol that say what went wrong.
 
+use serde::Serialize;
+
 /// An error in the reply to a command. The connection lives on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ReplyError {
@@ -8,6 +10,7 @@ pub(crate) struct ReplyError {
 }
 
 impl ReplyError {
+    pub(crate) const UNKNOWN_CHANNEL: Self = Self::new(102, "unknown channel");
     pub(crate) const PERMISSION_DENIED: Self = Self::new(103, "permission denied");
     pub(crate) const METHOD_NOT_FOUND: Self = Self::new(104, "method not found");
     pub(crate) const ALREADY_SUBSCRIBED: Self = Self::new(105, "already subscribed");
@@ -16,11 +19,24 @@ impl ReplyError {
     pub(crate) const NOT_AVAILABLE: Self = Self::new(108, "not available");
     /// Makes an SDK fetch a new token and connect again.
     pub(crate) const TOKEN_EXPIRED: Self = Self::new(109, "token expired");
+    pub(crate) const EXPIRED: Self = Self::new(110, "expired");
     pub(crate) const UNRECOVERABLE_POSITION: Self = Self::new(112, "unrecoverable position");
 
     const fn new(code: u32, message: &'static str) -> Self {
         Self { code, message }
     }
+}
+
+/// Why a subscription is ended by the server. SDKs subscribe again from 2500 on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Unsubscribed {
+    pub(crate) code: u32,
+    pub(crate) reason: &'static str,
+}
+
+impl Unsubscribed {
+    pub(crate) const BY_SERVER: Self = Self { code: 2000, reason: "server unsubscribe" };
+    pub(crate) const EXPIRED: Self = Self { code: 2501, reason: "subscription expired" };
 }
 
 /// The close code and reason of a connection. SDKs come back after 3000 to 3499, and stay away after 3500 to 3999.

@@ -10,8 +10,11 @@ use mainstay_rpc::ServerTls;
 use mainstay_runtime::{Problems, Secret, ServerConfig, ServiceConfig, TelemetryConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::channel::MAX_CHANNEL_BYTES;
 use crate::origin::OriginPattern;
+
+mod channels;
+
+pub use channels::{ChannelsConfig, NamespaceConfig, Recovery, Who};
 
 /// The whole configuration; every section has working defaults for one machine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -78,16 +81,6 @@ pub struct AuthConfig {
     pub allow_anonymous: bool,
 }
 
-/// What may be done in channels.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ChannelsConfig {
-    /// Lets clients publish into the channels they may subscribe to.
-    pub client_publish: bool,
-    /// Longest name, in bytes.
-    pub max_length: usize,
-}
-
 impl Default for GatewayConfig {
     fn default() -> Self {
         Self {
@@ -130,12 +123,6 @@ impl Default for AuthConfig {
             require_exp: true,
             allow_anonymous: false,
         }
-    }
-}
-
-impl Default for ChannelsConfig {
-    fn default() -> Self {
-        Self { client_publish: false, max_length: MAX_CHANNEL_BYTES }
     }
 }
 
@@ -234,7 +221,7 @@ impl ServiceConfig for GatewayConfig {
     fn check(&self, problems: &mut Problems) {
         self.websocket.check(problems);
         self.auth.check(problems);
-        problems.range("channels.max_length", self.channels.max_length, 1..=MAX_CHANNEL_BYTES);
+        self.channels.check(problems);
     }
 }
 
@@ -242,7 +229,7 @@ fn loopback(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
 
-fn bytes(size: ByteSize) -> usize {
+pub(crate) fn bytes(size: ByteSize) -> usize {
     usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
 }
 

@@ -1,22 +1,26 @@
 //! One connection: the task that moves bytes between a socket, a session and the hub.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, SystemTime};
 
-use axum::extract::ws::{Utf8Bytes, WebSocket};
+use bytes::Bytes;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use mainstay_runtime::Clock;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
+use crate::codec::{Ended, Lost, Socket, Violation};
 use crate::codes::Disconnect;
+use crate::desk::carry_out;
 use crate::hub::Seat;
-use crate::session::{Action, Now, Session};
+use crate::session::{Now, Session};
 
-mod socket;
+mod form;
 
-pub(crate) use socket::sized;
-use socket::{Incoming, Lost, Socket};
+pub(crate) use form::Form;
 
 /// Messages written with one call when many wait.
 const BATCH_MESSAGES: usize = 16;
@@ -25,52 +29,53 @@ const BATCH_BYTES: usize = 64 << 10;
 /// Time for a peer to read what is left and to answer a close frame.
 const CLOSE_WITHIN: Duration = Duration::from_secs(3);
 
+thread_local! {
+    /// What is taken from an outbox and not yet in a frame.
+    static BATCH: RefCell<Vec<Bytes>> = const { RefCell::new(Vec::new()) };
+}
+
 /// A client's socket with all that belongs to it. Dropping it at any point leaves nothing in the hub.
+///
+/// An idle one owns no buffer: what is read and what is written stays in memory shared by all tasks of the thread.
 pub(crate) struct Conn {
-    socket: Socket,
+    form: Form,
+    socket: Socket<TokioIo<Upgraded>>,
     seat: Seat,
     session: Session,
     clock: Clock,
-    max_message_bytes: usize,
-    is_writing: bool,
     timer: Pin<Box<Sleep>>,
     /// When the timer goes off; none once it has.
     armed_at: Option<Instant>,
 }
 
-enum Event {
-    Text(Utf8Bytes),
-    Binary,
-    Timer,
-    End(End),
-}
-
 /// How a connection ends.
+#[derive(Clone, Copy)]
 enum End {
     /// We close it and say why.
     Close(Disconnect),
-    /// The peer closes it.
-    Leaving,
+    /// The peer broke the rules of WebSocket: we say which and listen no more.
+    Broken(Disconnect),
+    /// The peer closes it, with this code.
+    Leaving(Option<u16>),
     /// There is nobody left to talk to.
     Gone(Disconnect),
 }
 
 impl Conn {
     pub(crate) fn new(
-        socket: WebSocket,
+        (stream, max_message_bytes): (Upgraded, usize),
+        form: Form,
         seat: Seat,
         session: Session,
         clock: Clock,
-        max_message_bytes: usize,
     ) -> Self {
         let armed_at = session.next_at().unwrap_or_else(Instant::now);
         Self {
-            socket: Socket::new(socket),
+            form,
+            socket: Socket::new(TokioIo::new(stream), max_message_bytes),
             seat,
             session,
             clock,
-            max_message_bytes,
-            is_writing: false,
             timer: Box::pin(sleep_until(armed_at)),
             armed_at: Some(armed_at),
         }
@@ -78,95 +83,90 @@ impl Conn {
 
     /// Serves the client until either side ends it.
     pub(crate) async fn run(mut self) {
-        let end = self.live().await;
+        let end = poll_fn(|cx| self.poll_live(cx)).await;
         // First out of the hub: from here on nobody spends anything on this client.
         self.seat.retire();
         let disconnect = match end {
-            End::Close(disconnect) | End::Gone(disconnect) => disconnect,
-            End::Leaving => Disconnect::CLOSED,
+            End::Close(disconnect) | End::Broken(disconnect) | End::Gone(disconnect) => disconnect,
+            End::Leaving(_) => Disconnect::CLOSED,
         };
         self.seat.hub().metrics().disconnected(disconnect);
         let client = self.seat.connection().client;
         tracing::debug!(%client, code = disconnect.code, reason = disconnect.reason, "connection ends");
-        // Whoever does not take part in the farewell is left without one.
-        let _ = match end {
-            End::Close(disconnect) => timeout(CLOSE_WITHIN, self.close(disconnect)).await,
-            End::Leaving => timeout(CLOSE_WITHIN, self.wait_for_end()).await,
-            End::Gone(_) => return,
-        };
+        // Whoever does not take part in the farewell is left without one. In a box, so that the task of a living
+        // connection has no room for it.
+        let _ = Box::pin(timeout(CLOSE_WITHIN, self.farewell(end))).await;
     }
 
-    async fn live(&mut self) -> End {
+    /// Does everything there is to do, in order of urgency.
+    fn poll_live(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        self.seat.connection().outbox.register(cx);
         loop {
-            let event = poll_fn(|cx| self.poll_event(cx)).await;
-            let mut actions = Vec::new();
-            match event {
-                Event::Text(text) if text.len() > self.max_message_bytes => {
-                    actions.push(Action::Close(Disconnect::MESSAGE_SIZE_LIMIT));
-                }
-                Event::Text(text) => self.read(&text, &mut actions),
-                Event::Binary => self.session.on_binary(&mut actions),
-                Event::Timer => self.session.on_timer(self.now(), &mut actions),
-                Event::End(end) => return end,
+            if let Some(disconnect) = self.seat.connection().outbox.closing() {
+                return Poll::Ready(End::Close(disconnect));
             }
-            self.carry_out(actions);
+            if let Poll::Ready(Err(Lost)) = self.poll_write(cx) {
+                return Poll::Ready(End::Gone(Disconnect::WRITE_ERROR));
+            }
+            match self.poll_read(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(ended)) => return Poll::Ready(End::from(ended)),
+                Poll::Pending if self.armed_at.is_some() && self.timer.as_mut().poll(cx).is_ready() => {
+                    self.armed_at = None;
+                    let mut actions = Vec::new();
+                    self.session.on_timer(now(&self.clock), &mut actions);
+                    carry_out(&self.seat, actions);
+                }
+                Poll::Pending => return Poll::Pending,
+            }
             self.arm();
         }
     }
 
-    fn read(&mut self, text: &str, actions: &mut Vec<Action>) {
-        let n_commands = self.session.on_text(text, self.now(), actions);
-        let (connection, metrics) = (self.seat.connection(), self.seat.hub().metrics());
-        connection.traffic.received(n_commands, text.len() as u64);
-        metrics.messages_received.inc_by(n_commands);
-        metrics.bytes_received.inc_by(text.len() as u64);
-    }
-
-    /// Looks at everything that can happen, in order of urgency.
-    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        let outbox = &self.seat.connection().outbox;
-        outbox.register(cx);
-        if let Some(disconnect) = outbox.closing() {
-            return Poll::Ready(Event::End(End::Close(disconnect)));
-        }
-        if let Poll::Ready(Err(Lost)) = self.poll_write(cx) {
-            return Poll::Ready(Event::End(End::Gone(Disconnect::WRITE_ERROR)));
-        }
-        if let Poll::Ready(incoming) = self.socket.poll_read(cx) {
-            return Poll::Ready(match incoming {
-                Incoming::Text(text) => Event::Text(text),
-                Incoming::Binary => Event::Binary,
-                Incoming::Leaving => Event::End(End::Leaving),
-                Incoming::Broken(disconnect) => Event::End(End::Close(disconnect)),
-                Incoming::Gone => Event::End(End::Gone(Disconnect::CLOSED)),
-            });
-        }
-        if self.armed_at.is_some() && self.timer.as_mut().poll(cx).is_ready() {
-            self.armed_at = None;
-            return Poll::Ready(Event::Timer);
-        }
-        Poll::Pending
+    /// Reads once and lets the session answer.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
+        let Self { form, socket, seat, session, clock, .. } = self;
+        socket.poll_read(cx, |message| {
+            let (connection, metrics) = (seat.connection(), seat.hub().metrics());
+            if connection.outbox.closing().is_some() {
+                return;
+            }
+            let mut actions = Vec::new();
+            match form.read(&message) {
+                Some(text) => {
+                    let n_commands = session.on_text(&text, now(clock), &mut actions);
+                    let n_bytes = message.len() as u64;
+                    connection.traffic.received(n_commands, n_bytes);
+                    metrics.messages_received.inc_by(n_commands);
+                    metrics.bytes_received.inc_by(n_bytes);
+                }
+                None => session.on_binary(&mut actions),
+            }
+            carry_out(seat, actions);
+        })
     }
 
     /// Writes what is queued, batch by batch; is ready when all of it is with the kernel.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
         loop {
-            if self.is_writing {
-                match self.socket.poll_flush(cx) {
-                    Poll::Ready(Ok(())) => self.is_writing = false,
-                    other => return other,
-                }
-            }
+            ready!(self.socket.poll_flush(cx))?;
             let connection = self.seat.connection();
-            let mut batch = Vec::new();
-            connection.outbox.take(BATCH_MESSAGES, BATCH_BYTES, &mut batch);
-            if batch.is_empty() {
+            let written = BATCH.with_borrow_mut(|batch| {
+                connection.outbox.take(BATCH_MESSAGES, BATCH_BYTES, batch);
+                self.form.translate(batch);
+                let messages = batch.len() as u64;
+                let bytes = batch.iter().map(|message| message.len() as u64).sum();
+                let outcome = match messages {
+                    0 => Ok(()),
+                    _ => self.socket.start_send(cx, self.form.kind(), batch, self.form.separator()),
+                };
+                batch.clear();
+                outcome.map(|()| (messages, bytes))
+            });
+            let (messages, bytes) = written?;
+            if messages == 0 {
                 return Poll::Ready(Ok(()));
             }
-            let (messages, bytes) =
-                (batch.len() as u64, batch.iter().map(|message| message.len() as u64).sum());
-            self.socket.start_batch(batch)?;
-            self.is_writing = true;
             connection.traffic.sent(messages, bytes);
             let metrics = self.seat.hub().metrics();
             metrics.messages_sent.inc_by(messages);
@@ -174,63 +174,82 @@ impl Conn {
         }
     }
 
-    fn carry_out(&self, actions: Vec<Action>) {
-        let (hub, connection) = (self.seat.hub(), self.seat.connection());
-        for action in actions {
-            match action {
-                Action::Admit(profile) => {
-                    if !hub.admit(connection, profile) {
-                        connection.outbox.close(Disconnect::CONNECTION_LIMIT);
-                        return;
-                    }
-                }
-                Action::Reply { frame, method, code } => {
-                    hub.metrics().answered(method, code);
-                    hub.send(connection, frame);
-                }
-                Action::Send(message) => {
-                    hub.send(connection, message);
-                }
-                Action::Join(channel) => hub.join(connection, channel),
-                Action::Leave(channel) => hub.leave(connection, &channel),
-                Action::Publish { channel, push } => {
-                    hub.publish(&channel, &push);
-                }
-                Action::RoundTrip(took) => connection.traffic.round_trip(took),
-                Action::Close(disconnect) => {
-                    connection.outbox.close(disconnect);
-                }
-            }
-        }
-    }
-
     /// Moves the timer only when it would go off too late: going off early costs less than moving it on every frame.
     fn arm(&mut self) {
         let Some(next_at) = self.session.next_at() else { return };
         if self.armed_at.is_none_or(|armed_at| next_at < armed_at) {
-            self.timer.as_mut().reset(next_at);
-            self.armed_at = Some(next_at);
+            let at = together(next_at, Instant::now(), self.clock.now());
+            self.timer.as_mut().reset(at);
+            self.armed_at = Some(at);
         }
     }
 
-    /// Writes what was queued before the end, then the reason, and waits for the peer to go.
-    async fn close(&mut self, disconnect: Disconnect) -> Result<(), Lost> {
-        poll_fn(|cx| self.poll_write(cx)).await?;
-        self.socket.start_close(disconnect)?;
-        poll_fn(|cx| self.socket.poll_flush(cx)).await?;
-        self.wait_for_end().await
-    }
-
-    async fn wait_for_end(&mut self) -> Result<(), Lost> {
-        loop {
-            match poll_fn(|cx| self.socket.poll_read(cx)).await {
-                Incoming::Text(_) | Incoming::Binary | Incoming::Leaving => {}
-                Incoming::Broken(_) | Incoming::Gone => return Ok(()),
+    /// Ends the WebSocket as RFC 6455 says, section 7.1: both close frames, then our end of the stream, then the peer's.
+    async fn farewell(&mut self, end: End) -> Result<(), Lost> {
+        match end {
+            End::Gone(_) => return Ok(()),
+            End::Leaving(code) => self.socket.start_close(code, ""),
+            End::Close(disconnect) | End::Broken(disconnect) => {
+                // What was queued before the end is still written.
+                poll_fn(|cx| self.poll_write(cx)).await?;
+                self.socket.start_close(Some(disconnect.code), disconnect.reason);
             }
         }
+        poll_fn(|cx| self.socket.poll_flush(cx)).await?;
+        if matches!(end, End::Close(_)) {
+            while poll_fn(|cx| self.socket.poll_read(cx, |_| {})).await.is_ok() {}
+        }
+        poll_fn(|cx| self.socket.poll_shutdown(cx)).await?;
+        poll_fn(|cx| self.socket.poll_drain(cx)).await;
+        Ok(())
     }
+}
 
-    fn now(&self) -> Now {
-        Now { at: Instant::now(), unix_s: self.clock.unix_s() }
+impl From<Ended> for End {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Leaving(code) => Self::Leaving(code),
+            Ended::Broken(Violation::NotUtf8) => Self::Broken(Disconnect::NOT_UTF8),
+            Ended::Broken(Violation::TooLarge) => Self::Broken(Disconnect::MESSAGE_SIZE_LIMIT),
+            Ended::Broken(_) => Self::Broken(Disconnect::PROTOCOL_ERROR),
+            Ended::Gone => Self::Gone(Disconnect::CLOSED),
+        }
+    }
+}
+
+/// Puts a time off by less than a thirty-second of the wait, to a moment at which timers of other connections go off
+/// too: waking up for a hundred pings costs little more than for one.
+fn together(at: Instant, now: Instant, wall: SystemTime) -> Instant {
+    let left_ms = at.saturating_duration_since(now).as_millis() as u64;
+    let Some(step_ms) = (left_ms / 32).checked_ilog2().map(|log| 1 << log) else { return at };
+    let wall_ms = wall.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+    at + Duration::from_millis((wall_ms + left_ms).wrapping_neg() % step_ms)
+}
+
+fn now(clock: &Clock) -> Now {
+    Now { at: Instant::now(), unix_s: clock.unix_s() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn long_waits_end_together_and_short_ones_on_time() {
+        let (now, wall) = (Instant::now(), SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_007));
+        let ends_ms = |wait_ms, later_ms| {
+            let later = Duration::from_millis(later_ms);
+            let at = now + later + Duration::from_millis(wait_ms);
+            (together(at, now + later, wall + later) - now).as_millis()
+        };
+        assert_eq!((ends_ms(31, 0), ends_ms(0, 0)), (31, 0));
+        let ends: BTreeSet<_> = (0..1_024).map(|later_ms| ends_ms(20_000, later_ms)).collect();
+        assert!(ends.len() <= 3, "{ends:?}");
+        for wait_ms in [32, 100, 8_000, 25_000, 86_400_000] {
+            let late_ms = ends_ms(wait_ms, 5) - u128::from(wait_ms) - 5;
+            assert!(late_ms < u128::from(wait_ms / 32), "{wait_ms}: {late_ms} late");
+        }
     }
 }

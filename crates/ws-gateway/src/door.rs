@@ -5,17 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::{ConnectInfo, RawQuery, State, WebSocketUpgrade};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
-use http::header::{HeaderMap, HeaderValue, ORIGIN, RETRY_AFTER};
+use http::header::{
+    CONNECTION, HeaderMap, HeaderValue, ORIGIN, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
+};
 use http::{HeaderName, StatusCode};
+use hyper::upgrade::OnUpgrade;
 use mainstay_runtime::Context;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-use crate::conn::{self, Conn};
+use crate::codec::{NotWebSocket, check_request};
+use crate::conn::{Conn, Form};
 use crate::hub::{Hub, NoRoom};
 use crate::origin::OriginPattern;
 use crate::session::{Now, Rules, Session};
@@ -23,8 +26,8 @@ use crate::session::{Now, Rules, Session};
 /// Where clients connect.
 pub(crate) const PATH: &str = "/connection/websocket";
 
-const JSON: HeaderValue = HeaderValue::from_static("centrifuge-json");
-const PROTOBUF: HeaderValue = HeaderValue::from_static("centrifuge-protobuf");
+const JSON: &str = "centrifuge-json";
+const PROTOBUF: &str = "centrifuge-protobuf";
 
 /// Time between the answer to a handshake and the socket.
 const UPGRADE_WITHIN: Duration = Duration::from_secs(5);
@@ -41,8 +44,8 @@ pub(crate) struct Door {
 /// Why a handshake leads to no connection.
 #[derive(Clone, Copy, Debug)]
 enum Refused {
+    NotWebSocket(NotWebSocket),
     Origin,
-    Protobuf,
     NoRoom(NoRoom),
 }
 
@@ -53,54 +56,34 @@ pub(crate) fn app(door: Arc<Door>) -> Router {
 async fn handshake(
     State(door): State<Arc<Door>>,
     ConnectInfo(remote): ConnectInfo<SocketAddr>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    request: Request,
 ) -> Response {
-    let upgrade = match upgrade {
-        Ok(upgrade) => upgrade,
-        Err(rejection) => {
-            door.hub.metrics().refused("not_websocket");
-            return rejection.into_response();
-        }
-    };
-    door.admit(remote, query.as_deref().unwrap_or_default(), &headers, upgrade).unwrap_or_else(|refused| {
+    door.admit(remote, request).unwrap_or_else(|refused| {
         door.hub.metrics().refused(refused.label());
         refused.into_response()
     })
 }
 
 impl Door {
-    fn admit(
-        &self,
-        remote: SocketAddr,
-        query: &str,
-        headers: &HeaderMap,
-        mut upgrade: WebSocketUpgrade,
-    ) -> Result<Response, Refused> {
-        if !self.is_welcome(headers.get(ORIGIN)) {
+    fn admit(&self, remote: SocketAddr, mut request: Request) -> Result<Response, Refused> {
+        let accept = check_request(request.method(), request.version(), request.headers())?;
+        let upgrade = request.extensions_mut().remove::<OnUpgrade>().ok_or(NotWebSocket::NoUpgrade)?;
+        if !self.is_welcome(request.headers().get(ORIGIN)) {
             return Err(Refused::Origin);
         }
-        if let Some(subprotocol) = choose_subprotocol(query, &upgrade)? {
-            upgrade.set_selected_protocol(subprotocol);
-        }
+        let (form, subprotocol) = choose_form(request.uri().query().unwrap_or_default(), request.headers());
         let clock = self.cx.clock().clone();
         let seat = self.hub.open(remote, clock.now()).map_err(Refused::NoRoom)?;
         let now = Now { at: Instant::now(), unix_s: clock.unix_s() };
         let client = seat.connection().client.to_string();
         let session = Session::new(Arc::clone(&self.rules), client, now, rand::random());
         let max_message_bytes = self.max_message_bytes;
-
-        // The library runs what it is given in a task nobody owns, so it is given nothing but the way to hand over.
-        let (socket_tx, socket_rx) = oneshot::channel();
         self.cx.spawn_work(Box::pin(async move {
-            if let Ok(Ok(socket)) = timeout(UPGRADE_WITHIN, socket_rx).await {
-                Conn::new(socket, seat, session, clock, max_message_bytes).run().await;
+            if let Ok(Ok(stream)) = timeout(UPGRADE_WITHIN, upgrade).await {
+                Conn::new((stream, max_message_bytes), form, seat, session, clock).run().await;
             }
         }));
-        Ok(conn::sized(upgrade, max_message_bytes).on_upgrade(async move |socket| {
-            let _ = socket_tx.send(socket);
-        }))
+        Ok(switching(accept, subprotocol))
     }
 
     /// Requests without `Origin` come from programs, which could send any.
@@ -110,21 +93,44 @@ impl Door {
     }
 }
 
-fn choose_subprotocol(query: &str, upgrade: &WebSocketUpgrade) -> Result<Option<HeaderValue>, Refused> {
+fn switching(accept: HeaderValue, subprotocol: Option<HeaderValue>) -> Response {
+    let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    if let Some(subprotocol) = subprotocol {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, subprotocol);
+    }
+    response
+}
+
+/// Chooses the form of the protocol, and the subprotocol to confirm if one was offered.
+fn choose_form(query: &str, headers: &HeaderMap) -> (Form, Option<HeaderValue>) {
+    let lists = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|list| list.to_str().ok());
+    let offered: Vec<_> = lists.flat_map(|list| list.split(',')).map(str::trim).collect();
+    if offered.contains(&JSON) {
+        return (Form::Json, Some(HeaderValue::from_static(JSON)));
+    }
+    if offered.contains(&PROTOBUF) {
+        return (Form::Protobuf, Some(HeaderValue::from_static(PROTOBUF)));
+    }
     let wants_protobuf =
         query.split('&').any(|pair| matches!(pair, "format=protobuf" | "cf_protocol=protobuf"));
-    let offered: Vec<_> = upgrade.requested_protocols().collect();
-    if wants_protobuf || (offered.contains(&&PROTOBUF) && !offered.contains(&&JSON)) {
-        return Err(Refused::Protobuf);
+    (if wants_protobuf { Form::Protobuf } else { Form::Json }, None)
+}
+
+impl From<NotWebSocket> for Refused {
+    fn from(problem: NotWebSocket) -> Self {
+        Self::NotWebSocket(problem)
     }
-    Ok(offered.contains(&&JSON).then_some(JSON))
 }
 
 impl Refused {
     fn label(self) -> &'static str {
         match self {
+            Self::NotWebSocket(_) => "not_websocket",
             Self::Origin => "origin",
-            Self::Protobuf => "protobuf",
             Self::NoRoom(NoRoom::Full) => "full",
             Self::NoRoom(NoRoom::Draining) => "draining",
         }
@@ -132,12 +138,13 @@ impl Refused {
 
     fn into_response(self) -> Response {
         const SOON: [(HeaderName, &str); 1] = [(RETRY_AFTER, "1")];
+        const SPOKEN: [(HeaderName, &str); 1] = [(SEC_WEBSOCKET_VERSION, "13")];
         match self {
-            Self::Origin => (StatusCode::FORBIDDEN, "this origin is not allowed\n").into_response(),
-            Self::Protobuf => {
-                let text = "the Protobuf form of the protocol is not served here: connect without a subprotocol for JSON\n";
-                (StatusCode::BAD_REQUEST, text).into_response()
+            Self::NotWebSocket(NotWebSocket::Version) => {
+                (StatusCode::UPGRADE_REQUIRED, SPOKEN, format!("{}\n", NotWebSocket::Version)).into_response()
             }
+            Self::NotWebSocket(problem) => (StatusCode::BAD_REQUEST, format!("{problem}\n")).into_response(),
+            Self::Origin => (StatusCode::FORBIDDEN, "this origin is not allowed\n").into_response(),
             Self::NoRoom(NoRoom::Full) => {
                 (StatusCode::SERVICE_UNAVAILABLE, SOON, "this node is full\n").into_response()
             }

@@ -3,12 +3,15 @@
 use mainstay_rpc::{ErrorCode, Failure};
 
 use crate::channel::InvalidChannel;
+use crate::namespace::NoSuchChannel;
 
 /// Says what is wrong with a request of the server side.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refusal {
     #[error(transparent)]
     ChannelInvalid(#[from] InvalidChannel),
+    #[error(transparent)]
+    NoSuchChannel(#[from] NoSuchChannel),
     #[error("data has {len_bytes} bytes, at most {max_bytes} are allowed")]
     DataTooLarge { len_bytes: usize, max_bytes: usize },
     #[error("data is not a JSON document")]
@@ -19,6 +22,16 @@ pub(crate) enum Refusal {
     TagsInvalid(String),
     #[error("user must have 1 to 255 bytes")]
     UserInvalid,
+    #[error("client is not the id of a connection")]
+    ClientInvalid,
+    #[error("idempotency key has {len_bytes} bytes, at most {max_bytes} are allowed")]
+    IdempotencyKeyTooLong { len_bytes: usize, max_bytes: usize },
+    #[error("the namespace of the channel keeps no presence")]
+    PresenceOff,
+    #[error("the namespace of the channel keeps no history")]
+    HistoryOff,
+    #[error("the epoch of the channel is another")]
+    EpochChanged,
 }
 
 impl Refusal {
@@ -30,17 +43,37 @@ impl Refusal {
             Self::DataNotJson(_) => "DATA_NOT_JSON",
             Self::TooManyChannels { .. } => "TOO_MANY_CHANNELS",
             Self::TagsInvalid(_) => "TAGS_INVALID",
+            Self::NoSuchChannel(NoSuchChannel::Namespace) => "NAMESPACE_UNKNOWN",
+            Self::NoSuchChannel(NoSuchChannel::Pattern) => "CHANNEL_INVALID",
             Self::UserInvalid => "USER_INVALID",
+            Self::ClientInvalid => "CLIENT_INVALID",
+            Self::IdempotencyKeyTooLong { .. } => "IDEMPOTENCY_KEY_TOO_LONG",
+            Self::PresenceOff => "PRESENCE_OFF",
+            Self::HistoryOff => "HISTORY_OFF",
+            Self::EpochChanged => "EPOCH_CHANGED",
+        }
+    }
+
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::NoSuchChannel(NoSuchChannel::Namespace) => ErrorCode::NotFound,
+            Self::PresenceOff | Self::HistoryOff | Self::EpochChanged => ErrorCode::FailedPrecondition,
+            _ => ErrorCode::InvalidArgument,
         }
     }
 
     fn field(&self) -> &'static str {
         match self {
-            Self::ChannelInvalid(_) => "channel",
+            Self::ChannelInvalid(_) | Self::NoSuchChannel(_) | Self::PresenceOff | Self::HistoryOff => {
+                "channel"
+            }
             Self::DataTooLarge { .. } | Self::DataNotJson(_) => "data",
             Self::TooManyChannels { .. } => "channels",
             Self::TagsInvalid(_) => "tags",
             Self::UserInvalid => "user",
+            Self::ClientInvalid => "client",
+            Self::IdempotencyKeyTooLong { .. } => "idempotency_key",
+            Self::EpochChanged => "since",
         }
     }
 }
@@ -52,7 +85,6 @@ impl From<Refusal> for Failure {
             Refusal::DataNotJson(error) => format!("{refusal}: {error}"),
             _ => refusal.to_string(),
         };
-        Self::new(ErrorCode::InvalidArgument, refusal.reason(), message.clone())
-            .field(refusal.field(), message)
+        Self::new(refusal.code(), refusal.reason(), message.clone()).field(refusal.field(), message)
     }
 }

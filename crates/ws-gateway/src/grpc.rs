@@ -6,20 +6,32 @@ use std::time::SystemTime;
 use mainstay_proto::realtime::v1::realtime_service_server::RealtimeService;
 use mainstay_proto::realtime::v1::{
     self as v1, BroadcastRequest, BroadcastResponse, BroadcastResult, ChannelsRequest, ChannelsResponse,
-    ConnectionsRequest, ConnectionsResponse, DisconnectRequest, DisconnectResponse, NodesRequest,
-    NodesResponse, PublishRequest, PublishResponse,
+    ConnectionsRequest, ConnectionsResponse, DisconnectRequest, DisconnectResponse, HistoryRemoveRequest,
+    HistoryRemoveResponse, HistoryRequest, HistoryResponse, NodesRequest, NodesResponse, PresenceRequest,
+    PresenceResponse, PresenceStatsRequest, PresenceStatsResponse, PublishRequest, PublishResponse,
+    SubscribeRequest, SubscribeResponse, UnsubscribeRequest, UnsubscribeResponse,
 };
 use mainstay_rpc::{Failure, Reply, Request, Response, Status};
 use tracing::field::Empty;
 
-use crate::channel::{Channel, InvalidChannel};
-use crate::codes::Disconnect;
+use crate::channel::Channel;
+use crate::codes::{Disconnect, Unsubscribed};
+use crate::config::NamespaceConfig;
+use crate::engine::{HistoryQuery, Since};
 use crate::error::Refusal;
-use crate::hub::{Connection, Hub};
-use crate::publication::Publication;
+use crate::hub::{Connection, Hub, Message, Published, Subscription};
+use crate::namespace::Namespaces;
+use crate::protocol::Lifetime;
+use crate::publication::{Exclusion, Publication};
+
+mod shown;
+
+use shown::{described, shown_client, shown_item};
 
 const MAX_BROADCAST_CHANNELS: usize = 1_000;
 const MAX_USER_BYTES: usize = 255;
+const MAX_IDEMPOTENCY_KEY_BYTES: usize = 128;
+const MAX_PRESENCE: usize = 10_000;
 const DEFAULT_PAGE: usize = 100;
 const LARGEST_PAGE: usize = 10_000;
 /// Channels of a broadcast served before other requests of the same thread get their turn.
@@ -28,8 +40,10 @@ const CHANNELS_PER_TURN: usize = 16;
 /// Serves publishing and the lists of who is there.
 pub(crate) struct RealtimeApi {
     pub(crate) hub: Arc<Hub>,
+    pub(crate) namespaces: Arc<Namespaces>,
     pub(crate) max_data_bytes: usize,
     pub(crate) max_channel_bytes: usize,
+    pub(crate) history_limit: usize,
     pub(crate) node: NodeIdentity,
 }
 
@@ -40,37 +54,88 @@ pub(crate) struct NodeIdentity {
     pub(crate) started_at: SystemTime,
 }
 
+/// A channel and the options that hold for it.
+struct Place {
+    channel: Channel,
+    options: Arc<NamespaceConfig>,
+}
+
+/// What a server wants to publish, as it came.
+struct Draft<'a> {
+    data: &'a [u8],
+    tags: &'a std::collections::HashMap<String, String>,
+    idempotency_key: String,
+    exclude_client: &'a str,
+    exclude_user: String,
+}
+
 impl RealtimeApi {
-    fn channel(&self, name: &str) -> Result<Channel, InvalidChannel> {
-        Channel::parse(name, self.max_channel_bytes)
+    fn place(&self, name: &str) -> Result<Place, Refusal> {
+        let channel = Channel::parse(name, self.max_channel_bytes)?;
+        let options = Arc::clone(self.namespaces.of(&channel)?);
+        Ok(Place { channel, options })
     }
 
-    fn publication(
-        &self,
-        data: &[u8],
-        tags: &std::collections::HashMap<String, String>,
-    ) -> Result<Publication, Status> {
-        Publication::from_server(data, tags, self.max_data_bytes).map_err(refused)
+    /// Returns a channel whose presence is kept.
+    fn attended(&self, name: &str) -> Result<Channel, Refusal> {
+        let place = self.place(name)?;
+        if place.options.presence { Ok(place.channel) } else { Err(Refusal::PresenceOff) }
     }
 
-    fn deliver(&self, channel: &Channel, publication: &Publication) -> u64 {
-        self.hub.publish(channel, &publication.push_to(channel))
+    /// Returns a channel whose history is kept.
+    fn remembered(&self, name: &str) -> Result<Place, Refusal> {
+        let place = self.place(name)?;
+        if place.options.keeps_history() { Ok(place) } else { Err(Refusal::HistoryOff) }
     }
 
-    async fn deliver_to_each(
-        &self,
-        channels: Vec<String>,
-        publication: &Publication,
-    ) -> Vec<BroadcastResult> {
+    fn message(&self, draft: Draft<'_>) -> Result<Message, Refusal> {
+        let len_bytes = draft.idempotency_key.len();
+        if len_bytes > MAX_IDEMPOTENCY_KEY_BYTES {
+            let max_bytes = MAX_IDEMPOTENCY_KEY_BYTES;
+            return Err(Refusal::IdempotencyKeyTooLong { len_bytes, max_bytes });
+        }
+        let publication = Publication::from_server(draft.data, draft.tags, self.max_data_bytes)?;
+        Ok(Message {
+            publication: Arc::new(publication),
+            exclusion: Exclusion::parse(draft.exclude_client, draft.exclude_user)?,
+            idempotency_key: draft.idempotency_key.into(),
+        })
+    }
+
+    fn deliver(&self, place: &Place, message: &Message) -> Published {
+        self.hub.publish(&place.channel, &place.options, message)
+    }
+
+    /// Returns the connections a request names.
+    fn addressed(&self, user: &str, client: &str) -> Result<Vec<Arc<Connection>>, Refusal> {
+        if user.is_empty() || user.len() > MAX_USER_BYTES {
+            return Err(Refusal::UserInvalid);
+        }
+        let mut connections = self.hub.connections_of(user);
+        if !client.is_empty() {
+            let client = uuid::Uuid::parse_str(client).map_err(|_| Refusal::ClientInvalid)?;
+            connections.retain(|connection| connection.client == client);
+        }
+        Ok(connections)
+    }
+
+    async fn deliver_to_each(&self, channels: Vec<String>, message: &Message) -> Vec<BroadcastResult> {
         let mut results = Vec::with_capacity(channels.len());
         for (index, name) in channels.into_iter().enumerate() {
             if index % CHANNELS_PER_TURN == CHANNELS_PER_TURN - 1 {
                 tokio::task::yield_now().await;
             }
-            let channel = self.channel(&name);
+            let place = self.place(&name);
             let mut result = BroadcastResult { channel: name, ..BroadcastResult::default() };
-            match channel.map_err(Refusal::from) {
-                Ok(channel) => result.receivers = self.deliver(&channel, publication),
+            match place {
+                Ok(place) => {
+                    let published = self.deliver(&place, message);
+                    result.receivers = published.receivers;
+                    result.duplicate = published.duplicate;
+                    if let Some(position) = published.position {
+                        (result.offset, result.epoch) = (position.offset, position.epoch.to_string());
+                    }
+                }
                 Err(refusal) => {
                     result.error_code = refusal.reason().to_owned();
                     result.error_message = refusal.to_string();
@@ -86,12 +151,29 @@ impl RealtimeApi {
 impl RealtimeService for RealtimeApi {
     async fn publish(&self, request: Request<PublishRequest>) -> Reply<PublishResponse> {
         let request = request.into_inner();
-        let channel = self.channel(&request.channel).map_err(refused)?;
-        let publication = self.publication(&request.data, &request.tags)?;
-        let span = tracing::info_span!("realtime.publish", channel = channel.as_str(), receivers = Empty);
-        let receivers = span.in_scope(|| self.deliver(&channel, &publication));
-        span.record("receivers", receivers);
-        Ok(Response::new(PublishResponse { receivers }))
+        let place = self.place(&request.channel).map_err(refused)?;
+        let draft = Draft {
+            data: &request.data,
+            tags: &request.tags,
+            idempotency_key: request.idempotency_key,
+            exclude_client: &request.exclude_client,
+            exclude_user: request.exclude_user,
+        };
+        let message = self.message(draft).map_err(refused)?;
+        let channel = place.channel.as_str();
+        let span = tracing::info_span!("realtime.publish", channel, receivers = Empty, offset = Empty);
+        let published = span.in_scope(|| self.deliver(&place, &message));
+        span.record("receivers", published.receivers);
+        let mut response = PublishResponse {
+            receivers: published.receivers,
+            duplicate: published.duplicate,
+            ..PublishResponse::default()
+        };
+        if let Some(position) = published.position {
+            span.record("offset", position.offset);
+            (response.offset, response.epoch) = (position.offset, position.epoch.to_string());
+        }
+        Ok(Response::new(response))
     }
 
     async fn broadcast(&self, request: Request<BroadcastRequest>) -> Reply<BroadcastResponse> {
@@ -105,9 +187,16 @@ impl RealtimeService for RealtimeApi {
                 max_channels: MAX_BROADCAST_CHANNELS,
             }));
         }
-        let publication = self.publication(&request.data, &request.tags)?;
+        let draft = Draft {
+            data: &request.data,
+            tags: &request.tags,
+            idempotency_key: request.idempotency_key,
+            exclude_client: &request.exclude_client,
+            exclude_user: request.exclude_user,
+        };
+        let message = self.message(draft).map_err(refused)?;
         let span = tracing::info_span!("realtime.broadcast", channels = n_channels);
-        let results = self.deliver_to_each(request.channels, &publication).instrument(span).await;
+        let results = self.deliver_to_each(request.channels, &message).instrument(span).await;
         Ok(Response::new(BroadcastResponse { results }))
     }
 
@@ -144,14 +233,17 @@ impl RealtimeService for RealtimeApi {
         let request = request.into_inner();
         let mut connections = match request.channel.as_str() {
             "" => self.hub.connections(),
-            name => self.hub.members(&self.channel(name).map_err(refused)?),
+            name => self.hub.members(&self.place(name).map_err(refused)?.channel),
         };
         if !request.user.is_empty() {
             connections.retain(|connection| connection.user() == Some(&*request.user));
         }
         let total = connections.len() as u64;
         let page = connections.iter().take(page_size(request.limit));
-        Ok(Response::new(ConnectionsResponse { connections: page.map(|one| describe(one)).collect(), total }))
+        Ok(Response::new(ConnectionsResponse {
+            connections: page.map(|one| described(one)).collect(),
+            total,
+        }))
     }
 
     async fn disconnect(&self, request: Request<DisconnectRequest>) -> Reply<DisconnectResponse> {
@@ -163,28 +255,72 @@ impl RealtimeService for RealtimeApi {
         tracing::info!(user, disconnected, "disconnected a user");
         Ok(Response::new(DisconnectResponse { disconnected }))
     }
-}
 
-fn describe(connection: &Connection) -> v1::Connection {
-    let profile = connection.profile();
-    let (messages_sent, bytes_sent) = connection.traffic.total_sent();
-    let (messages_received, bytes_received) = connection.traffic.total_received();
-    let level = connection.outbox.level();
-    v1::Connection {
-        client: connection.client.to_string(),
-        user: profile.map(|profile| profile.user.to_string()).unwrap_or_default(),
-        remote: connection.remote.to_string(),
-        client_name: profile.map(|profile| profile.client_name.to_string()).unwrap_or_default(),
-        client_version: profile.map(|profile| profile.client_version.to_string()).unwrap_or_default(),
-        connected_at: Some(connection.connected_at.into()),
-        channels: connection.channels().iter().map(|channel| channel.as_str().to_owned()).collect(),
-        ping_rtt: connection.traffic.last_round_trip().and_then(|took| took.try_into().ok()),
-        queue_bytes: level.bytes as u64,
-        queue_bytes_peak: level.peak_bytes as u64,
-        messages_sent,
-        messages_received,
-        bytes_sent,
-        bytes_received,
+    async fn presence(&self, request: Request<PresenceRequest>) -> Reply<PresenceResponse> {
+        let channel = self.attended(&request.into_inner().channel).map_err(refused)?;
+        let clients = self.hub.presence(&channel);
+        let total = clients.len() as u64;
+        let clients = clients.iter().take(MAX_PRESENCE).map(shown_client).collect();
+        Ok(Response::new(PresenceResponse { clients, total }))
+    }
+
+    async fn presence_stats(&self, request: Request<PresenceStatsRequest>) -> Reply<PresenceStatsResponse> {
+        let channel = self.attended(&request.into_inner().channel).map_err(refused)?;
+        let (clients, users) = self.hub.presence_stats(&channel);
+        Ok(Response::new(PresenceStatsResponse { clients: clients.into(), users: users.into() }))
+    }
+
+    async fn history(&self, request: Request<HistoryRequest>) -> Reply<HistoryResponse> {
+        let request = request.into_inner();
+        let Place { channel, options } = self.remembered(&request.channel).map_err(refused)?;
+        let since = request.since;
+        let query = HistoryQuery {
+            max_items: (request.limit as usize).min(self.history_limit),
+            since: since.map(|since| Since { offset: since.offset, epoch: since.epoch.into() }),
+            reverse: request.reverse,
+        };
+        let (items, position) =
+            self.hub.history(&channel, &options, &query).map_err(|_| refused(Refusal::EpochChanged))?;
+        Ok(Response::new(HistoryResponse {
+            publications: items.iter().map(shown_item).collect(),
+            position: Some(v1::StreamPosition { offset: position.offset, epoch: position.epoch.to_string() }),
+        }))
+    }
+
+    async fn history_remove(&self, request: Request<HistoryRemoveRequest>) -> Reply<HistoryRemoveResponse> {
+        let place = self.remembered(&request.into_inner().channel).map_err(refused)?;
+        self.hub.forget_history(&place.channel);
+        Ok(Response::new(HistoryRemoveResponse {}))
+    }
+
+    async fn subscribe(&self, request: Request<SubscribeRequest>) -> Reply<SubscribeResponse> {
+        let request = request.into_inner();
+        let Place { channel, options } = self.place(&request.channel).map_err(refused)?;
+        let wanted = Subscription {
+            channel,
+            options,
+            recover: None,
+            reject_unrecovered: false,
+            positioned: true,
+            recoverable: true,
+            join_leave: true,
+            filter: None,
+            chan_info: None,
+            lifetime: Lifetime::default(),
+        };
+        let connections = self.addressed(&request.user, &request.client).map_err(refused)?;
+        let new = connections.iter().filter(|connection| self.hub.subscribe_unasked(connection, &wanted));
+        Ok(Response::new(SubscribeResponse { subscribed: new.count() as u64 }))
+    }
+
+    async fn unsubscribe(&self, request: Request<UnsubscribeRequest>) -> Reply<UnsubscribeResponse> {
+        let request = request.into_inner();
+        let channel = self.place(&request.channel).map_err(refused)?.channel;
+        let connections = self.addressed(&request.user, &request.client).map_err(refused)?;
+        let ended = connections
+            .iter()
+            .filter(|connection| self.hub.unsubscribe(connection, &channel, Unsubscribed::BY_SERVER));
+        Ok(Response::new(UnsubscribeResponse { unsubscribed: ended.count() as u64 }))
     }
 }
 

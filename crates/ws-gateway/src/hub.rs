@@ -8,28 +8,42 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use mainstay_runtime::Clock;
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::channel::Channel;
 use crate::codes::Disconnect;
+use crate::config::NamespaceConfig;
+use crate::engine::{Epoch, Item, Position, Since};
+use crate::filter::Filter;
 use crate::metrics::Metrics;
 use crate::outbox::Pushed;
+use crate::protocol::Lifetime;
+use crate::publication::{Exclusion, Publication};
 use crate::session::Profile;
 
+mod channels;
 mod connection;
+mod frames;
+mod members;
+mod recent;
 mod registry;
+mod room;
 mod seat;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use connection::Connection;
+pub(crate) use members::NotJoined;
+use recent::Recent;
 use registry::Registry;
 pub(crate) use registry::{Census, NoRoom};
+use room::Room;
 pub(crate) use seat::Seat;
 
 const SHARDS: usize = 64;
@@ -40,12 +54,77 @@ pub(crate) struct Limits {
     pub(crate) max_connections: usize,
     /// 0 means any number.
     pub(crate) max_connections_per_user: usize,
+    pub(crate) max_channels: usize,
     pub(crate) outbox_bytes: usize,
+    /// Publications in one answer.
+    pub(crate) history_items: usize,
+    /// What all histories together may take.
+    pub(crate) history_bytes: usize,
+    pub(crate) position_ttl: Duration,
+    pub(crate) idempotency_ttl: Duration,
+}
+
+impl Limits {
+    /// Returns what one answer may hold: a client that asks for much must not fill its own outbox.
+    pub(crate) fn answer_bytes(&self) -> usize {
+        self.outbox_bytes / 2
+    }
+}
+
+/// What a client wants of a channel, or a server for it.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    pub(crate) channel: Channel,
+    pub(crate) options: Arc<NamespaceConfig>,
+    /// Where the client was.
+    pub(crate) recover: Option<Since>,
+    /// Rather an error than a subscription that missed something.
+    pub(crate) reject_unrecovered: bool,
+    pub(crate) positioned: bool,
+    pub(crate) recoverable: bool,
+    pub(crate) join_leave: bool,
+    pub(crate) filter: Option<Arc<Filter>>,
+    pub(crate) chan_info: Option<Arc<RawValue>>,
+    pub(crate) lifetime: Lifetime,
+}
+
+/// How a subscription begins.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Subscribed {
+    pub(crate) recoverable: bool,
+    pub(crate) positioned: bool,
+    pub(crate) was_recovering: bool,
+    pub(crate) recovered: bool,
+    pub(crate) missed: Vec<Item>,
+    pub(crate) offset: u64,
+    /// None when it is not positioned.
+    pub(crate) epoch: Option<Epoch>,
+    pub(crate) lifetime: Lifetime,
+}
+
+/// A publication and what is to be done with it.
+#[derive(Clone, Debug)]
+pub(crate) struct Message {
+    pub(crate) publication: Arc<Publication>,
+    pub(crate) exclusion: Option<Arc<Exclusion>>,
+    /// Empty when there is none.
+    pub(crate) idempotency_key: Box<str>,
+}
+
+/// What became of a publication.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Published {
+    pub(crate) receivers: u64,
+    /// None where the channel has no history.
+    pub(crate) position: Option<Position>,
+    /// Nothing was published: the idempotency key was seen before.
+    pub(crate) duplicate: bool,
 }
 
 /// The connections and channels of this node.
 pub(crate) struct Hub {
     limits: Limits,
+    clock: Clock,
     registry: Mutex<Registry>,
     shards: Box<[Mutex<Shard>]>,
     hasher: RandomState,
@@ -54,14 +133,17 @@ pub(crate) struct Hub {
 
 #[derive(Default)]
 struct Shard {
-    channels: HashMap<Channel, HashMap<u64, Arc<Connection>>>,
+    rooms: HashMap<Channel, Room>,
+    recent: Recent,
+    /// What the histories of these channels take.
+    history_bytes: usize,
 }
 
 impl Hub {
-    pub(crate) fn new(limits: Limits, metrics: Metrics) -> Arc<Self> {
+    pub(crate) fn new(limits: Limits, clock: Clock, metrics: Metrics) -> Arc<Self> {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
         let registry = Mutex::new(Registry::new(limits));
-        Arc::new(Self { limits, registry, shards, hasher: RandomState::new(), metrics })
+        Arc::new(Self { limits, clock, registry, shards, hasher: RandomState::new(), metrics })
     }
 
     /// Gives a new connection its place, if there is one.
@@ -76,21 +158,18 @@ impl Hub {
         self.registry.lock().admit(&profile.user) && connection.identify(profile)
     }
 
-    /// Queues a message to everybody in a channel; returns to how many.
-    pub(crate) fn publish(&self, channel: &Channel, message: &Bytes) -> u64 {
-        let started_at = Instant::now();
-        let receivers = match self.shard(channel).lock().channels.get(channel) {
-            Some(members) => members.values().filter(|member| self.send(member, message.clone())).count(),
-            None => 0,
-        };
-        self.metrics.publications.inc();
-        self.metrics.publish_seconds.observe(started_at.elapsed().as_secs_f64());
-        receivers as u64
-    }
-
     /// Queues a message to one connection; false when it is being closed.
     pub(crate) fn send(&self, connection: &Connection, message: Bytes) -> bool {
-        match connection.outbox.push(message, self.limits.outbox_bytes) {
+        self.queued(connection.outbox.push(message, self.limits.outbox_bytes))
+    }
+
+    /// Queues a message to one connection before all others.
+    pub(crate) fn send_first(&self, connection: &Connection, message: Bytes) -> bool {
+        self.queued(connection.outbox.push_first(message, self.limits.outbox_bytes))
+    }
+
+    fn queued(&self, pushed: Pushed) -> bool {
+        match pushed {
             Pushed::Queued => true,
             Pushed::Overflowed => {
                 self.metrics.slow_disconnects.inc();
@@ -100,32 +179,10 @@ impl Hub {
         }
     }
 
-    /// Makes a connection a member of a channel.
-    pub(crate) fn join(&self, connection: &Arc<Connection>, channel: Channel) {
-        if !connection.add_channel(&channel) {
-            return;
-        }
-        self.metrics.subscriptions.inc();
-        let mut shard = self.shard(&channel).lock();
-        let members = shard.channels.entry(channel).or_insert_with(|| {
-            self.metrics.channels.inc();
-            HashMap::with_capacity(1)
-        });
-        members.insert(connection.id, Arc::clone(connection));
-    }
-
-    /// Ends a membership.
-    pub(crate) fn leave(&self, connection: &Connection, channel: &Channel) {
-        if connection.remove_channel(channel) {
-            self.remove_member(connection.id, channel);
-        }
-    }
-
     /// Closes every connection of a user; returns how many.
     pub(crate) fn disconnect_user(&self, user: &str, disconnect: Disconnect) -> u64 {
-        let connections = self.connections();
-        let of_user = connections.iter().filter(|connection| connection.user() == Some(user));
-        of_user.filter(|connection| connection.outbox.close(disconnect)).count() as u64
+        let connections = self.connections_of(user);
+        connections.iter().filter(|connection| connection.outbox.close(disconnect)).count() as u64
     }
 
     /// Lets nobody in from now on; returns who is there.
@@ -140,41 +197,27 @@ impl Hub {
         connections
     }
 
-    /// Returns the members of a channel in the order in which they connected.
-    pub(crate) fn members(&self, channel: &Channel) -> Vec<Arc<Connection>> {
-        let mut members: Vec<_> = match self.shard(channel).lock().channels.get(channel) {
-            Some(members) => members.values().cloned().collect(),
-            None => Vec::new(),
-        };
-        members.sort_unstable_by_key(|connection| connection.id);
-        members
-    }
-
-    /// Returns the channels that start with `prefix`, by name, with the number of their members.
-    pub(crate) fn channels(&self, prefix: &str) -> Vec<(Channel, u64)> {
-        let mut channels = Vec::new();
-        for shard in &self.shards {
-            let shard = shard.lock();
-            let matching = shard.channels.iter().filter(|(channel, _)| channel.as_str().starts_with(prefix));
-            channels.extend(matching.map(|(channel, members)| (channel.clone(), members.len() as u64)));
-        }
-        channels.sort_unstable();
-        channels
+    /// Returns the connections of a user in the order in which they came.
+    pub(crate) fn connections_of(&self, user: &str) -> Vec<Arc<Connection>> {
+        let mut connections = self.connections();
+        connections.retain(|connection| connection.user() == Some(user));
+        connections
     }
 
     /// Counts what there is.
     pub(crate) fn census(&self) -> Census {
         let mut census = self.registry.lock().census();
         for shard in &self.shards {
-            let shard = shard.lock();
-            census.channels += shard.channels.len();
-            census.subscriptions += shard.channels.values().map(HashMap::len).sum::<usize>();
+            for room in shard.lock().rooms.values().filter(|room| room.n_members() > 0) {
+                census.channels += 1;
+                census.subscriptions += room.n_members();
+            }
         }
         census
     }
 
-    pub(crate) fn limits(&self) -> Limits {
-        self.limits
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {
@@ -183,7 +226,8 @@ impl Hub {
 
     /// Takes a connection out of every channel and out of the list. Its place stays taken until the socket is gone.
     fn retire(&self, connection: &Connection) {
-        for channel in connection.take_channels() {
+        let channels = connection.lock_channels().take();
+        for channel in channels.unwrap_or_default() {
             self.remove_member(connection.id, &channel);
         }
         self.registry.lock().retire(connection);
@@ -192,21 +236,6 @@ impl Hub {
     fn vacate(&self) {
         self.registry.lock().vacate();
         self.metrics.connections.dec();
-    }
-
-    fn remove_member(&self, id: u64, channel: &Channel) {
-        self.metrics.subscriptions.dec();
-        let mut shard = self.shard(channel).lock();
-        let Some(members) = shard.channels.get_mut(channel) else { return };
-        members.remove(&id);
-        if members.is_empty() {
-            shard.channels.remove(channel);
-            self.metrics.channels.dec();
-        }
-        // Hash tables never shrink by themselves, and what the channel of the day leaves behind adds up.
-        if shard.channels.capacity() > 64 && shard.channels.len() < shard.channels.capacity() / 8 {
-            shard.channels.shrink_to_fit();
-        }
     }
 
     fn shard(&self, channel: &Channel) -> &Mutex<Shard> {

@@ -1,15 +1,20 @@
 #![doc = include_str!("../README.md")]
 
 mod channel;
+pub mod codec;
 mod codes;
 mod config;
 mod conn;
+mod desk;
 mod door;
 mod drain;
+mod engine;
 mod error;
+mod filter;
 mod grpc;
 mod hub;
 mod metrics;
+mod namespace;
 mod open_files;
 mod origin;
 mod outbox;
@@ -18,5 +23,7 @@ mod publication;
 mod service;
 mod session;
 
-pub use config::{AuthConfig, ChannelsConfig, GatewayConfig, WebSocketConfig};
+pub use config::{
+    AuthConfig, ChannelsConfig, GatewayConfig, NamespaceConfig, Recovery, WebSocketConfig, Who,
+};
 pub use service::start;

@@ -30,10 +30,14 @@ pub(crate) struct Figures {
     pub(crate) bytes_received: Counter,
     pub(crate) publications: Counter,
     pub(crate) slow_disconnects: Counter,
+    pub(crate) duplicates: Counter,
+    pub(crate) history_bytes: Gauge,
+    pub(crate) history_evictions: Counter,
     pub(crate) publish_seconds: Histogram,
     disconnects: Family<DisconnectLabels, Counter>,
     commands: Family<CommandLabels, Counter>,
     refusals: Family<RefusalLabels, Counter>,
+    recoveries: Family<RecoveryLabels, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -56,6 +60,12 @@ struct RefusalLabels {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RecoveryLabels {
+    /// `yes` when the client got all it missed.
+    recovered: &'static str,
+}
+
 impl Metrics {
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let figures = Figures {
@@ -68,10 +78,14 @@ impl Metrics {
             bytes_received: Counter::default(),
             publications: Counter::default(),
             slow_disconnects: Counter::default(),
+            duplicates: Counter::default(),
+            history_bytes: Gauge::default(),
+            history_evictions: Counter::default(),
             publish_seconds: Histogram::new(SECONDS),
             disconnects: Family::default(),
             commands: Family::default(),
             refusals: Family::default(),
+            recoveries: Family::default(),
         };
         figures.describe(registry.sub_registry_with_prefix("mainstay_ws"));
         Self(Arc::new(figures))
@@ -109,6 +123,26 @@ impl Figures {
         registry.register("disconnects", "Ends of connections by close code", self.disconnects.clone());
         registry.register("commands", "Commands answered, by method and result", self.commands.clone());
         registry.register(
+            "publications_duplicate",
+            "Publications dropped because their idempotency key was seen before",
+            self.duplicates.clone(),
+        );
+        registry.register(
+            "history_bytes",
+            "What the histories of all channels take",
+            self.history_bytes.clone(),
+        );
+        registry.register(
+            "history_evictions",
+            "Publications forgotten early because the histories took too much",
+            self.history_evictions.clone(),
+        );
+        registry.register(
+            "recoveries",
+            "Subscriptions of clients that asked for what they missed",
+            self.recoveries.clone(),
+        );
+        registry.register(
             "handshakes_refused",
             "Handshakes answered with an HTTP error",
             self.refusals.clone(),
@@ -124,6 +158,12 @@ impl Figures {
     pub(crate) fn answered(&self, method: Method, code: u32) {
         let labels = CommandLabels { method: method.as_str(), result: CommandResult(code) };
         self.commands.get_or_create(&labels).inc();
+    }
+
+    /// Counts a client that came back and asked for what it missed.
+    pub(crate) fn recovered(&self, recovered: bool) {
+        let recovered = if recovered { "yes" } else { "no" };
+        self.recoveries.get_or_create(&RecoveryLabels { recovered }).inc();
     }
 
     /// Counts a handshake that led to no connection.

@@ -61,6 +61,18 @@ impl Outbox {
         pushed
     }
 
+    /// Queues a message before all others: what has to come first is complete only once the rest has begun.
+    pub(crate) fn push_first(&self, message: Bytes, max_bytes: usize) -> Pushed {
+        let mut queue = self.queue.lock();
+        let pushed = queue.push(message, max_bytes);
+        if pushed == Pushed::Queued {
+            queue.messages.rotate_right(1);
+        }
+        drop(queue);
+        self.reader.wake();
+        pushed
+    }
+
     /// Asks for the connection to be closed once the queue is written. The first reason counts.
     pub(crate) fn close(&self, disconnect: Disconnect) -> bool {
         let mut queue = self.queue.lock();

@@ -3,12 +3,15 @@
 //! A frame holds one or more objects joined by line feeds. Fields that are not known are passed over.
 
 mod command;
+pub(crate) mod protobuf;
 mod reply;
 
 pub(crate) use command::{
-    Command, ConnectRequest, Malformed, Method, PublishRequest, RefreshRequest, Request, SubscribeRequest,
+    Command, ConnectRequest, HistoryRequest, Malformed, Method, PublishRequest, RefreshRequest, Request,
+    SubRefreshRequest, SubscribeRequest,
 };
 pub(crate) use reply::{
-    ClientInfo, ConnectResult, Empty, Lifetime, PING, RefreshResult, SubscribeResult, error_reply,
-    publication_push, reply,
+    About, ClientInfo, ConnectResult, Empty, HistoryResult, Lifetime, PING, PresenceResult,
+    PresenceStatsResult, Publication, Push, RefreshResult, SubRefreshResult, SubscribeResult, Subscribed,
+    error_reply, push, reply,
 };

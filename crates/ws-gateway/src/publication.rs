@@ -1,31 +1,46 @@
-//! What is published: checked on the way in, encoded once for everybody.
+//! What is published: checked on the way in, shared by everybody who receives or keeps it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::sync::Arc;
 
-use bytes::Bytes;
-use serde::Serialize;
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
-use crate::channel::Channel;
 use crate::error::Refusal;
-use crate::protocol::{self, ClientInfo};
+use crate::filter::Tags;
 
 const MAX_TAGS: usize = 16;
 const MAX_TAG_BYTES: usize = 64;
+/// What a publication costs in memory beside its texts.
+const OVERHEAD_BYTES: usize = 160;
 
-/// One message for any number of channels: its JSON body, ready to be put behind a channel's name.
-#[derive(Clone, Debug)]
+/// One message for any number of channels.
+#[derive(Debug)]
 pub(crate) struct Publication {
-    body: Box<RawValue>,
+    /// One JSON document in one line.
+    pub(crate) data: Box<RawValue>,
+    /// Absent when a server publishes.
+    pub(crate) info: Option<ClientInfo>,
+    pub(crate) tags: Tags,
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
-    data: &'a RawValue,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    info: Option<&'a ClientInfo<'a>>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    tags: BTreeMap<&'a str, &'a str>,
+/// Who a client is, as other clients are told.
+#[derive(Clone, Debug)]
+pub(crate) struct ClientInfo {
+    pub(crate) user: Arc<str>,
+    pub(crate) client: Uuid,
+    /// From the connection token.
+    pub(crate) conn_info: Option<Arc<RawValue>>,
+    /// From the subscription token.
+    pub(crate) chan_info: Option<Arc<RawValue>>,
+}
+
+/// Who does not receive a publication.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Exclusion {
+    pub(crate) client: Option<Uuid>,
+    /// Empty excludes nobody.
+    pub(crate) user: Box<str>,
 }
 
 impl Publication {
@@ -38,24 +53,35 @@ impl Publication {
         if data.len() > max_data_bytes {
             return Err(Refusal::DataTooLarge { len_bytes: data.len(), max_bytes: max_data_bytes });
         }
-        let data = one_line(data);
-        let data: &RawValue = serde_json::from_slice(&data).map_err(Refusal::DataNotJson)?;
-        Ok(Self::encode(&Body { data, info: None, tags: check_tags(tags)? }))
+        let data = serde_json::from_slice(&one_line(data)).map_err(Refusal::DataNotJson)?;
+        Ok(Self { data, info: None, tags: check_tags(tags)? })
     }
 
     /// Takes what a client wants to publish. `data` comes from one line of a frame.
-    pub(crate) fn from_client(data: &RawValue, info: &ClientInfo<'_>) -> Self {
-        Self::encode(&Body { data, info: Some(info), tags: BTreeMap::new() })
+    pub(crate) fn from_client(data: Box<RawValue>, info: ClientInfo) -> Self {
+        Self { data, info: Some(info), tags: Tags::new() }
     }
 
-    fn encode(body: &Body<'_>) -> Self {
-        let body = serde_json::value::to_raw_value(body).expect("texts and checked JSON can be written");
-        Self { body }
+    /// Returns about how much memory it takes.
+    pub(crate) fn cost_bytes(&self) -> usize {
+        let tags: usize = self.tags.iter().map(|(key, value)| key.len() + value.len() + 32).sum();
+        OVERHEAD_BYTES + self.data.get().len() + tags
+    }
+}
+
+impl Exclusion {
+    /// Reads whom a server wants to leave out.
+    pub(crate) fn parse(client: &str, user: String) -> Result<Option<Arc<Self>>, Refusal> {
+        let client = match client {
+            "" => None,
+            client => Some(Uuid::parse_str(client).map_err(|_| Refusal::ClientInvalid)?),
+        };
+        let exclusion = Self { client, user: user.into() };
+        Ok((exclusion != Self::default()).then(|| Arc::new(exclusion)))
     }
 
-    /// Returns the push for the subscribers of `channel`.
-    pub(crate) fn push_to(&self, channel: &Channel) -> Bytes {
-        protocol::publication_push(channel.as_str(), &self.body)
+    pub(crate) fn covers(&self, client: Uuid, user: &str) -> bool {
+        self.client == Some(client) || (!self.user.is_empty() && *self.user == *user)
     }
 }
 
@@ -68,7 +94,7 @@ fn one_line(data: &[u8]) -> std::borrow::Cow<'_, [u8]> {
     }
 }
 
-fn check_tags(tags: &HashMap<String, String>) -> Result<BTreeMap<&str, &str>, Refusal> {
+fn check_tags(tags: &HashMap<String, String>) -> Result<Tags, Refusal> {
     if tags.len() > MAX_TAGS {
         return Err(Refusal::TagsInvalid(format!("{} tags, at most {MAX_TAGS} are allowed", tags.len())));
     }
@@ -85,7 +111,7 @@ fn check_tags(tags: &HashMap<String, String>) -> Result<BTreeMap<&str, &str>, Re
             )));
         }
     }
-    Ok(tags.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect())
+    Ok(tags.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect())
 }
 
 #[cfg(test)]
@@ -94,20 +120,29 @@ mod tests {
 
     fn publish(data: &[u8], tags: &[(&str, &str)]) -> Result<String, Refusal> {
         let tags = tags.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
-        let channel = Channel::parse("a\"b", 255).unwrap();
-        let push = Publication::from_server(data, &tags, 64)?.push_to(&channel);
-        Ok(String::from_utf8(push.to_vec()).unwrap())
+        let publication = Publication::from_server(data, &tags, 64)?;
+        Ok(format!("{} {:?}", publication.data.get(), publication.tags))
     }
 
     #[test]
-    fn a_push_is_one_line_of_json_with_data_as_it_was_written() {
-        assert_eq!(
-            publish(b"{\"n\": 1.0}", &[]).unwrap(),
-            r#"{"push":{"channel":"a\"b","pub":{"data":{"n": 1.0}}}}"#
-        );
+    fn data_is_one_line_of_json_as_it_was_written() {
+        assert_eq!(publish(b"{\"n\": 1.0}", &[]).unwrap(), r#"{"n": 1.0} {}"#);
         assert_eq!(
             publish(b"[1,\n\r\n \"a\\nb\"]\n", &[("z", "1"), ("a", "")]).unwrap(),
-            "{\"push\":{\"channel\":\"a\\\"b\",\"pub\":{\"data\":[1, \r  \"a\\nb\"],\"tags\":{\"a\":\"\",\"z\":\"1\"}}}}"
+            "[1, \r  \"a\\nb\"] {\"a\": \"\", \"z\": \"1\"}"
+        );
+    }
+
+    #[test]
+    fn exclusions_name_a_connection_or_a_user() {
+        let (this, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        assert_eq!(Exclusion::parse("", String::new()).unwrap(), None);
+        assert!(matches!(Exclusion::parse("me", String::new()), Err(Refusal::ClientInvalid)));
+        let exclusion = Exclusion::parse(&this.to_string(), String::new()).unwrap().unwrap();
+        assert!(exclusion.covers(this, "") && !exclusion.covers(other, ""));
+        let exclusion = Exclusion::parse("", "42".to_owned()).unwrap().unwrap();
+        assert!(
+            exclusion.covers(other, "42") && !exclusion.covers(other, "") && !exclusion.covers(other, "4")
         );
     }
 

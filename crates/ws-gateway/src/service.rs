@@ -1,19 +1,25 @@
 //! Puts the gateway together.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use mainstay_proto::realtime::v1::realtime_service_server::RealtimeServiceServer;
 use mainstay_rpc::{Routes, ServeOptions, server_tls};
-use mainstay_runtime::{ComponentKind, Context};
+use mainstay_runtime::{ComponentKind, Context, Schedule};
+use tokio::time::Instant;
 
-use crate::config::GatewayConfig;
+use crate::config::{GatewayConfig, bytes};
 use crate::door::{self, Door};
 use crate::grpc::{NodeIdentity, RealtimeApi};
 use crate::hub::{Hub, Limits};
 use crate::metrics::Metrics;
+use crate::namespace::Namespaces;
 use crate::session::Rules;
 use crate::{drain, open_files};
+
+/// How often what is too old is looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// Starts the gateway: everything it needs is built here, in this order.
 ///
@@ -26,16 +32,22 @@ pub async fn start(cx: Context, config: GatewayConfig) -> anyhow::Result<()> {
     // 2. Who may connect, and what they may do.
     let tls = server_tls(&config.websocket.tls).context("websocket.tls")?;
     let origins = config.websocket.origins()?;
-    let rules = Arc::new(rules(&cx, &config)?);
+    let namespaces = Arc::new(Namespaces::new(&config.channels));
+    let rules = Arc::new(rules(&cx, &config, Arc::clone(&namespaces))?);
     if rules.verifier.is_none() && !rules.allow_anonymous {
         tracing::warn!("no client can connect: set auth.jwt_secret or auth.allow_anonymous");
     }
 
     // 3. The hub. It lives in memory and depends on nobody.
-    let hub = Hub::new(limits(&config), cx.metrics(Metrics::register));
+    let hub = Hub::new(limits(&config), cx.clock().clone(), cx.metrics(Metrics::register));
     let component = cx.component("hub", ComponentKind::Internal, true);
     component.attribute("max_connections", hub.limits().max_connections.to_string());
     component.healthy("in memory, this node only");
+    let swept_hub = Arc::clone(&hub);
+    cx.background("history.sweep", Schedule::Every(SWEEP_EVERY), move || {
+        swept_hub.sweep(Instant::now());
+        std::future::ready(Ok(()))
+    });
 
     // 4. At the end clients are sent away little by little; the other half of the grace is for their farewells.
     let (drained_hub, stopping, window) = (Arc::clone(&hub), cx.stopping(), config.server.grace / 2);
@@ -62,23 +74,33 @@ pub async fn start(cx: Context, config: GatewayConfig) -> anyhow::Result<()> {
         started_at: cx.started_at(),
     };
     let max_channel_bytes = config.channels.max_length;
-    let api = RealtimeApi { hub, max_data_bytes: max_message_bytes, max_channel_bytes, node };
+    let history_limit = config.channels.history_limit;
+    let api = RealtimeApi {
+        hub,
+        namespaces,
+        max_data_bytes: max_message_bytes,
+        max_channel_bytes,
+        history_limit,
+        node,
+    };
     cx.serve(Routes::new(RealtimeServiceServer::new(api))).await
 }
 
-fn rules(cx: &Context, config: &GatewayConfig) -> anyhow::Result<Rules> {
+fn rules(cx: &Context, config: &GatewayConfig, namespaces: Arc<Namespaces>) -> anyhow::Result<Rules> {
     let websocket = &config.websocket;
     Ok(Rules {
         verifier: config.auth.verifier()?,
         allow_anonymous: config.auth.allow_anonymous,
-        client_publish: config.channels.client_publish,
+        namespaces,
+        personal_channels: config.channels.personal,
         max_channel_bytes: config.channels.max_length,
         max_channels: websocket.max_channels_per_client as usize,
+        history_limit: config.channels.history_limit,
         ping_every: websocket.ping_every,
         pong_within: websocket.pong_within,
         connect_within: websocket.connect_within,
         refresh_within: websocket.refresh_within,
-        version: format!("mainstay {}", cx.identity().version),
+        version: format!("mainstay {}", cx.identity().version).into(),
     })
 }
 
@@ -86,6 +108,11 @@ fn limits(config: &GatewayConfig) -> Limits {
     Limits {
         max_connections: open_files::make_room_for(config.websocket.max_connections) as usize,
         max_connections_per_user: config.websocket.max_connections_per_user as usize,
+        max_channels: config.websocket.max_channels_per_client as usize,
         outbox_bytes: config.websocket.outbox_bytes(),
+        history_items: config.channels.history_limit,
+        history_bytes: bytes(config.channels.history_memory),
+        position_ttl: config.channels.position_ttl,
+        idempotency_ttl: config.channels.idempotency_ttl,
     }
 }

@@ -1,7 +1,7 @@
 //! The life of one client in the protocol, without any input or output.
 //!
-//! Frames and the time go in, actions come out; whoever owns the socket carries them out in order. The order matters:
-//! a reply is queued before the client joins the channel, so no publication overtakes it.
+//! Frames and the time go in, actions come out; whoever owns the socket carries them out in order. What a client may do
+//! is decided here as far as tokens, names and options tell; what depends on who is subscribed is left to the hub.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +13,14 @@ use tokio::time::Instant;
 
 use crate::channel::Channel;
 use crate::codes::{Disconnect, ReplyError};
-use crate::protocol::{self, Command, Method, Request};
+use crate::config::NamespaceConfig;
+use crate::engine::HistoryQuery;
+use crate::hub::Subscription;
+use crate::namespace::Namespaces;
+use crate::protocol::{self, Command, Lifetime, Method, Request};
 
 mod admission;
+mod permission;
 mod pulse;
 mod requests;
 #[cfg(test)]
@@ -30,15 +35,18 @@ pub(crate) struct Rules {
     /// None when no token is accepted.
     pub(crate) verifier: Option<Verifier>,
     pub(crate) allow_anonymous: bool,
-    pub(crate) client_publish: bool,
+    pub(crate) namespaces: Arc<Namespaces>,
+    /// Every user listens to `#<user>`.
+    pub(crate) personal_channels: bool,
     pub(crate) max_channel_bytes: usize,
     pub(crate) max_channels: usize,
+    pub(crate) history_limit: usize,
     pub(crate) ping_every: Duration,
     pub(crate) pong_within: Duration,
     pub(crate) connect_within: Duration,
     pub(crate) refresh_within: Duration,
     /// Told to clients.
-    pub(crate) version: String,
+    pub(crate) version: Arc<str>,
 }
 
 /// The two times a session goes by.
@@ -55,33 +63,75 @@ pub(crate) struct Now {
 pub(crate) enum Action {
     /// Count the connection as one of this user's. If there are too many, close and drop the actions that follow.
     Admit(Profile),
+    /// Subscribe to what the token lists, and answer `connect`.
+    Open(Box<Open>),
+    /// Carry out a command that takes the hub, and answer it.
+    Ask { id: u32, ask: Box<Ask> },
     /// Queue the reply to a command; `code` is 0 when it went well.
-    Reply {
-        frame: Bytes,
-        method: Method,
-        code: u32,
-    },
+    Reply { frame: Bytes, method: Method, code: u32 },
     /// Queue something that is no reply.
     Send(Bytes),
-    Join(Channel),
-    Leave(Channel),
-    Publish {
-        channel: Channel,
-        push: Bytes,
-    },
+    /// End a subscription that was not prolonged, if it is still there.
+    Expire(Channel),
     /// Note how long the last ping took.
     RoundTrip(Duration),
     /// Write what is queued, then close. Nothing follows.
     Close(Disconnect),
 }
 
+/// How a connection begins.
+#[derive(Debug)]
+pub(crate) struct Open {
+    pub(crate) id: u32,
+    pub(crate) client: Box<str>,
+    pub(crate) version: Arc<str>,
+    pub(crate) lifetime: Lifetime,
+    pub(crate) ping_s: u32,
+    pub(crate) subscriptions: Vec<Subscription>,
+}
+
+/// A command that only the hub can answer. The session has checked all that it can know; `members_only` says that the
+/// rest depends on being subscribed.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    Subscribe(Subscription),
+    Unsubscribe(Channel),
+    /// Tell the client that its subscription lives longer.
+    Renew {
+        channel: Channel,
+        lifetime: Lifetime,
+    },
+    Publish {
+        channel: Channel,
+        options: Arc<NamespaceConfig>,
+        data: Box<RawValue>,
+        members_only: bool,
+    },
+    Presence {
+        channel: Channel,
+        members_only: bool,
+    },
+    PresenceStats {
+        channel: Channel,
+        members_only: bool,
+    },
+    History {
+        channel: Channel,
+        options: Arc<NamespaceConfig>,
+        query: HistoryQuery,
+        members_only: bool,
+    },
+}
+
 /// Who a client turned out to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Profile {
     /// Empty for anonymous clients.
     pub(crate) user: Arc<str>,
     pub(crate) client_name: Box<str>,
     pub(crate) client_version: Box<str>,
+    /// Shown to others.
+    pub(crate) info: Option<Arc<RawValue>>,
 }
 
 /// One client's state.
@@ -108,12 +158,11 @@ enum State {
 
 struct Connected {
     user: Arc<str>,
-    /// Shown to others beside what the client publishes.
-    info: Option<Box<RawValue>>,
     /// When the connection is closed unless the client brings a new token.
     expires_at: Option<Instant>,
     pulse: Pulse,
-    channels: Vec<Channel>,
+    /// Subscriptions that end unless they are prolonged; some of them may be over already.
+    subscriptions_end: Vec<(Channel, Instant)>,
 }
 
 impl Session {
@@ -156,14 +205,17 @@ impl Session {
             State::Connected(connected) if connected.expires_at.is_some_and(|at| at <= now.at) => {
                 Some(Disconnect::EXPIRED)
             }
-            State::Connected(connected) => match connected.pulse.on_timer(now.at, &self.rules) {
-                Ok(true) => {
-                    actions.push(Action::Send(protocol::PING));
-                    None
+            State::Connected(connected) => {
+                connected.end_subscriptions(now.at, actions);
+                match connected.pulse.on_timer(now.at, &self.rules) {
+                    Ok(true) => {
+                        actions.push(Action::Send(protocol::PING));
+                        None
+                    }
+                    Ok(false) => None,
+                    Err(pulse::NoPong) => Some(Disconnect::NO_PONG),
                 }
-                Ok(false) => None,
-                Err(pulse::NoPong) => Some(Disconnect::NO_PONG),
-            },
+            }
             State::Closed => None,
         };
         if let Some(disconnect) = verdict {
@@ -176,8 +228,8 @@ impl Session {
         match &self.state {
             State::Waiting { connect_by } | State::Refused { connect_by } => Some(*connect_by),
             State::Connected(connected) => {
-                let pulse = connected.pulse.next_at();
-                Some(connected.expires_at.map_or(pulse, |at| at.min(pulse)))
+                let ends = connected.subscriptions_end.iter().map(|(_, at)| *at);
+                ends.chain(connected.expires_at).chain([connected.pulse.next_at()]).min()
             }
             State::Closed => None,
         }
@@ -203,6 +255,28 @@ impl Session {
         if !matches!(self.state, State::Closed) {
             self.state = State::Closed;
             actions.push(Action::Close(disconnect));
+        }
+    }
+}
+
+impl Connected {
+    fn end_subscriptions(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        for (channel, _) in self.subscriptions_end.extract_if(.., |(_, at)| *at <= now) {
+            actions.push(Action::Expire(channel));
+        }
+    }
+}
+
+impl Ask {
+    pub(crate) fn method(&self) -> Method {
+        match self {
+            Self::Subscribe(_) => Method::Subscribe,
+            Self::Unsubscribe(_) => Method::Unsubscribe,
+            Self::Renew { .. } => Method::SubRefresh,
+            Self::Publish { .. } => Method::Publish,
+            Self::Presence { .. } => Method::Presence,
+            Self::PresenceStats { .. } => Method::PresenceStats,
+            Self::History { .. } => Method::History,
         }
     }
 }

@@ -1,6 +1,9 @@
 //! The gateway from outside: real sockets, a real listener, the public API of the crate.
 
 #[cfg(test)]
+#[path = "gateway/channels.rs"]
+mod channels;
+#[cfg(test)]
 #[path = "gateway/client.rs"]
 mod client;
 #[cfg(test)]
@@ -13,5 +16,11 @@ mod delivery;
 #[path = "gateway/ends.rs"]
 mod ends;
 #[cfg(test)]
+#[path = "gateway/model.rs"]
+mod model;
+#[cfg(test)]
 #[path = "gateway/node.rs"]
 mod node;
+#[cfg(test)]
+#[path = "gateway/wire.rs"]
+mod wire;

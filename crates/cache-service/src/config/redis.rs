@@ -35,6 +35,11 @@ pub struct RedisConfig {
     pub command_within: Duration,
     /// Commands in flight at most; more are refused at once. 1 to 1,000,000.
     pub max_in_flight: u32,
+    /// Changes kept for nodes that were cut off; more are found by asking anew. 1,000 to 10,000,000.
+    pub log_length: u64,
+    /// How long memory may answer alone without proof that no change was missed; 100 ms to 1 min.
+    #[serde(with = "humantime_serde")]
+    pub current_for: Duration,
 }
 
 /// How Redis is reached.
@@ -75,6 +80,8 @@ impl Default for RedisConfig {
             connect_within: Duration::from_millis(500),
             command_within: Duration::from_millis(500),
             max_in_flight: 10_000,
+            log_length: 100_000,
+            current_for: Duration::from_secs(2),
         }
     }
 }
@@ -105,6 +112,8 @@ impl RedisConfig {
         problems.duration("redis.connect_within", self.connect_within, ms(10)..=ms(10_000));
         problems.duration("redis.command_within", self.command_within, ms(1)..=ms(10_000));
         problems.range("redis.max_in_flight", self.max_in_flight, 1..=1_000_000);
+        problems.range("redis.log_length", self.log_length, 1_000..=10_000_000);
+        problems.duration("redis.current_for", self.current_for, ms(100)..=ms(60_000));
     }
 }
 

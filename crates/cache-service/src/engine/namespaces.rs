@@ -1,11 +1,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use mainstay_runtime::Problems;
 use parking_lot::RwLock;
 use prometheus_client::metrics::counter::Counter;
 
-use crate::config::{CacheConfig, NamespaceConfig};
+use crate::config::{CacheConfig, NamespaceConfig, Strategy};
 use crate::key::Ttl;
 
 /// Unlisted namespaces counted by name; the rest are counted together.
@@ -16,7 +18,9 @@ const REST: &str = "(other)";
 /// Knows the policy of every namespace and counts what it does.
 #[derive(Debug)]
 pub(crate) struct Namespaces {
-    listed: HashMap<Box<str>, Arc<Namespace>>,
+    listed: RwLock<HashMap<Box<str>, Arc<Namespace>>>,
+    /// What the configuration says, without what was put at run time.
+    config: CacheConfig,
     /// None when only listed namespaces may be used.
     open: Option<Open>,
 }
@@ -29,16 +33,34 @@ struct Open {
 }
 
 /// One namespace: how its entries are kept, and how much it is used.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Namespace {
     pub(crate) policy: Policy,
     pub(crate) gets: Counter,
     pub(crate) hits: Counter,
     pub(crate) sets: Counter,
+    pub(crate) load_cost: LoadCost,
+}
+
+/// What a load from the origin takes: a mean that forgets, in which the last load counts for an eighth.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct LoadCost(Arc<AtomicU64>);
+
+impl LoadCost {
+    pub(crate) fn get(&self) -> Duration {
+        Duration::from_micros(self.0.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn measured(&self, took: Duration) {
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let before = self.0.load(Ordering::Relaxed);
+        let mean = if before == 0 { took } else { before - before / 8 + took / 8 };
+        self.0.store(mean, Ordering::Relaxed);
+    }
 }
 
 /// How the entries of a namespace are kept: its configuration, checked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Policy {
     pub(crate) ttl: Ttl,
     pub(crate) max_value_bytes: u64,
@@ -46,6 +68,14 @@ pub(crate) struct Policy {
     pub(crate) memory_ttl: Duration,
     pub(crate) memory: bool,
     pub(crate) redis: bool,
+    pub(crate) disk: bool,
+    pub(crate) compress_above: u64,
+    pub(crate) strategy: Strategy,
+    pub(crate) origin: Box<str>,
+    pub(crate) negative_ttl: Duration,
+    pub(crate) soft_deadline: Duration,
+    pub(crate) hard_deadline: Duration,
+    pub(crate) ttl_jitter_percent: u8,
 }
 
 impl Namespaces {
@@ -57,14 +87,14 @@ impl Namespaces {
         });
         let open = config.open_namespaces.then(|| {
             let policy = Policy::new(defaults);
-            Open { policy, by_name: RwLock::default(), rest: Arc::new(Namespace::new(policy)) }
+            Open { by_name: RwLock::default(), rest: Arc::new(Namespace::new(policy.clone())), policy }
         });
-        Self { listed: listed.collect(), open }
+        Self { listed: RwLock::new(listed.collect()), config: config.clone(), open }
     }
 
     /// Returns none for a name that may not be used.
     pub(crate) fn get(&self, name: &str) -> Option<Arc<Namespace>> {
-        if let Some(namespace) = self.listed.get(name) {
+        if let Some(namespace) = self.listed.read().get(name) {
             return Some(Arc::clone(namespace));
         }
         let open = self.open.as_ref()?;
@@ -75,8 +105,38 @@ impl Namespaces {
         if by_name.len() >= MOST_OPEN && !by_name.contains_key(name) {
             return Some(Arc::clone(&open.rest));
         }
-        let namespace = by_name.entry(name.into()).or_insert_with(|| Arc::new(Namespace::new(open.policy)));
+        let namespace =
+            by_name.entry(name.into()).or_insert_with(|| Arc::new(Namespace::new(open.policy.clone())));
         Some(Arc::clone(namespace))
+    }
+
+    /// Returns what the configuration says of a namespace; none for a name that may not be used.
+    pub(crate) fn configured(&self, name: &str) -> Option<NamespaceConfig> {
+        let defaults = &self.config.namespace_defaults;
+        match self.config.namespaces.get(name) {
+            Some(overrides) => Some(overrides.over(defaults)),
+            None => self.open.is_some().then(|| defaults.clone()),
+        }
+    }
+
+    /// Tells what is wrong with a policy for a namespace.
+    pub(crate) fn problems(&self, policy: &NamespaceConfig) -> Vec<String> {
+        let mut problems = Problems::default();
+        policy.check("policy", &self.config, &mut problems);
+        problems.lines()
+    }
+
+    /// Puts a policy in force for a namespace; its counters go on.
+    pub(crate) fn put(&self, name: &str, policy: &NamespaceConfig) {
+        let used = self.open.as_ref().and_then(|open| open.by_name.write().remove(name));
+        let mut listed = self.listed.write();
+        let counted = listed
+            .get(name)
+            .cloned()
+            .or(used)
+            .unwrap_or_else(|| Arc::new(Namespace::new(Policy::new(policy))));
+        let namespace = Namespace { policy: Policy::new(policy), ..Namespace::clone(&counted) };
+        listed.insert(name.into(), Arc::new(namespace));
     }
 
     /// Returns all namespaces that are listed or were used, by name.
@@ -84,7 +144,7 @@ impl Namespaces {
         let named = |all: &HashMap<Box<str>, Arc<Namespace>>| -> Vec<(String, Arc<Namespace>)> {
             all.iter().map(|(name, namespace)| (name.to_string(), Arc::clone(namespace))).collect()
         };
-        let mut all = named(&self.listed);
+        let mut all = named(&self.listed.read());
         if let Some(open) = &self.open {
             all.extend(named(&open.by_name.read()));
             if open.rest.gets.get() + open.rest.sets.get() > 0 {
@@ -98,7 +158,13 @@ impl Namespaces {
 
 impl Namespace {
     fn new(policy: Policy) -> Self {
-        Self { policy, gets: Counter::default(), hits: Counter::default(), sets: Counter::default() }
+        Self {
+            policy,
+            gets: Counter::default(),
+            hits: Counter::default(),
+            sets: Counter::default(),
+            load_cost: LoadCost::default(),
+        }
     }
 }
 
@@ -111,6 +177,14 @@ impl Policy {
             memory_ttl: config.memory_ttl,
             memory: config.memory,
             redis: config.redis,
+            disk: config.disk,
+            compress_above: config.compress_above.as_u64(),
+            strategy: config.strategy,
+            origin: config.origin.as_str().into(),
+            negative_ttl: config.negative_ttl,
+            soft_deadline: config.soft_deadline,
+            hard_deadline: config.hard_deadline,
+            ttl_jitter_percent: config.ttl_jitter_percent,
         }
     }
 }

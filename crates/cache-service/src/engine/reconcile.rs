@@ -33,7 +33,7 @@ mod tests {
     use mainstay_runtime::Clock;
 
     use super::*;
-    use crate::key::ContentType;
+    use crate::key::{ContentType, Tags};
     use crate::time::Time;
 
     #[test]
@@ -41,21 +41,24 @@ mod tests {
         let (clock, _) = Clock::fixed(UNIX_EPOCH + Duration::from_secs(1_000));
         let now = Time::by_clock_alone(clock).now();
         let held = |version, confirmed, lives_for| Entry {
-            value: Bytes::new(),
+            value: Some(Bytes::new()),
             content_type: ContentType::default(),
+            tags: Tags::default(),
             version,
             set_at_unix_ms: 0,
             fresh_until: now,
             lives_until: now + Duration::from_secs(lives_for),
             kept_until: now + Duration::from_hours(1),
             confirmed,
+            epoch: 0,
         };
         let found = |version| Envelope {
             version,
             set_at_unix_ms: 0,
             expires_at_unix_ms: 0,
             content_type: ContentType::default(),
-            value: Bytes::new(),
+            tags: Tags::default(),
+            value: Some(Bytes::new()),
         };
         for (held, found, expected) in [
             (None, None, Right::Redis),

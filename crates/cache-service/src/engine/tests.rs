@@ -1,10 +1,13 @@
+use std::sync::Weak;
 use std::time::UNIX_EPOCH;
 
-use mainstay_runtime::{Clock, ClockHandle};
+use mainstay_runtime::{Clock, ClockHandle, Context};
 use prometheus_client::registry::Registry;
 
 use super::*;
 use crate::config::{CacheConfig, NamespaceOverrides, RedisConfig, RedisMode};
+use crate::invalidation::InvalidationMetrics;
+use crate::origin::Origins;
 use crate::redis::Redis;
 
 const LEFT: Duration = Duration::from_secs(5);
@@ -18,12 +21,20 @@ fn engine(config: &CacheConfig) -> (Engine, ClockHandle) {
         Arc::new(RedisLayer::new(redis, &config.redis, Arc::clone(&metrics)))
     });
     let engine = Engine {
+        insight: Insight::new(),
         memory: Arc::new(Memory::new(config.memory.capacity.as_u64(), config.largest_value())),
         redis,
+        disk: None,
         namespaces: Namespaces::new(config),
         metrics,
         time: Time::by_clock_alone(clock),
         versions: Versions::default(),
+        invalidation: Invalidation::new(
+            config.redis.current_for,
+            InvalidationMetrics::register(&mut Registry::default()),
+        ),
+        policies: RunTimePolicies::default(),
+        loads: Loads::new(Context::for_test("cache-service"), Origins::default(), Weak::new()),
     };
     (engine, handle)
 }
@@ -44,7 +55,15 @@ fn key(name: &str) -> Key {
 fn set(name: &str, value: &'static [u8], ttl_s: u64) -> Set {
     let ttl = (ttl_s > 0).then(|| Ttl::try_new(Duration::from_secs(ttl_s)).unwrap());
     let content_type = ContentType::try_new("text/plain").unwrap();
-    Set { key: key(name), value: Bytes::from_static(value), ttl, content_type }
+    Set {
+        key: key(name),
+        value: Bytes::from_static(value),
+        ttl,
+        content_type,
+        condition: Condition::Always,
+        tags: Tags::default(),
+        lease: None,
+    }
 }
 
 #[tokio::test]
@@ -183,7 +202,7 @@ async fn a_value_is_copied_out_of_the_buffer_it_came_in() {
     let (engine, _clock) = memory_only();
     let buffer = Bytes::from(vec![7; 1 << 20]);
     let value = buffer.slice(10..20);
-    let set = Set { key: key("a"), value: value.clone(), ttl: None, content_type: ContentType::default() };
+    let set = Set { value: value.clone(), ..set("a", b"", 0) };
     engine.set(set, LEFT).await.unwrap();
     let found = engine.get(&key("a"), LEFT).await.unwrap().entry.unwrap().value;
     assert_eq!(found, value);

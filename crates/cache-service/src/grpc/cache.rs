@@ -3,33 +3,63 @@ use std::time::Duration;
 
 use mainstay_proto::cache::v1 as pb;
 use mainstay_proto::cache::v1::cache_service_server::CacheService;
-use mainstay_rpc::{Deadline, Failure, Reply, Request, Response};
+use mainstay_rpc::{Deadline, ErrorCode, Failure, Reply, Request, Response};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
 
-use crate::engine::{Engine, Found, Set};
-use crate::error::CacheError;
-use crate::key::{ContentType, Invalid, Key, Ttl};
+use super::batch::batch;
+use super::codec::{decode_set, encode_found, encode_stored, refused};
+use super::stream::{Answers, StreamLimits};
+use crate::config::CacheConfig;
+use crate::engine::Engine;
+use crate::key::Key;
 use crate::layer::redis::RedisLayer;
-use crate::metrics::LastLayer;
 
 /// Decodes, calls the engine, encodes.
 #[derive(Debug, Clone)]
 pub(crate) struct CacheGrpc {
     engine: Arc<Engine>,
     redis_kind: &'static str,
+    most_batch_bytes: usize,
+    stream_limits: StreamLimits,
+    stream_slots: Arc<Semaphore>,
+    stopping: CancellationToken,
 }
 
 impl CacheGrpc {
-    pub(crate) fn new(engine: Arc<Engine>, redis_kind: &'static str) -> Self {
-        Self { engine, redis_kind }
+    /// Streams end when `stopping` fires.
+    pub(crate) fn new(engine: Arc<Engine>, config: &CacheConfig, stopping: CancellationToken) -> Self {
+        let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        Self {
+            engine,
+            redis_kind: config.redis.mode.as_str(),
+            most_batch_bytes: bytes(config.largest_value()).max(BATCH_BYTES),
+            stream_limits: StreamLimits {
+                max_in_flight: config.streams.max_in_flight as usize,
+                buffer_bytes: bytes(config.streams.buffer.as_u64()),
+                default_within: config.server.default_deadline,
+            },
+            stream_slots: Arc::new(Semaphore::new(config.streams.max_open as usize)),
+            stopping,
+        }
     }
 }
+
+/// Values in the answer to one batch, or one larger value: what clients take unless told otherwise, less the framing.
+const BATCH_BYTES: usize = 3 << 20;
+const STREAMS_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 #[tonic::async_trait]
 impl CacheService for CacheGrpc {
     async fn get(&self, request: Request<pb::GetRequest>) -> Reply<pb::GetResponse> {
         let left = time_left(&request);
-        let pb::GetRequest { namespace, key } = request.into_inner();
+        let pb::GetRequest { namespace, key, lease } = request.into_inner();
         let key = Key::try_new(&namespace, &key).map_err(refused)?;
+        if lease {
+            let (found, lease) = self.engine.get_or_lease(&key, left).await.map_err(Failure::from)?;
+            return Ok(Response::new(pb::GetResponse { lease: lease.unwrap_or(0), ..encode_found(found) }));
+        }
         let found = self.engine.get(&key, left).await.map_err(Failure::from)?;
         Ok(Response::new(encode_found(found)))
     }
@@ -38,7 +68,7 @@ impl CacheService for CacheGrpc {
         let left = time_left(&request);
         let set = decode_set(request.into_inner()).map_err(refused)?;
         let stored = self.engine.set(set, left).await.map_err(Failure::from)?;
-        Ok(Response::new(pb::SetResponse { version: stored.version, degraded: stored.degraded }))
+        Ok(Response::new(encode_stored(stored)))
     }
 
     async fn delete(&self, request: Request<pb::DeleteRequest>) -> Reply<pb::DeleteResponse> {
@@ -47,6 +77,28 @@ impl CacheService for CacheGrpc {
         let key = Key::try_new(&namespace, &key).map_err(refused)?;
         let existed = self.engine.delete(&key, left).await.map_err(Failure::from)?;
         Ok(Response::new(pb::DeleteResponse { existed }))
+    }
+
+    async fn batch(&self, request: Request<pb::BatchRequest>) -> Reply<pb::BatchResponse> {
+        let deadline = Deadline::of(&request).unwrap_or_else(|| Deadline::within(Duration::MAX));
+        let answer = batch(&self.engine, request.into_inner(), deadline, self.most_batch_bytes).await?;
+        Ok(Response::new(answer))
+    }
+
+    type StreamStream = Answers;
+
+    async fn stream(&self, request: Request<Streaming<pb::StreamRequest>>) -> Reply<Answers> {
+        let slot = Arc::clone(&self.stream_slots).try_acquire_owned().map_err(|_| {
+            Failure::new(ErrorCode::ResourceExhausted, "OVERLOADED", "too many streams are open")
+                .retry_after(STREAMS_RETRY_AFTER)
+        })?;
+        Ok(Response::new(Answers::new(
+            Arc::clone(&self.engine),
+            request.into_inner(),
+            self.stream_limits,
+            self.stopping.clone().cancelled_owned(),
+            slot,
+        )))
     }
 
     async fn stats(&self, _: Request<pb::StatsRequest>) -> Reply<pb::StatsResponse> {
@@ -73,44 +125,9 @@ impl CacheService for CacheGrpc {
     }
 }
 
-fn time_left<T>(request: &Request<T>) -> Duration {
+pub(super) fn time_left<T>(request: &Request<T>) -> Duration {
     // Every request that came through the stack has a deadline.
     Deadline::of(request).map_or(Duration::MAX, |deadline| deadline.left())
-}
-
-fn refused(invalid: Invalid) -> Failure {
-    CacheError::from(invalid).into()
-}
-
-fn decode_set(request: pb::SetRequest) -> Result<Set, Invalid> {
-    let ttl = request.ttl.map(|ttl| {
-        let ttl = Duration::try_from(ttl).map_err(|_| Invalid::TtlOutOfRange)?;
-        Ttl::try_new(ttl)
-    });
-    Ok(Set {
-        key: Key::try_new(&request.namespace, &request.key)?,
-        value: request.value,
-        ttl: ttl.transpose()?,
-        content_type: ContentType::try_new(&request.content_type)?,
-    })
-}
-
-fn encode_found(found: Found) -> pb::GetResponse {
-    let layer = match found.layer {
-        LastLayer::None => pb::Layer::Unspecified,
-        LastLayer::L1 => pb::Layer::L1,
-        LastLayer::L2 => pb::Layer::L2,
-    };
-    // Both are bounded far below what a protobuf duration holds.
-    let duration = |duration: Duration| duration.try_into().ok();
-    let entry = found.entry.map(|entry| pb::Entry {
-        value: entry.value,
-        version: entry.version,
-        ttl: duration(entry.ttl_left),
-        age: duration(entry.age),
-        content_type: entry.content_type.as_str().to_owned(),
-    });
-    pb::GetResponse { entry, layer: layer.into(), stale: found.stale, degraded: found.degraded }
 }
 
 fn encode_operations(engine: &Engine) -> pb::OperationStats {

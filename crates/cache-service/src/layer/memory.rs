@@ -5,11 +5,12 @@ use std::mem::size_of;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 
-use crate::entry::Entry;
+use crate::entry::{Condition, Entry};
 use crate::key::Key;
 use crate::time::Moment;
 
@@ -107,6 +108,47 @@ impl Memory {
         }
     }
 
+    /// Stores a written entry if its condition holds for what lives here; else tells the version that does, 0 for none.
+    pub(crate) fn put_if(
+        &self,
+        key: &Key,
+        entry: Entry,
+        condition: Condition,
+        now: Moment,
+    ) -> Result<(), u64> {
+        let mut stripe = self.stripe(key).lock();
+        let version = self.cache.peek(key).filter(|held| held.is_alive(now)).map(|held| held.version);
+        if !condition.holds(version) {
+            return Err(version.unwrap_or(0));
+        }
+        *stripe += 1;
+        self.cache.insert(key.clone(), Arc::new(entry));
+        Ok(())
+    }
+
+    /// Removes a key whose version in the layer below is another one. A write that is only here stays.
+    pub(crate) fn outdate(&self, key: &Key, version: u64) {
+        let mut stripe = self.stripe(key).lock();
+        *stripe += 1;
+        self.cache.remove_if(key, |held| held.confirmed && held.version != version);
+    }
+
+    /// Removes an entry that was invalidated after this version.
+    pub(crate) fn outlived(&self, key: &Key, version: u64) {
+        let _stripe = self.stripe(key).lock();
+        self.cache.remove_if(key, |held| held.version <= version);
+    }
+
+    /// Removes a key that was changed elsewhere unless what is held is as new; loads under way will not bring it back.
+    pub(crate) fn remove_older(&self, key: &Key, version: u64) {
+        let mut stripe = self.stripe(key).lock();
+        let is_as_new = self.cache.peek(key).is_some_and(|held| held.version >= version);
+        if !is_as_new {
+            *stripe += 1;
+            self.cache.remove(key);
+        }
+    }
+
     /// Removes a key; loads under way will not bring it back.
     pub(crate) fn remove(&self, key: &Key) -> Option<Arc<Entry>> {
         let mut stripe = self.stripe(key).lock();
@@ -142,6 +184,14 @@ impl Memory {
         self.expirations.fetch_add(n_removed.into_inner(), Ordering::Relaxed);
     }
 
+    /// Shows each entry: its key, the bytes of key and value, and the end of its ttl.
+    pub(crate) fn visit(&self, mut see: impl FnMut(&Key, u64, Moment)) {
+        for (key, entry) in self.cache.iter() {
+            let value_bytes = entry.value.as_ref().map_or(0, Bytes::len);
+            see(&key, (key.as_str().len() + value_bytes) as u64, entry.lives_until);
+        }
+    }
+
     pub(crate) fn figures(&self) -> MemoryFigures {
         MemoryFigures {
             entries: self.cache.len() as u64,
@@ -167,8 +217,9 @@ struct Weigher;
 
 impl Weighter<Key, Arc<Entry>> for Weigher {
     fn weight(&self, key: &Key, entry: &Arc<Entry>) -> u64 {
-        let texts = key.as_str().len() + entry.content_type.as_str().len() + entry.value.len();
-        texts as u64 + ENTRY_OVERHEAD_BYTES
+        let texts = key.as_str().len() + entry.content_type.as_str().len() + entry.tags.bytes();
+        let value = entry.value.as_ref().map_or(0, Bytes::len);
+        (texts + value) as u64 + ENTRY_OVERHEAD_BYTES
     }
 }
 

@@ -1,18 +1,22 @@
 //! L2: Redis under a breaker, with spans and figures.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use mainstay_resilience::breaker::{Breaker, BreakerConfig, Outcome, Permit, State};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::config::RedisConfig;
-use crate::entry::{DamagedEnvelope, Draft, Envelope, Written};
+use crate::entry::{Body, DamagedEnvelope, Decision, Draft, Envelope};
 use crate::key::Key;
 use crate::metrics::CacheMetrics;
-use crate::redis::{Redis, RedisError};
+use crate::redis::{Invalidation, Redis, RedisError};
+
+mod script;
 
 /// A caller with less time left than this gets no answer from Redis: its own deadline would come first.
 const ANSWER_TAKES: Duration = Duration::from_millis(5);
@@ -56,32 +60,98 @@ impl RedisLayer {
     /// Reads an entry; `left` is the time the caller has.
     pub(crate) async fn read(&self, key: &Key, left: Duration) -> Result<Option<Envelope>, LayerError> {
         let span = self.span("redis.get", "GET");
-        let bytes =
-            self.guarded(left, |within| self.redis.get(key.as_str(), within)).instrument(span).await?;
-        let envelope = bytes.as_ref().map(Envelope::decode).transpose();
-        envelope.map_err(|damaged| {
-            self.metrics.l2_error("damaged");
-            LayerError::Damaged(damaged)
-        })
+        let (bytes, floor) =
+            self.guarded(left, |within| self.redis.get(key, within)).instrument(span).await?;
+        let Some(bytes) = bytes else { return Ok(None) };
+        let envelope = decode(bytes).await.inspect_err(|_| self.metrics.l2_error("damaged"))?;
+        // An entry whose barriers were lost is not proven: cold, never wrong.
+        if floor.is_none_or(|floor| envelope.version <= floor) {
+            return Ok(None);
+        }
+        if !envelope.tags.is_empty() {
+            let span = self.span("redis.tags", "HMGET");
+            let barrier = |within| self.redis.tag_barrier(key.namespace(), &envelope.tags, within);
+            let barrier = self.guarded(left, barrier).instrument(span).await?;
+            if barrier.is_none_or(|barrier| envelope.version <= barrier) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(envelope))
     }
 
-    /// Stores an entry with a version of at least `lowest_version`.
+    /// Stores an entry with a version of at least `lowest_version`, if its condition holds.
     pub(crate) async fn write(
         &self,
         key: &Key,
         draft: &Draft,
         lowest_version: u64,
         left: Duration,
-    ) -> Result<Written, LayerError> {
+    ) -> Result<Decision, LayerError> {
+        let body = pack(draft).await;
         let span = self.span("redis.set", "EVALSHA");
-        let write = |within| self.redis.set(key.as_str(), draft, lowest_version, within);
+        let write = |within| self.redis.set(key, draft, &body, lowest_version, within);
         self.guarded(left, write).instrument(span).await
     }
 
     /// Removes an entry and tells whether it was there.
-    pub(crate) async fn delete(&self, key: &Key, left: Duration) -> Result<bool, LayerError> {
-        let span = self.span("redis.delete", "DEL");
-        self.guarded(left, |within| self.redis.delete(key.as_str(), within)).instrument(span).await
+    pub(crate) async fn delete(
+        &self,
+        key: &Key,
+        lowest_version: u64,
+        left: Duration,
+    ) -> Result<(bool, u64), LayerError> {
+        let span = self.span("redis.delete", "EVALSHA");
+        self.guarded(left, |within| self.redis.delete(key, lowest_version, within)).instrument(span).await
+    }
+
+    /// Invalidates and returns the last number given, and how many keys were there.
+    pub(crate) async fn invalidate(
+        &self,
+        what: &Invalidation<'_>,
+        lowest_version: u64,
+        left: Duration,
+    ) -> Result<(u64, u64), LayerError> {
+        let span = self.span("redis.invalidate", "EVALSHA");
+        self.guarded(left, |within| self.redis.invalidate(what, lowest_version, within))
+            .instrument(span)
+            .await
+    }
+
+    /// Takes the lease to fill a key, if nobody has it.
+    pub(crate) async fn lease(
+        &self,
+        key: &Key,
+        token: u64,
+        ttl: Duration,
+        left: Duration,
+    ) -> Result<bool, LayerError> {
+        let span = self.span("redis.lease", "EVALSHA");
+        self.guarded(left, |within| self.redis.lease(key, token, ttl, within)).instrument(span).await
+    }
+
+    /// Gives a lease back that was not used.
+    pub(crate) async fn release(&self, key: &Key, token: u64, left: Duration) -> Result<(), LayerError> {
+        let span = self.span("redis.release", "EVALSHA");
+        self.guarded(left, |within| self.redis.release(key, token, within)).instrument(span).await
+    }
+
+    /// Returns all run-time policies, by namespace: version, a space, JSON.
+    pub(crate) async fn policies(&self, left: Duration) -> Result<HashMap<String, String>, LayerError> {
+        let span = self.span("redis.policies", "HGETALL");
+        self.guarded(left, |within| self.redis.policies(within)).instrument(span).await
+    }
+
+    /// Replaces a run-time policy and returns its version; none when another version is there than expected.
+    pub(crate) async fn put_policy(
+        &self,
+        namespace: &str,
+        expected: u64,
+        policy: &str,
+        left: Duration,
+    ) -> Result<Option<u64>, LayerError> {
+        let span = self.span("redis.put_policy", "EVALSHA");
+        let put = |within| self.redis.put_policy(namespace, expected, policy, within);
+        self.guarded(left, put).instrument(span).await
     }
 
     pub(crate) fn breaker_state(&self) -> State {
@@ -90,6 +160,10 @@ impl RedisLayer {
 
     pub(crate) fn redis(&self) -> &Redis {
         &self.redis
+    }
+
+    pub(crate) fn shared(&self) -> Arc<Redis> {
+        Arc::clone(&self.redis)
     }
 
     async fn guarded<T, F>(
@@ -149,6 +223,32 @@ impl RedisLayer {
         }
         span
     }
+}
+
+/// Values of more bytes are packed aside.
+const LARGE_BYTES: usize = 128 << 10;
+
+async fn pack(draft: &Draft) -> Body {
+    let Some(value) = draft.value.clone() else { return Body::absent() };
+    let (content_type, tags, compress_above) =
+        (draft.content_type.clone(), draft.tags.clone(), draft.compress_above);
+    let is_large = value.len() > LARGE_BYTES && value.len() as u64 > compress_above;
+    let pack = move || Body::pack(&content_type, &tags, &value, compress_above);
+    if !is_large {
+        return pack();
+    }
+    let again = pack.clone();
+    // Fails only while the runtime ends.
+    tokio::task::spawn_blocking(pack).await.unwrap_or_else(|_| again())
+}
+
+async fn decode(bytes: Bytes) -> Result<Envelope, LayerError> {
+    let decode = |bytes: &Bytes| Envelope::decode(bytes).map_err(LayerError::Damaged);
+    if !Envelope::is_large(&bytes) {
+        return decode(&bytes);
+    }
+    let aside = bytes.clone();
+    tokio::task::spawn_blocking(move || decode(&aside)).await.unwrap_or_else(|_| decode(&bytes))
 }
 
 /// Holds a breaker's permit for one command; gives it back unjudged when the caller goes away.

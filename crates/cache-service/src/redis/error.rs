@@ -22,6 +22,8 @@ pub(crate) enum RedisError {
     /// The server cannot serve now: loading, a replica without its primary, a password that it does not know.
     #[error("redis cannot serve")]
     CannotServe(#[source] Error),
+    #[error("the log in redis has entries that are not ours")]
+    ForeignLog,
     #[error("the connection to redis failed")]
     Connection(#[source] Error),
 }
@@ -57,7 +59,11 @@ impl RedisError {
             Self::NotConnected | Self::Timeout | Self::Lost | Self::CannotServe(_) | Self::Connection(_) => {
                 true
             }
-            Self::Overloaded | Self::NoScript | Self::Refused(_) | Self::WriteRefused(_) => false,
+            Self::Overloaded
+            | Self::NoScript
+            | Self::ForeignLog
+            | Self::Refused(_)
+            | Self::WriteRefused(_) => false,
         }
     }
 
@@ -67,7 +73,7 @@ impl RedisError {
             Self::NotConnected | Self::Lost | Self::Connection(_) => "unreachable",
             Self::Timeout => "timeout",
             Self::Overloaded => "overloaded",
-            Self::NoScript | Self::Refused(_) => "refused",
+            Self::NoScript | Self::ForeignLog | Self::Refused(_) => "refused",
             Self::WriteRefused(_) => "write_refused",
             Self::CannotServe(_) => "cannot_serve",
         }
@@ -82,9 +88,12 @@ impl RedisError {
             | Self::Connection(cause) => {
                 format!("{self}: {}", plain(cause.details()))
             }
-            Self::NotConnected | Self::Timeout | Self::Lost | Self::Overloaded | Self::NoScript => {
-                self.to_string()
-            }
+            Self::NotConnected
+            | Self::Timeout
+            | Self::Lost
+            | Self::Overloaded
+            | Self::ForeignLog
+            | Self::NoScript => self.to_string(),
         }
     }
 }

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use fred::clients::{Client, WithOptions};
-use fred::interfaces::{ClientLike as _, LuaInterface as _};
+use fred::interfaces::ClientLike as _;
 use fred::types::Builder;
 use fred::types::ConnectHandle;
 use fred::types::config::{Config, Options, ReconnectError, Server, ServerConfig};
@@ -11,7 +11,6 @@ use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFuture};
 
 use super::error::RedisError;
 use crate::config::{Address, RedisConfig};
-use crate::entry::SET_SCRIPT;
 
 /// fred keeps a few commands of its own in the same buffer.
 const BUFFER_EXTRA: usize = 64;
@@ -24,14 +23,12 @@ pub(super) struct Link {
     address: Address,
     client: Client,
     command_within: Duration,
-    /// Hash of the script, as the server gave it.
-    set_script: String,
     closed: CancellationToken,
     _close_on_drop: DropGuard,
 }
 
 impl Link {
-    /// Connects, signs in and loads the script, within a few times `redis.connect_within`.
+    /// Connects, and signs in, within a few times `redis.connect_within`.
     pub(super) async fn open(
         address: Address,
         config: &RedisConfig,
@@ -51,18 +48,12 @@ impl Link {
         let (closed, asked_to_close) = (CancellationToken::new(), CancellationToken::new());
         cx.spawn_work(look_after(client.clone(), handle, closed.clone(), asked_to_close.clone()));
         let close_on_drop = asked_to_close.drop_guard();
-        let loading = timeout(config.command_within, client.script_load::<String, _>(SET_SCRIPT)).await;
-        let set_script = loading.map_err(|_| RedisError::Timeout)?.map_err(RedisError::from_fred)?;
         let command_within = config.command_within;
-        Ok(Self { address, client, command_within, set_script, closed, _close_on_drop: close_on_drop })
+        Ok(Self { address, client, command_within, closed, _close_on_drop: close_on_drop })
     }
 
     pub(super) fn address(&self) -> &Address {
         &self.address
-    }
-
-    pub(super) fn set_script(&self) -> &str {
-        &self.set_script
     }
 
     pub(super) fn command_within(&self) -> Duration {

@@ -15,7 +15,8 @@ use tonic::transport::{Channel, Endpoint};
 /// Is one cache-service with a client.
 pub(crate) struct CacheNode {
     pub(crate) cx: Context,
-    client: CacheServiceClient<Channel>,
+    pub(crate) client: CacheServiceClient<Channel>,
+    pub(crate) channel: Channel,
 }
 
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -51,11 +52,16 @@ impl CacheNode {
     pub(crate) async fn start(redis: RedisConfig) -> Self {
         let mut config = CacheConfig { redis, ..CacheConfig::default() };
         config.namespace_defaults.memory_ttl = MEMORY_TTL;
+        Self::start_with(config).await
+    }
+
+    pub(crate) async fn start_with(config: CacheConfig) -> Self {
         let cx = Context::for_test("cache-service");
         cache_service::start(cx.clone(), config).await.unwrap();
         let address = cx.listening().first().unwrap().address;
         let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap().timeout(WITHIN);
-        Self { cx, client: CacheServiceClient::new(endpoint.connect_lazy()) }
+        let channel = endpoint.connect_lazy();
+        Self { cx, client: CacheServiceClient::new(channel.clone()), channel }
     }
 
     pub(crate) async fn wait_ready(&self, ready: bool) {
@@ -72,7 +78,8 @@ impl CacheNode {
     }
 
     pub(crate) async fn get(&self, key: &str) -> GetResponse {
-        let request = GetRequest { namespace: "test".to_owned(), key: key.to_owned() };
+        let request =
+            GetRequest { namespace: "test".to_owned(), key: key.to_owned(), ..GetRequest::default() };
         self.client.clone().get(request).await.unwrap().into_inner()
     }
 
@@ -88,6 +95,7 @@ impl CacheNode {
             value: Bytes::from_static(value.as_bytes()),
             ttl: None,
             content_type: "text/plain".to_owned(),
+            ..SetRequest::default()
         };
         self.client.clone().set(request).await.unwrap().into_inner()
     }

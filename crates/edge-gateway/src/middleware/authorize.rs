@@ -1,15 +1,17 @@
 //! Lets in who shows good credentials of a sufficient role.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use mainstay_auth::{Credential, Principal, Role};
 
 use crate::error::Problem;
+use crate::limits::{Class, Standing};
 use crate::state::App;
 
 /// What a group of paths asks for.
@@ -19,24 +21,47 @@ pub(crate) struct Gate {
     pub(crate) role: Role,
 }
 
-/// Authenticates the caller and compares roles; handlers find the [`Principal`] in the extensions.
-pub(crate) async fn authorize(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
-    match admit(&gate, request.headers()) {
-        Ok(principal) => {
+/// Authenticates the caller, compares roles and counts the request; handlers find the [`Principal`] in the extensions.
+pub(crate) async fn authorize(
+    State(gate): State<Gate>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let principal = match admit(&gate, request.headers(), peer.ip()) {
+        Ok(principal) => principal,
+        Err(problem) => return refuse(&gate, problem),
+    };
+    let app = &gate.app;
+    let standing = app.limiter.count(&app.upstreams, Class::of(gate.role), &principal).await;
+    let refusal = standing.as_ref().and_then(Standing::refusal);
+    let mut response = match refusal {
+        Some(problem) => problem.into_response(),
+        None => {
             request.extensions_mut().insert(principal);
             next.run(request).await
         }
-        Err(problem) => refuse(&gate, problem),
+    };
+    if let Some(standing) = standing {
+        standing.stamp(response.headers_mut());
     }
+    response
 }
 
-fn admit(gate: &Gate, headers: &HeaderMap) -> Result<Principal, Problem> {
+fn admit(gate: &Gate, headers: &HeaderMap, peer: IpAddr) -> Result<Principal, Problem> {
     let credential = credential(headers)?;
+    let limiter = &gate.app.limiter;
+    if let Some(wait) = limiter.guesses_wait(peer) {
+        gate.app.figures.limited("refused");
+        let detail = "too many bad credentials from this address";
+        let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_BAD_CREDENTIALS", detail);
+        return Err(problem.retry_after(wait));
+    }
     let now = gate.app.cx.clock().unix_s();
-    let principal =
-        gate.app.authenticator.authenticate(credential, now).map_err(|error| {
-            Problem::new(StatusCode::UNAUTHORIZED, "CREDENTIALS_REFUSED", error.to_string())
-        })?;
+    let principal = gate.app.authenticator.authenticate(credential, now).map_err(|error| {
+        limiter.guessed(peer);
+        Problem::new(StatusCode::UNAUTHORIZED, "CREDENTIALS_REFUSED", error.to_string())
+    })?;
     if principal.role < gate.role {
         let detail = format!("this needs the role {}, the credentials carry {}", gate.role, principal.role);
         return Err(Problem::new(StatusCode::FORBIDDEN, "ROLE_TOO_LOW", detail));
@@ -66,8 +91,6 @@ fn credential(headers: &HeaderMap) -> Result<Credential<'_>, Problem> {
 }
 
 fn refuse(gate: &Gate, problem: Problem) -> Response {
-    use axum::response::IntoResponse as _;
-
     let unauthorized = problem.status() == StatusCode::UNAUTHORIZED;
     if unauthorized {
         gate.app.figures.unauthorized.inc();

@@ -5,20 +5,25 @@ use std::time::Duration;
 
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
-use http::header::{AGE, CONTENT_TYPE, ETAG};
+use http::header::{AGE, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use mainstay_proto::cache::v1::{DeleteRequest, GetRequest, GetResponse, Layer, SetRequest, StatsRequest};
 use mainstay_rpc::Call;
-use serde::Serialize;
-use serde_json::{Value, json};
+
+mod answer;
+
+pub(crate) use answer::CacheStats;
+use answer::{Deleted, Stored};
 
 use super::words::wire_duration;
 use crate::body::{Raw, Who};
 use crate::error::Problem;
+use crate::etag;
 use crate::state::App;
 
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 const X_CACHE_TTL: HeaderName = HeaderName::from_static("x-cache-ttl");
+const X_CACHE_TAGS: HeaderName = HeaderName::from_static("x-cache-tags");
 /// Names what could not be asked, so that the answer is less than it could be.
 const X_DEGRADED: HeaderName = HeaderName::from_static("x-mainstay-degraded");
 
@@ -27,20 +32,35 @@ const SET: &str = "mainstay.cache.v1.CacheService/Set";
 const DELETE: &str = "mainstay.cache.v1.CacheService/Delete";
 const STATS: &str = "mainstay.cache.v1.CacheService/Stats";
 
+/// Reads one entry: the raw value, what is known about it in headers.
+#[utoipa::path(get, path = "/cache/{namespace}/{key}", tag = "cache", params(
+    ("namespace" = String, Path, description = "letters, digits, `_` and `-`, starting with a letter", pattern = "^[a-z][a-z0-9_-]{0,63}$"),
+    ("key" = String, Path, description = "1 to 1024 bytes of UTF-8 without control characters", min_length = 1, max_length = 1024),
+    ("if-none-match" = Option<String>, Header, description = "an `etag` given earlier: the value is sent only if it changed"),
+), responses(
+    (status = 200, description = "the value, of the media type it was stored with", content_type = "*/*", headers(
+        ("etag" = String, description = "version of the entry"),
+        ("x-cache" = String, description = "who answered: `l1`, `l2`, `l3`, `origin` or `stale`"),
+        ("x-cache-ttl" = String, description = "time left, like `4m 59s`"),
+    )),
+    (status = 304, description = "the version of `if-none-match` is still the current one"),
+    (status = 404, description = "there is no entry under this key"),
+))]
 pub(crate) async fn get(
     State(app): State<Arc<App>>,
     Path((namespace, key)): Path<(String, String)>,
     Who(caller): Who,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let request = GetRequest { namespace, key };
+    let request = GetRequest { namespace, key, ..GetRequest::default() };
     let send = async |mut client: CacheClient, request| client.get(request).await;
     let answer = app.upstreams.cache(Call::read(GET).by(caller), request, send).await?;
-    Ok(entry_response(answer))
+    Ok(entry_response(answer, headers.get(IF_NONE_MATCH)))
 }
 
 type CacheClient = mainstay_proto::cache::v1::cache_service_client::CacheServiceClient<mainstay_rpc::Lane>;
 
-fn entry_response(answer: GetResponse) -> Response {
+fn entry_response(answer: GetResponse, known: Option<&HeaderValue>) -> Response {
     let mut headers = HeaderMap::new();
     headers.insert(X_CACHE, HeaderValue::from_static(cache_word(&answer)));
     if answer.degraded {
@@ -56,13 +76,16 @@ fn entry_response(answer: GetResponse) -> Response {
         .filter(|value| !value.is_empty())
         .unwrap_or(HeaderValue::from_static("application/octet-stream"));
     headers.insert(CONTENT_TYPE, content_type);
-    headers.insert(ETAG, etag(entry.version));
+    headers.insert(ETAG, version_tag(entry.version));
     if let Some(age) = entry.age {
         headers.insert(AGE, HeaderValue::from(age.seconds.max(0)));
     }
     if let Some(ttl) = entry.ttl.and_then(|ttl| Duration::try_from(ttl).ok()) {
         let text = humantime::format_duration(Duration::from_millis(whole_ms(ttl))).to_string();
         headers.extend(HeaderValue::try_from(text).ok().map(|value| (X_CACHE_TTL, value)));
+    }
+    if known.is_some_and(|known| etag::matches(known, &headers[ETAG])) {
+        return (StatusCode::NOT_MODIFIED, headers).into_response();
     }
     (headers, entry.value).into_response()
 }
@@ -84,18 +107,23 @@ fn whole_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn etag(version: u64) -> HeaderValue {
+fn version_tag(version: u64) -> HeaderValue {
     HeaderValue::try_from(format!("\"{version}\"")).expect("digits and quotes are a header value")
 }
 
-/// What a successful PUT answers.
-#[derive(Serialize)]
-struct Stored {
-    version: u64,
-    /// True when Redis did not confirm the write.
-    degraded: bool,
-}
-
+/// Stores one entry.
+#[utoipa::path(put, path = "/cache/{namespace}/{key}", tag = "cache", params(
+    ("namespace" = String, Path, description = "letters, digits, `_` and `-`, starting with a letter", pattern = "^[a-z][a-z0-9_-]{0,63}$"),
+    ("key" = String, Path, description = "1 to 1024 bytes of UTF-8 without control characters", min_length = 1, max_length = 1024),
+    ("x-cache-ttl" = Option<String>, Header, description = "lifetime like `30s`; without it the namespace's own", example = "30s"),
+    ("x-cache-tags" = Option<String>, Header, description = "names under which it can be invalidated, split at commas", example = "user-7,list"),
+    ("if-match" = Option<String>, Header, description = "the `etag` of the version to replace; another one is 412"),
+    ("if-none-match" = Option<String>, Header, description = "`*`: store only if there is no entry, else 412"),
+), request_body(content = String, description = "the value, any bytes", content_type = "*/*"), responses(
+    (status = 200, description = "stored", body = Stored, headers(("etag" = String, description = "version of the entry"))),
+    (status = 404, description = "there is no such namespace"),
+    (status = 412, description = "another version is there than the condition names"),
+))]
 pub(crate) async fn put(
     State(app): State<Arc<App>>,
     Path((namespace, key)): Path<(String, String)>,
@@ -105,12 +133,21 @@ pub(crate) async fn put(
 ) -> Result<Response, Problem> {
     let ttl = ttl_of(&headers)?.map(wire_duration);
     let content_type = text_header(&headers, &CONTENT_TYPE)?.unwrap_or_default().to_owned();
-    let request = SetRequest { namespace, key, value, ttl, content_type };
+    let request = SetRequest {
+        namespace,
+        key,
+        value,
+        ttl,
+        content_type,
+        tags: tags_of(&headers)?,
+        if_version: condition_of(&headers)?,
+        ..SetRequest::default()
+    };
     let send = async |mut client: CacheClient, request| client.set(request).await;
     let answer = app.upstreams.cache(Call::write(SET).by(caller), request, send).await?;
 
     let body = axum::Json(Stored { version: answer.version, degraded: answer.degraded });
-    Ok(([(ETAG, etag(answer.version))], body).into_response())
+    Ok(([(ETAG, version_tag(answer.version))], body).into_response())
 }
 
 fn ttl_of(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
@@ -120,74 +157,94 @@ fn ttl_of(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
         .map_err(|_| Problem::invalid("x-cache-ttl", "must be a duration like 500ms, 30s, 5m or 1h"))
 }
 
+/// Reads tags, split at commas.
+fn tags_of(headers: &HeaderMap) -> Result<Vec<String>, Problem> {
+    let text = text_header(headers, &X_CACHE_TAGS)?.unwrap_or_default();
+    Ok(text.split(',').map(str::trim).filter(|tag| !tag.is_empty()).map(str::to_owned).collect())
+}
+
+/// Reads the version that must be there: that of `if-match`, or none with `if-none-match: *`.
+fn condition_of(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+    let known = text_header(headers, &IF_MATCH)?;
+    let none = text_header(headers, &IF_NONE_MATCH)?;
+    match (known, none) {
+        (None, None) => Ok(None),
+        (None, Some(tag)) if tag.trim() == "*" => Ok(Some(0)),
+        (None, Some(_)) => Err(Problem::invalid("if-none-match", "must be `*` on a write")),
+        (Some(_), Some(_)) => Err(Problem::invalid("if-match", "cannot be joined with if-none-match")),
+        (Some(tag), None) => {
+            let version = tag.trim().strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
+            let version = version.and_then(|digits| digits.parse().ok()).filter(|version| *version > 0);
+            let form = "must be one etag that a read or a write gave";
+            version.map(Some).ok_or_else(|| Problem::invalid("if-match", form))
+        }
+    }
+}
+
 fn text_header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Problem> {
     let Some(value) = headers.get(name) else { return Ok(None) };
     value.to_str().map(Some).map_err(|_| Problem::invalid(name.as_str(), "must be plain text"))
 }
 
+/// Removes one entry from every layer.
+#[utoipa::path(delete, path = "/cache/{namespace}/{key}", tag = "cache", params(
+    ("namespace" = String, Path, description = "letters, digits, `_` and `-`, starting with a letter", pattern = "^[a-z][a-z0-9_-]{0,63}$"),
+    ("key" = String, Path, description = "1 to 1024 bytes of UTF-8 without control characters", min_length = 1, max_length = 1024),
+), responses(
+    (status = 200, description = "the entry is gone", body = Deleted),
+    (status = 404, description = "there is no such namespace"),
+))]
 pub(crate) async fn delete(
     State(app): State<Arc<App>>,
     Path((namespace, key)): Path<(String, String)>,
     Who(caller): Who,
-) -> Result<axum::Json<Value>, Problem> {
+) -> Result<axum::Json<Deleted>, Problem> {
     let request = DeleteRequest { namespace, key };
     let send = async |mut client: CacheClient, request| client.delete(request).await;
     let answer = app.upstreams.cache(Call::write(DELETE).by(caller), request, send).await?;
-    Ok(axum::Json(json!({ "existed": answer.existed })))
+    Ok(axum::Json(Deleted { existed: answer.existed }))
 }
 
+/// Figures of the cache's layers, of Redis and of each namespace.
+#[utoipa::path(get, path = "/cache/stats", tag = "cache", responses((status = 200, description = "the figures", body = CacheStats)))]
 pub(crate) async fn stats(
     State(app): State<Arc<App>>,
     Who(caller): Who,
-) -> Result<axum::Json<Value>, Problem> {
+) -> Result<axum::Json<CacheStats>, Problem> {
     let send = async |mut client: CacheClient, request| client.stats(request).await;
     let stats = app.upstreams.cache(Call::read(STATS).by(caller), StatsRequest {}, send).await?;
-    Ok(axum::Json(stats_json(stats)))
+    Ok(axum::Json(stats.into()))
 }
 
-/// Gives the cache's figures the shape that operators' scripts read.
-pub(crate) fn stats_json(stats: mainstay_proto::cache::v1::StatsResponse) -> Value {
-    let memory = stats.memory.unwrap_or_default();
-    let operations = stats.operations.unwrap_or_default();
-    let hits = operations.l1_hits + operations.l2_hits;
-    let redis = stats.redis.map_or_else(
-        || json!({ "type": "none", "available": false, "memoryEntries": memory.entries }),
-        |redis| {
-            json!({
-                "type": redis.kind, "available": redis.available, "breaker": redis.breaker,
-                "primary": redis.primary, "memoryEntries": memory.entries, "redisInfo": redis.info,
-                "sentinel": redis.sentinel.map(|sentinel| json!({
-                    "masterName": sentinel.master_name, "master": sentinel.master,
-                    "configured": sentinel.sentinels_configured, "reachable": sentinel.sentinels_reachable,
-                })),
-            })
-        },
-    );
-    let namespaces: Vec<Value> = stats
-        .namespaces
-        .into_iter()
-        .map(|ns| json!({ "namespace": ns.namespace, "gets": ns.gets, "hits": ns.hits, "sets": ns.sets }))
-        .collect();
-    json!({
-        "redisStats": redis,
-        "memory": {
-            "entries": memory.entries, "bytes": memory.bytes, "capacityBytes": memory.capacity_bytes,
-            "evictions": memory.evictions, "expirations": memory.expirations,
-        },
-        "cacheHitStats": {
-            "gets": operations.gets, "hits": hits, "l1Hits": operations.l1_hits, "l2Hits": operations.l2_hits,
-            "misses": operations.misses, "hitRate": ratio(hits, operations.gets),
-        },
-        "operations": {
-            "sets": operations.sets, "deletes": operations.deletes, "errors": operations.errors,
-            "getSecondsMean": operations.get_seconds_mean, "setSecondsMean": operations.set_seconds_mean,
-            "deleteSecondsMean": operations.delete_seconds_mean,
-        },
-        "namespaces": namespaces,
-    })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Gives `part / whole`, or nothing where there is no whole yet.
-fn ratio(part: u64, whole: u64) -> Option<f64> {
-    (whole > 0).then(|| part as f64 / whole as f64)
+    type Sent = &'static [(HeaderName, &'static str)];
+
+    #[test]
+    fn conditions_of_a_write_are_one_etag_or_absence() {
+        let table: &[(Sent, Result<Option<u64>, &str>)] = &[
+            (&[], Ok(None)),
+            (&[(IF_MATCH, "\"17\"")], Ok(Some(17))),
+            (&[(IF_NONE_MATCH, "*")], Ok(Some(0))),
+            (&[(IF_MATCH, "17")], Err("INVALID_FIELD")),
+            (&[(IF_MATCH, "\"0\"")], Err("INVALID_FIELD")),
+            (&[(IF_MATCH, "*")], Err("INVALID_FIELD")),
+            (&[(IF_NONE_MATCH, "\"17\"")], Err("INVALID_FIELD")),
+            (&[(IF_MATCH, "\"17\""), (IF_NONE_MATCH, "*")], Err("INVALID_FIELD")),
+        ];
+        for (sent, expected) in table {
+            let mut headers = HeaderMap::new();
+            for (name, value) in *sent {
+                headers.insert(name, HeaderValue::from_static(value));
+            }
+            let seen = condition_of(&headers);
+            assert_eq!(
+                seen.as_ref().map_err(Problem::code),
+                expected.as_ref().map_err(|code| *code),
+                "{sent:?}"
+            );
+        }
+    }
 }

@@ -1,13 +1,17 @@
 //! The status page, embedded in the binary.
 
-use axum::response::{Html, IntoResponse, Response};
-use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY};
+use std::sync::Arc;
 
-const PAGE: &str = include_str!("../../assets/dashboard.html");
-/// The page brings all it needs: nothing may be loaded from anywhere else.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
-                      img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+use axum::extract::State;
+use axum::response::Response;
+use http::HeaderMap;
 
-pub(crate) async fn page() -> Response {
-    ([(CONTENT_SECURITY_POLICY, POLICY), (CACHE_CONTROL, "no-cache")], Html(PAGE)).into_response()
+use crate::state::App;
+
+pub(super) const PAGE: &str = include_str!("../../assets/dashboard.html");
+
+/// Shows the state of the system to people; its figures need a key.
+#[utoipa::path(get, path = "/dashboard", tag = "pages", responses((status = 200, description = "the page", body = String, content_type = "text/html")))]
+pub(crate) async fn page(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+    app.pages.dashboard.answer(&headers)
 }

@@ -7,14 +7,20 @@ use axum::Json as Answer;
 use axum::extract::State;
 use mainstay_proto::replica::v1::replica_service_client::ReplicaServiceClient;
 use mainstay_proto::replica::v1::{
-    ExecuteRequest, Node, Prefer, QueryRequest, Served, TopologyRequest, TopologyResponse,
+    ExecuteRequest, Node, Prefer, QueryRequest, TopologyRequest, TopologyResponse,
 };
 use mainstay_rpc::{Call, Caller, Lane};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+mod answer;
+
+pub(crate) use answer::{DatabaseInfo, SqlColumn};
+use answer::{ExecuteAnswer, NodeHealth, NodeLag, NodePool, NodeTraffic, Nodes, QueryAnswer};
 
 use super::sql_json;
-use super::words::{health as health_word, rfc3339, role, seconds, wire_duration};
+use super::words::wire_duration;
 use crate::body::{Json, Who};
 use crate::error::Problem;
 use crate::state::App;
@@ -25,23 +31,31 @@ const QUERY: &str = "mainstay.replica.v1.ReplicaService/Query";
 const EXECUTE: &str = "mainstay.replica.v1.ReplicaService/Execute";
 const TOPOLOGY: &str = "mainstay.replica.v1.ReplicaService/Topology";
 
-#[derive(Deserialize)]
+/// A read.
+#[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct QueryBody {
+    /// One statement with `$1`, `$2`, ... for its parameters.
+    #[schema(example = "select $1::int8 as n")]
     sql: String,
+    /// `null`, booleans, numbers, strings and arrays stand for themselves, any other type is
+    /// `{"type": "numeric", "value": "12.50"}`.
     #[serde(default)]
     params: Vec<Value>,
     #[serde(default)]
     max_rows: u32,
+    /// A replica further behind than this is not asked; like `2s`.
     #[serde(default, with = "humantime_serde")]
+    #[schema(value_type = Option<String>, example = "2s")]
     max_lag: Option<Duration>,
+    /// The `token` of a write that must be seen.
     #[serde(default)]
     after: String,
     #[serde(default)]
     prefer: ReadFrom,
 }
 
-#[derive(Clone, Copy, Default, Deserialize)]
+#[derive(Clone, Copy, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum ReadFrom {
     #[default]
@@ -49,19 +63,28 @@ enum ReadFrom {
     Primary,
 }
 
-#[derive(Deserialize)]
+/// A write.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ExecuteBody {
+    #[schema(example = "select 1")]
     sql: String,
     #[serde(default)]
     params: Vec<Value>,
 }
 
+/// Runs one read-only statement, on a replica where one is young enough.
+#[utoipa::path(post, path = "/database/query", tag = "database", request_body = QueryBody, responses(
+    (status = 200, description = "the rows", body = QueryAnswer),
+    (status = 404, description = "a table, column or function of the statement does not exist"),
+    (status = 409, description = "the statement breaks a constraint or lost a race; `sqlState` says which"),
+    (status = 412, description = "the database refuses the statement in its present state; `sqlState` says why"),
+))]
 pub(crate) async fn query(
     State(app): State<Arc<App>>,
     Who(caller): Who,
     Json(body): Json<QueryBody>,
-) -> Result<Answer<Value>, Problem> {
+) -> Result<Answer<QueryAnswer>, Problem> {
     let request = QueryRequest {
         sql: body.sql,
         params: sql_json::params(body.params)?,
@@ -76,44 +99,42 @@ pub(crate) async fn query(
     };
     let send = async |mut client: Client, request| client.query(request).await;
     let answer = app.upstreams.replica(Call::read(QUERY).by(caller), request, send).await?;
-    Ok(Answer(json!({
-        "columns": sql_json::columns(&answer.columns),
-        "rows": sql_json::rows(answer.rows),
-        "truncated": answer.truncated,
-        "served": served(answer.served),
-    })))
+    Ok(Answer(QueryAnswer {
+        columns: sql_json::columns(answer.columns),
+        rows: sql_json::rows(answer.rows),
+        truncated: answer.truncated,
+        served: answer.served.map(Into::into),
+    }))
 }
 
+/// Runs one statement on the primary.
+#[utoipa::path(post, path = "/database/execute", tag = "database", request_body = ExecuteBody, responses(
+    (status = 200, description = "what it did", body = ExecuteAnswer),
+    (status = 404, description = "a table, column or function of the statement does not exist"),
+    (status = 409, description = "the statement breaks a constraint or lost a race; `sqlState` says which"),
+    (status = 412, description = "the database refuses the statement in its present state; `sqlState` says why"),
+))]
 pub(crate) async fn execute(
     State(app): State<Arc<App>>,
     Who(caller): Who,
     Json(body): Json<ExecuteBody>,
-) -> Result<Answer<Value>, Problem> {
+) -> Result<Answer<ExecuteAnswer>, Problem> {
     let request = ExecuteRequest { sql: body.sql, params: sql_json::params(body.params)? };
     let send = async |mut client: Client, request| client.execute(request).await;
     let answer = app.upstreams.replica(Call::write(EXECUTE).by(caller), request, send).await?;
-    Ok(Answer(json!({
-        "rowsAffected": answer.rows_affected,
-        "columns": sql_json::columns(&answer.columns),
-        "rows": sql_json::rows(answer.rows),
-        "token": answer.token,
-        "served": served(answer.served),
-    })))
-}
-
-fn served(served: Option<Served>) -> Value {
-    served.map_or(Value::Null, |served| {
-        json!({
-            "node": served.node, "role": role(served.role), "stalenessSeconds": seconds(served.staleness),
-            "reason": served.reason, "attempts": served.attempts,
-        })
-    })
+    Ok(Answer(ExecuteAnswer {
+        rows_affected: answer.rows_affected,
+        columns: sql_json::columns(answer.columns),
+        rows: sql_json::rows(answer.rows),
+        token: answer.token,
+        served: answer.served.map(Into::into),
+    }))
 }
 
 /// Asks replica-service for every node.
 pub(crate) async fn topology(
     app: &App,
-    caller: Caller,
+    caller: impl Into<Option<Caller>>,
     within: Duration,
 ) -> Result<TopologyResponse, Problem> {
     let call = Call::read(TOPOLOGY).by(caller).within(within);
@@ -121,103 +142,55 @@ pub(crate) async fn topology(
     Ok(app.upstreams.replica(call, TopologyRequest {}, send).await?)
 }
 
-async fn nodes(app: &App, caller: Caller, shape: fn(&Node) -> Value) -> Result<Answer<Value>, Problem> {
-    let topology = topology(app, caller, app.request_within).await?;
-    let nodes: Vec<Value> = topology.nodes.iter().map(|node| with_name(node, shape(node))).collect();
-    Ok(Answer(json!({ "primary": name_or_null(&topology.primary), "nodes": nodes })))
+async fn nodes<T>(app: &App, caller: Caller) -> Result<Answer<Nodes<T>>, Problem>
+where
+    T: for<'a> From<&'a Node>,
+{
+    Ok(Answer(Nodes::new(&topology(app, caller, app.request_within).await?)))
 }
 
-/// Puts the figures of a node behind its name and role.
-fn with_name(node: &Node, figures: Value) -> Value {
-    let mut named = json!({ "node": node.name, "role": role(node.role) });
-    if let (Some(named), Value::Object(figures)) = (named.as_object_mut(), figures) {
-        named.extend(figures);
-    }
-    named
-}
-
-fn name_or_null(name: &str) -> Value {
-    if name.is_empty() { Value::Null } else { json!(name) }
-}
-
-pub(crate) async fn info(State(app): State<Arc<App>>, Who(caller): Who) -> Result<Answer<Value>, Problem> {
+/// The nodes, their roles as observed, and how reads are routed.
+#[utoipa::path(get, path = "/database/info", tag = "database", responses((status = 200, description = "the nodes", body = DatabaseInfo)))]
+pub(crate) async fn info(
+    State(app): State<Arc<App>>,
+    Who(caller): Who,
+) -> Result<Answer<DatabaseInfo>, Problem> {
     let topology = topology(&app, caller, app.request_within).await?;
-    Ok(Answer(info_json(&topology)))
+    Ok(Answer(DatabaseInfo::from(&topology)))
 }
 
-pub(crate) fn info_json(topology: &TopologyResponse) -> Value {
-    let nodes: Vec<Value> = topology
-        .nodes
-        .iter()
-        .map(|node| {
-            let facts = json!({
-                "address": node.address, "pgbouncer": node.pgbouncer, "health": health_word(node.health),
-                "reads": node.reads, "writes": node.writes, "serverVersion": node.server_version,
-                "timeline": node.timeline, "lsn": node.lsn,
-            });
-            with_name(node, facts)
-        })
-        .collect();
-    json!({
-        "primary": name_or_null(&topology.primary),
-        "nodes": nodes,
-        "routing": {
-            "strategy": topology.strategy,
-            "maxStalenessSeconds": seconds(topology.max_staleness),
-            "maxLagBytes": topology.max_lag_bytes,
-        },
-    })
+/// Whether each node can be used, and why not.
+#[utoipa::path(get, path = "/database/replica/health", tag = "database", responses((status = 200, description = "per node", body = Nodes<NodeHealth>)))]
+pub(crate) async fn health(
+    State(app): State<Arc<App>>,
+    Who(caller): Who,
+) -> Result<Answer<Nodes<NodeHealth>>, Problem> {
+    nodes(&app, caller).await
 }
 
-pub(crate) async fn health(State(app): State<Arc<App>>, Who(caller): Who) -> Result<Answer<Value>, Problem> {
-    nodes(&app, caller, |node| {
-        json!({
-            "health": health_word(node.health), "healthy": node.health == i32::from(mainstay_proto::common::v1::Health::Healthy),
-            "detail": node.detail, "since": rfc3339(node.since), "seenAt": rfc3339(node.seen_at),
-            "probeSeconds": seconds(node.probe_latency), "reads": node.reads, "writes": node.writes,
-        })
-    })
-    .await
+/// What each node has been asked.
+#[utoipa::path(get, path = "/database/replica/stats", tag = "database", responses((status = 200, description = "per node", body = Nodes<NodeTraffic>)))]
+pub(crate) async fn stats(
+    State(app): State<Arc<App>>,
+    Who(caller): Who,
+) -> Result<Answer<Nodes<NodeTraffic>>, Problem> {
+    nodes(&app, caller).await
 }
 
-pub(crate) async fn stats(State(app): State<Arc<App>>, Who(caller): Who) -> Result<Answer<Value>, Problem> {
-    nodes(&app, caller, |node| {
-        let traffic = node.traffic.clone().unwrap_or_default();
-        json!({
-            "queries": traffic.queries, "errors": traffic.errors, "secondsMean": traffic.seconds_mean,
-            "breaker": traffic.breaker, "inFlight": traffic.in_flight,
-        })
-    })
-    .await
+/// How far each replica is behind, with the age of the evidence.
+#[utoipa::path(get, path = "/database/replica/lag", tag = "database", responses((status = 200, description = "per node", body = Nodes<NodeLag>)))]
+pub(crate) async fn lag(
+    State(app): State<Arc<App>>,
+    Who(caller): Who,
+) -> Result<Answer<Nodes<NodeLag>>, Problem> {
+    nodes(&app, caller).await
 }
 
-pub(crate) async fn lag(State(app): State<Arc<App>>, Who(caller): Who) -> Result<Answer<Value>, Problem> {
-    nodes(&app, caller, |node| {
-        node.lag.as_ref().map_or_else(
-            || json!({}),
-            |lag| {
-                json!({
-                    "lagBytes": lag.bytes, "receiveLagBytes": lag.receive_bytes,
-                    "stalenessSeconds": seconds(lag.staleness), "evidenceAgeSeconds": seconds(lag.evidence_age),
-                    "replayPaused": lag.replay_paused, "receiver": lag.receiver,
-                    "naiveSeconds": seconds(lag.naive),
-                })
-            },
-        )
-    })
-    .await
-}
-
+/// The connections to each node.
+#[utoipa::path(get, path = "/database/replica/pool-stats", tag = "database", responses((status = 200, description = "per node", body = Nodes<NodePool>)))]
 pub(crate) async fn pool_stats(
     State(app): State<Arc<App>>,
     Who(caller): Who,
-) -> Result<Answer<Value>, Problem> {
-    nodes(&app, caller, |node| {
-        let pool = node.pool.unwrap_or_default();
-        json!({
-            "size": pool.size, "maxSize": pool.max_size, "inUse": pool.in_use, "waiting": pool.waiting,
-            "created": pool.created, "timeouts": pool.timeouts, "pgbouncer": node.pgbouncer,
-        })
-    })
-    .await
+) -> Result<Answer<Nodes<NodePool>>, Problem> {
+    nodes(&app, caller).await
 }

@@ -1,5 +1,6 @@
 //! Health of the edge and of everything behind it; public, outside limits and load shedding.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +13,15 @@ use mainstay_openmetrics::{Exposition, Limits};
 use mainstay_proto::common::v1::Health;
 use mainstay_proto::introspect::v1::{Component, DescribeResponse};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
 
-use super::words::{self, Status, rfc3339, seconds};
+mod answer;
+
+use answer::{
+    AllComponents, ComponentInstance, ComponentInstances, ComponentState, HealthCheck, HealthDocument,
+    Liveness, Readiness, ServiceComponents, ServiceSummary, SystemStatus,
+};
+
+use super::words::{self, Status, rfc3339};
 use crate::body::Params;
 use crate::error::Problem;
 use crate::part::{Freshness, Part};
@@ -62,13 +69,17 @@ impl Process {
         self.part.value.as_ref().map(|known| &known.about)
     }
 
+    fn components(&self) -> &[Component] {
+        self.part.value.as_ref().map(|known| known.components.as_slice()).unwrap_or_default()
+    }
+
     /// Names what is wrong, one line each.
     pub(crate) fn reasons(&self) -> Vec<String> {
         if let Some(reason) = &self.part.reason {
             return vec![reason.clone()];
         }
-        let components = self.part.value.iter().flat_map(|known| &known.components);
-        components
+        self.components()
+            .iter()
             .filter(|component| counts(self.service, component))
             .filter(|component| matches!(component.health(), Health::Unhealthy | Health::Degraded))
             .map(|component| {
@@ -78,21 +89,25 @@ impl Process {
             .collect()
     }
 
-    fn summary(&self) -> Value {
+    fn summary(&self) -> ServiceSummary {
         let about = self.about();
         let info = self.part.info();
-        json!({
-            "service": self.service,
-            "instance": about.map(|about| about.instance.as_str()),
-            "endpoint": self.endpoint,
-            "status": self.status(),
-            "ready": self.part.is_fresh() && about.is_some_and(|about| about.ready),
-            "version": about.map(|about| about.version.as_str()),
-            "startedAt": about.and_then(|about| rfc3339(about.started_at)),
-            "freshness": info.freshness,
-            "ageSeconds": info.age_seconds,
-            "reason": info.reason,
-        })
+        ServiceSummary {
+            service: self.service,
+            instance: about.map(|about| about.instance.clone()),
+            endpoint: self.endpoint.clone(),
+            status: self.status(),
+            ready: self.is_ready(),
+            version: about.map(|about| about.version.clone()),
+            started_at: about.and_then(|about| rfc3339(about.started_at)),
+            freshness: info.freshness,
+            age_seconds: info.age_seconds,
+            reason: info.reason,
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.part.is_fresh() && self.about().is_some_and(|about| about.ready)
     }
 }
 
@@ -124,17 +139,27 @@ pub(crate) fn completeness(all_fresh: bool) -> (HeaderName, HeaderValue) {
     (COMPLETENESS, HeaderValue::from_static(if all_fresh { "full" } else { "partial" }))
 }
 
-pub(crate) async fn liveness() -> axum::Json<Value> {
-    axum::Json(json!({ "status": "alive" }))
+/// Says that the process turns; looks at nothing else.
+#[utoipa::path(get, path = "/health/liveness", tag = "health", responses((status = 200, description = "alive", body = Liveness)))]
+pub(crate) async fn liveness() -> axum::Json<Liveness> {
+    axum::Json(Liveness { status: "alive" })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct ReadinessQuery {
+    /// Lines for people instead of JSON; any value, or none.
     verbose: Option<String>,
 }
 
+/// Says whether traffic can be served now.
+///
 /// Ready while the edge itself is and at least one service answers: taking the whole door away because one room is
 /// dark would make a small outage a large one.
+#[utoipa::path(get, path = "/health/readiness", tag = "health", params(ReadinessQuery), responses(
+    (status = 200, description = "ready", content((Readiness = "application/json"), (String = "text/plain"))),
+    (status = 503, description = "not ready, and why", content((Readiness = "application/json"), (String = "text/plain"))),
+))]
 pub(crate) async fn readiness(
     State(app): State<Arc<App>>,
     Params(query): Params<ReadinessQuery>,
@@ -148,13 +173,13 @@ pub(crate) async fn readiness(
     }
     let failing: Vec<String> = processes.iter().flat_map(Process::reasons).collect();
     let word = if ready { "ready" } else { "not_ready" };
-    Ok((status, axum::Json(json!({ "status": word, "failing": failing }))).into_response())
+    Ok((status, axum::Json(Readiness { status: word, failing })).into_response())
 }
 
 fn verbose(processes: &[Process]) -> String {
     let mut text = String::new();
     for process in processes {
-        let ready = process.part.is_fresh() && process.about().is_some_and(|about| about.ready);
+        let ready = process.is_ready();
         let mark = if ready { "[+]" } else { "[-]" };
         let what = process.part.reason.as_deref().unwrap_or(if ready { "ok" } else { "not ready" });
         text.push_str(&format!("{mark}{} {} {what}\n", process.service, process.endpoint));
@@ -162,6 +187,12 @@ fn verbose(processes: &[Process]) -> String {
     text
 }
 
+/// Tells the overall status, and that of every service with its age.
+#[utoipa::path(get, path = "/health/status", tag = "health", responses(
+    (status = 200, description = "the status, whatever it is", headers(("x-mainstay-completeness" = String, description = "`full` or `partial`")),
+        content((SystemStatus = "application/json"), (HealthDocument = "application/health+json"))),
+    (status = 503, description = "unhealthy, told only to who accepts `application/health+json`", content((HealthDocument = "application/health+json"))),
+))]
 pub(crate) async fn status(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
     let processes = processes(&app).await;
     if wants(&headers, "application/health+json") {
@@ -169,13 +200,13 @@ pub(crate) async fn status(State(app): State<Arc<App>>, headers: HeaderMap) -> R
     }
     let about = app.cx.describe();
     let all_fresh = processes.iter().all(|process| process.part.is_fresh());
-    let body = json!({
-        "status": overall(&processes),
-        "version": about.version,
-        "uptimeSeconds": uptime_seconds(&app),
-        "reasons": processes.iter().flat_map(Process::reasons).collect::<Vec<_>>(),
-        "services": processes.iter().map(Process::summary).collect::<Vec<_>>(),
-    });
+    let body = SystemStatus {
+        status: overall(&processes),
+        version: about.version,
+        uptime_seconds: uptime_seconds(&app),
+        reasons: processes.iter().flat_map(Process::reasons).collect(),
+        services: processes.iter().map(Process::summary).collect(),
+    };
     ([completeness(all_fresh)], axum::Json(body)).into_response()
 }
 
@@ -191,54 +222,65 @@ fn health_json(app: &App, processes: &[Process]) -> Response {
         Status::Degraded => "warn",
         Status::Unhealthy => "fail",
     };
-    let mut checks = Map::new();
+    let mut checks: BTreeMap<String, Vec<HealthCheck>> = BTreeMap::new();
     for process in processes {
-        let check = json!({
-            "componentId": process.endpoint, "componentType": "component", "status": pass(process.status()),
-            "output": process.reasons().join("; "),
+        checks.entry(format!("{}:status", process.service)).or_default().push(HealthCheck {
+            component_id: process.endpoint.clone(),
+            component_type: "component",
+            status: pass(process.status()),
+            output: process.reasons().join("; "),
         });
-        let entry = checks.entry(format!("{}:status", process.service)).or_insert_with(|| json!([]));
-        entry.as_array_mut().expect("entries are arrays").push(check);
     }
     let overall = overall(processes);
-    let body = json!({
-        "status": pass(overall), "version": "1", "releaseId": app.cx.describe().version,
-        "serviceId": app.cx.identity().instance, "checks": checks,
-    });
+    let body = HealthDocument {
+        status: pass(overall),
+        version: "1",
+        release_id: app.cx.describe().version,
+        service_id: app.cx.identity().instance.clone(),
+        checks,
+    };
     let status = if overall == Status::Unhealthy { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-    (status, [(CONTENT_TYPE, "application/health+json")], body.to_string()).into_response()
+    (status, [(CONTENT_TYPE, "application/health+json")], axum::Json(body)).into_response()
 }
 
+/// Lists every component of every service.
+#[utoipa::path(get, path = "/health/components", tag = "health", responses(
+    (status = 200, description = "the components", body = AllComponents, headers(("x-mainstay-completeness" = String, description = "`full` or `partial`"))),
+))]
 pub(crate) async fn components(State(app): State<Arc<App>>) -> Response {
     let processes = processes(&app).await;
     let all_fresh = processes.iter().all(|process| process.part.is_fresh());
-    let services: Vec<Value> = processes
-        .iter()
-        .map(|process| {
-            let mut summary = process.summary();
-            let known = process.part.value.iter().flat_map(|known| &known.components);
-            summary["components"] = known.map(component_json).collect();
-            summary
-        })
-        .collect();
-    let body = json!({ "status": overall(&processes), "services": services });
+    let services = processes.iter().map(|process| ServiceComponents {
+        summary: process.summary(),
+        components: process.components().iter().map(ComponentState::from).collect(),
+    });
+    let body = AllComponents { status: overall(&processes), services: services.collect() };
     ([completeness(all_fresh)], axum::Json(body)).into_response()
 }
 
+/// Tells one component of one service, of every instance that has it.
+#[utoipa::path(get, path = "/health/components/{service}/{component}", tag = "health", params(
+    ("service" = String, Path, description = "like `cache-service`"),
+    ("component" = String, Path, description = "like `redis`"),
+), responses(
+    (status = 200, description = "the component", body = ComponentInstances),
+    (status = 404, description = "no instance has such a component"),
+))]
 pub(crate) async fn component(
     State(app): State<Arc<App>>,
     Path((service, name)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
     let processes = processes(&app).await;
     let of_service: Vec<&Process> = processes.iter().filter(|process| process.service == service).collect();
-    let found: Vec<Value> = of_service
+    let found: Vec<ComponentInstance> = of_service
         .iter()
         .filter_map(|process| {
-            let known = process.part.value.as_ref()?;
-            let mut json = component_json(known.components.iter().find(|component| component.name == name)?);
-            json["endpoint"] = json!(process.endpoint);
-            json["freshness"] = json!(process.part.freshness);
-            Some(json)
+            let component = process.components().iter().find(|component| component.name == name)?;
+            Some(ComponentInstance {
+                component: component.into(),
+                endpoint: process.endpoint.clone(),
+                freshness: process.part.freshness,
+            })
         })
         .collect();
     if found.is_empty() {
@@ -246,25 +288,14 @@ pub(crate) async fn component(
         return Err(Problem::new(StatusCode::NOT_FOUND, "COMPONENT_NOT_FOUND", detail));
     }
     let all_fresh = of_service.iter().all(|process| process.part.is_fresh());
-    Ok(([completeness(all_fresh)], axum::Json(json!({ "service": service, "instances": found })))
-        .into_response())
-}
-
-fn component_json(component: &Component) -> Value {
-    json!({
-        "name": component.name,
-        "kind": words::component_kind(component.kind),
-        "status": words::health(component.health),
-        "critical": component.critical,
-        "detail": component.detail,
-        "since": rfc3339(component.since),
-        "checkedAt": rfc3339(component.checked_at),
-        "latencySeconds": seconds(component.latency),
-        "attributes": component.attributes,
-    })
+    let body = ComponentInstances { service, instances: found };
+    Ok(([completeness(all_fresh)], axum::Json(body)).into_response())
 }
 
 /// Merges the metrics of every process that answers; each sample says whose it is.
+#[utoipa::path(get, path = "/health/metrics", tag = "health", responses(
+    (status = 200, description = "OpenMetrics where accepted, else Prometheus text", content((String = "text/plain"), (String = "application/openmetrics-text"))),
+))]
 pub(crate) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, Problem> {
     let fetched = app.peers.iter().map(async |peer| {
         let text = peer.metrics(app.part_within).await.ok()?;

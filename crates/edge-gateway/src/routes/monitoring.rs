@@ -5,24 +5,31 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::Json as Answer;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use mainstay_proto::cache::v1::StatsRequest;
 use mainstay_proto::cache::v1::cache_service_client::CacheServiceClient;
 use mainstay_proto::common::v1::PageRequest;
 use mainstay_proto::monitor::v1::monitor_service_client::MonitorServiceClient;
 use mainstay_proto::monitor::v1::{
-    AcknowledgeAlertRequest, Alert, AlertCounts, ListAlertsRequest, ListAlertsResponse, QueryRangeRequest,
-    Series,
+    AcknowledgeAlertRequest, ListAlertsRequest, ListAlertsResponse, QueryRangeRequest,
 };
-use mainstay_proto::realtime::v1::Node;
 use mainstay_rpc::{Call, Caller, Lane};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
+mod answer;
+
+use answer::{
+    Acknowledged, Alert, AlertsPage, AlertsSummary, History, HistorySeries, Parts, QuickCheck, SystemFigures,
+    UnifiedMetrics,
+};
+
+use super::cache::CacheStats;
+use super::database::{self, DatabaseInfo};
 use super::health::{Process, completeness, overall, processes, uptime_seconds};
-use super::words::{self, rfc3339, seconds, wire_duration};
-use super::{cache, database, realtime};
+use super::realtime::{self, WebsocketFigures};
+use super::words::{self, seconds, wire_duration};
 use crate::body::{Json, Params, Who};
 use crate::error::Problem;
 use crate::state::App;
@@ -37,64 +44,66 @@ const QUERY_RANGE: &str = "mainstay.monitor.v1.MonitorService/QueryRange";
 const RECENT_ALERTS: u32 = 10;
 
 /// Answers the quick check: one status and its reasons.
+#[utoipa::path(get, path = "/monitoring/unified/health", tag = "monitoring", responses((status = 200, description = "whatever the status is", body = QuickCheck)))]
 pub(crate) async fn unified_health(State(app): State<Arc<App>>) -> Response {
     let processes = processes(&app).await;
     let all_fresh = processes.iter().all(|process| process.part.is_fresh());
-    let body = json!({
-        "status": overall(&processes),
-        "uptimeSeconds": uptime_seconds(&app),
-        "reasons": processes.iter().flat_map(Process::reasons).collect::<Vec<_>>(),
-    });
+    let body = QuickCheck {
+        status: overall(&processes),
+        uptime_seconds: uptime_seconds(&app),
+        reasons: processes.iter().flat_map(Process::reasons).collect(),
+    };
     ([completeness(all_fresh)], Answer(body)).into_response()
 }
 
 /// Merges the figures of every part; a part that does not answer is null and says why under `parts`.
+#[utoipa::path(get, path = "/monitoring/unified/metrics", tag = "monitoring", responses(
+    (status = 200, description = "all figures", body = UnifiedMetrics, headers(
+        ("x-mainstay-completeness" = String, description = "`full` or `partial`"),
+    )),
+))]
 pub(crate) async fn unified_metrics(State(app): State<Arc<App>>, Who(caller): Who) -> Response {
-    let within = app.part_within;
-    let (processes, cache, topology, nodes, alerts) = tokio::join!(
-        processes(&app),
-        cache_stats(&app, caller.clone(), within),
-        database::topology(&app, caller.clone(), within),
-        realtime::nodes(&app, realtime::nodes_call(caller.clone()).within(within)),
-        recent_alerts(&app, caller, within),
-    );
-    let mut parts = Map::new();
-    let mut complete = true;
-    let mut part = |name: &str, outcome: Result<Value, Problem>| {
-        let (value, info) = match outcome {
-            Ok(value) => (value, json!({ "freshness": "fresh", "ageSeconds": 0.0 })),
-            Err(problem) if problem.code() == "SERVICE_NOT_CONFIGURED" => {
-                (Value::Null, json!({ "freshness": "absent", "reason": problem.detail() }))
-            }
-            Err(problem) => {
-                complete = false;
-                (Value::Null, json!({ "freshness": "missing", "reason": problem.detail() }))
-            }
-        };
-        parts.insert(name.to_owned(), info);
-        value
-    };
-    let cache = part("cache", cache);
-    let replicas = part("replicas", topology.map(|topology| database::info_json(&topology)));
-    let websockets = part("websockets", nodes.map(|nodes| websockets_json(&nodes)));
-    let alerts = part("alerts", alerts.map(|answer| alerts_summary(&answer)));
-    let body = json!({
-        "system": {
-            "status": overall(&processes), "uptime": uptime_seconds(&app),
-            "reasons": processes.iter().flat_map(Process::reasons).collect::<Vec<_>>(),
-        },
-        "cache": cache, "replicas": replicas, "websockets": websockets, "alerts": alerts, "parts": parts,
-    });
-    ([completeness(complete)], Answer(body)).into_response()
+    let (figures, complete) = unified(&app, caller).await;
+    ([completeness(complete)], Answer(figures)).into_response()
 }
 
-async fn cache_stats(app: &App, caller: Caller, within: Duration) -> Result<Value, Problem> {
+/// Asks every service at once; says also whether every part answered.
+pub(crate) async fn unified(app: &App, caller: impl Into<Option<Caller>>) -> (UnifiedMetrics, bool) {
+    let (within, caller) = (app.part_within, caller.into());
+    let (processes, cache, topology, nodes, alerts) = tokio::join!(
+        processes(app),
+        cache_stats(app, caller.clone(), within),
+        database::topology(app, caller.clone(), within),
+        realtime::nodes(app, realtime::nodes_call(caller.clone()).within(within)),
+        recent_alerts(app, caller, within),
+    );
+    let mut parts = Parts::default();
+    let figures = UnifiedMetrics {
+        system: SystemFigures {
+            status: overall(&processes),
+            uptime: uptime_seconds(app),
+            reasons: processes.iter().flat_map(Process::reasons).collect(),
+        },
+        cache: parts.take("cache", cache),
+        replicas: parts.take("replicas", topology.map(|topology| DatabaseInfo::from(&topology))),
+        websockets: parts.take("websockets", nodes.map(|nodes| WebsocketFigures::from(&*nodes))),
+        alerts: parts.take("alerts", alerts.map(AlertsSummary::from)),
+        parts: parts.told,
+    };
+    (figures, !parts.incomplete)
+}
+
+async fn cache_stats(app: &App, caller: Option<Caller>, within: Duration) -> Result<CacheStats, Problem> {
     let call = Call::read(CACHE_STATS).by(caller).within(within);
     let send = async |mut client: CacheServiceClient<Lane>, request| client.stats(request).await;
-    Ok(cache::stats_json(app.upstreams.cache(call, StatsRequest {}, send).await?))
+    Ok(app.upstreams.cache(call, StatsRequest {}, send).await?.into())
 }
 
-async fn recent_alerts(app: &App, caller: Caller, within: Duration) -> Result<ListAlertsResponse, Problem> {
+async fn recent_alerts(
+    app: &App,
+    caller: Option<Caller>,
+    within: Duration,
+) -> Result<ListAlertsResponse, Problem> {
     let page = Some(PageRequest { limit: RECENT_ALERTS, cursor: String::new() });
     let request = ListAlertsRequest { page, ..ListAlertsRequest::default() };
     list_alerts(app, Call::read(LIST_ALERTS).by(caller).within(within), request).await
@@ -109,74 +118,40 @@ async fn list_alerts(
     Ok(app.upstreams.monitor(call, request, send).await?)
 }
 
-fn websockets_json(nodes: &[Node]) -> Value {
-    let total = |figure: fn(&Node) -> u64| nodes.iter().map(figure).sum::<u64>();
-    let each: Vec<Value> = nodes
-        .iter()
-        .map(|node| {
-            json!({
-                "id": node.id, "endpoint": node.endpoint, "connections": node.connections, "users": node.users,
-                "channels": node.channels, "subscriptions": node.subscriptions, "draining": node.draining,
-                "maxConnections": node.max_connections, "startedAt": rfc3339(node.started_at),
-            })
-        })
-        .collect();
-    json!({
-        "connections": total(|node| node.connections), "subscriptions": total(|node| node.subscriptions),
-        "messagesSent": total(|node| node.messages_sent), "messagesReceived": total(|node| node.messages_received),
-        "slowDisconnects": total(|node| node.slow_disconnects), "nodes": each,
-    })
-}
-
-fn alerts_summary(answer: &ListAlertsResponse) -> Value {
-    let mut summary = counts_json(answer.firing);
-    summary["recent"] = answer.alerts.iter().map(alert_json).collect();
-    summary
-}
-
-fn counts_json(counts: Option<AlertCounts>) -> Value {
-    let counts = counts.unwrap_or_default();
-    json!({ "critical": counts.critical, "warning": counts.warning, "info": counts.info })
-}
-
-fn alert_json(alert: &Alert) -> Value {
-    json!({
-        "id": alert.id, "rule": alert.rule, "level": words::severity(alert.severity),
-        "state": words::alert_state(alert.state), "source": alert.source, "subject": alert.subject,
-        "summary": alert.summary, "value": alert.value, "threshold": alert.threshold,
-        "startedAt": rfc3339(alert.started_at), "firedAt": rfc3339(alert.fired_at),
-        "resolvedAt": rfc3339(alert.resolved_at), "labels": alert.labels,
-        "acknowledgement": alert.acknowledgement.as_ref().map(|ack| json!({
-            "by": ack.by, "at": rfc3339(ack.at), "comment": ack.comment, "expiresAt": rfc3339(ack.expires_at),
-        })),
-    })
-}
-
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct AlertsQuery {
+    /// `critical`, `warning`, `info`, or several joined by commas.
     #[serde(default)]
     level: String,
+    /// `pending`, `firing`, `resolved`, or several joined by commas.
     #[serde(default)]
     state: String,
+    /// Only alerts of this service.
     #[serde(default)]
     source: String,
+    /// Only alerts that started at this time or later, like 2026-01-31T12:00:00Z.
     #[serde(default)]
     from: String,
+    /// Only alerts that started before this time.
     #[serde(default)]
     to: String,
+    /// Most alerts on a page; 0 means 100.
     #[serde(default)]
     limit: u32,
+    /// The `nextCursor` of the page before.
     #[serde(default)]
     cursor: String,
 }
 
 /// Lists alerts, newest first; `level` and `state` take several words joined by commas.
+#[utoipa::path(get, path = "/monitoring/unified/alerts", tag = "monitoring", params(AlertsQuery), responses((status = 200, description = "one page", body = AlertsPage)))]
 pub(crate) async fn alerts(
     State(app): State<Arc<App>>,
     Who(caller): Who,
     Params(query): Params<AlertsQuery>,
-) -> Result<Answer<Value>, Problem> {
+) -> Result<Answer<AlertsPage>, Problem> {
     let request = ListAlertsRequest {
         states: each_word("state", &query.state, "pending, firing or resolved", words::alert_state_of)?,
         severities: each_word("level", &query.level, "critical, warning or info", words::severity_of)?,
@@ -186,12 +161,7 @@ pub(crate) async fn alerts(
         page: Some(PageRequest { limit: query.limit, cursor: query.cursor }),
     };
     let answer = list_alerts(&app, Call::read(LIST_ALERTS).by(caller), request).await?;
-    let next = answer.page.map(|page| page.next_cursor).filter(|cursor| !cursor.is_empty());
-    Ok(Answer(json!({
-        "alerts": answer.alerts.iter().map(alert_json).collect::<Vec<_>>(),
-        "firing": counts_json(answer.firing),
-        "nextCursor": next,
-    })))
+    Ok(Answer(answer.into()))
 }
 
 fn each_word<T: Into<i32>>(
@@ -219,21 +189,31 @@ fn time(field: &str, text: &str) -> Result<Option<prost_types::Timestamp>, Probl
     Ok(Some(at.into()))
 }
 
-#[derive(Deserialize)]
+/// Who looks after an alert comes from the credentials.
+#[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct AcknowledgeBody {
     alert_id: String,
     #[serde(default)]
+    #[schema(max_length = 1000)]
     comment: String,
+    /// The acknowledgement ends after this, like `2h`; without it, with the alert.
     #[serde(default, with = "humantime_serde")]
+    #[schema(value_type = Option<String>, example = "2h")]
     expires_in: Option<Duration>,
 }
 
+/// Records that somebody has seen an alert and looks after it.
+#[utoipa::path(post, path = "/monitoring/unified/acknowledge-alert", tag = "monitoring", request_body = AcknowledgeBody, responses(
+    (status = 200, description = "the alert after it", body = Acknowledged),
+    (status = 404, description = "there is no such alert"),
+    (status = 409, description = "the alert is already over"),
+))]
 pub(crate) async fn acknowledge(
     State(app): State<Arc<App>>,
     Who(caller): Who,
     Json(body): Json<AcknowledgeBody>,
-) -> Result<Answer<Value>, Problem> {
+) -> Result<Answer<Acknowledged>, Problem> {
     let request = AcknowledgeAlertRequest {
         alert_id: body.alert_id,
         comment: body.comment,
@@ -241,7 +221,7 @@ pub(crate) async fn acknowledge(
     };
     let send = async |mut client: Client, request| client.acknowledge_alert(request).await;
     let answer = app.upstreams.monitor(Call::write(ACKNOWLEDGE).by(caller), request, send).await?;
-    Ok(Answer(json!({ "alert": answer.alert.as_ref().map(alert_json) })))
+    Ok(Answer(Acknowledged { alert: answer.alert.map(Alert::from) }))
 }
 
 /// Longest range answered without `from`.
@@ -249,11 +229,17 @@ const DEFAULT_RANGE: Duration = Duration::from_secs(15 * 60);
 const DEFAULT_STEP: Duration = Duration::from_secs(10);
 
 /// Returns series over a range. Every parameter that is not named here is a label to match.
+#[utoipa::path(get, path = "/monitoring/history", tag = "monitoring", params(
+    ("metric" = String, Query, description = "name of a metric", example = "mainstay_ready"),
+    ("from" = Option<String>, Query, description = "time in UTC like 2026-01-31T12:00:00Z; 15 minutes ago without it"),
+    ("to" = Option<String>, Query, description = "time in UTC; now without it"),
+    ("step" = Option<String>, Query, description = "width of a bucket like `10s`", example = "10s"),
+), responses((status = 200, description = "the series", body = History)))]
 pub(crate) async fn history(
     State(app): State<Arc<App>>,
     Who(caller): Who,
-    Query(mut query): Query<HashMap<String, String>>,
-) -> Result<Answer<Value>, Problem> {
+    Params(mut query): Params<HashMap<String, String>>,
+) -> Result<Answer<History>, Problem> {
     let Some(metric) = query.remove("metric").filter(|metric| !metric.is_empty()) else {
         return Err(Problem::invalid("metric", "must name a metric"));
     };
@@ -274,22 +260,9 @@ pub(crate) async fn history(
     };
     let send = async |mut client: Client, request| client.query_range(request).await;
     let answer = app.upstreams.monitor(Call::read(QUERY_RANGE).by(caller), request, send).await?;
-    Ok(Answer(json!({
-        "stepSeconds": seconds(Some(wire_duration(step))),
-        "series": answer.series.iter().map(series_json).collect::<Vec<_>>(),
-        "truncated": answer.truncated,
-    })))
-}
-
-fn series_json(series: &Series) -> Value {
-    let points: Vec<Value> = series
-        .points
-        .iter()
-        .map(|point| {
-            json!({
-                "at": rfc3339(point.at), "min": point.min, "max": point.max, "mean": point.mean, "last": point.last,
-            })
-        })
-        .collect();
-    json!({ "metric": series.metric, "labels": series.labels, "points": points })
+    Ok(Answer(History {
+        step_seconds: seconds(Some(wire_duration(step))),
+        series: answer.series.into_iter().map(HistorySeries::from).collect(),
+        truncated: answer.truncated,
+    }))
 }

@@ -14,9 +14,13 @@ use mainstay_proto::realtime::v1::{
 use mainstay_rpc::{Call, Caller, Lane};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
+use utoipa::ToSchema;
 
-use super::words::{rfc3339, seconds};
+mod answer;
+
+pub(crate) use answer::WebsocketFigures;
+use answer::{BroadcastAnswer, ChannelsAnswer, ConnectionsAnswer, Disconnected, Endpoint, Published};
+
 use crate::body::{Json, Params, Who};
 use crate::error::Problem;
 use crate::state::App;
@@ -30,73 +34,96 @@ const CHANNELS: &str = "mainstay.realtime.v1.RealtimeService/Channels";
 const CONNECTIONS: &str = "mainstay.realtime.v1.RealtimeService/Connections";
 const DISCONNECT: &str = "mainstay.realtime.v1.RealtimeService/Disconnect";
 
-#[derive(Deserialize)]
+/// One message for one channel.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PublishBody {
+    #[schema(example = "news")]
     channel: String,
     /// Passed on as it was written, number formats included.
+    #[schema(value_type = serde_json::Value)]
     data: Box<RawValue>,
     #[serde(default)]
     tags: HashMap<String, String>,
 }
 
-#[derive(Deserialize)]
+/// One message for many channels.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct BroadcastBody {
+    #[schema(min_items = 1, max_items = 1000)]
     channels: Vec<String>,
+    #[schema(value_type = serde_json::Value)]
     data: Box<RawValue>,
     #[serde(default)]
     tags: HashMap<String, String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct ChannelsQuery {
+    /// Only channels that begin with this.
     #[serde(default)]
     prefix: String,
+    /// Most entries to list; 0 means the service's own default.
     #[serde(default)]
     limit: u32,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct ConnectionsQuery {
+    /// Only connections of this user.
     #[serde(default)]
     user: String,
+    /// Only connections subscribed to this channel.
     #[serde(default)]
     channel: String,
+    /// Most entries to list; 0 means the service's own default.
     #[serde(default)]
     limit: u32,
 }
 
+/// Sends one message to everybody subscribed to a channel.
+#[utoipa::path(post, path = "/realtime/publish", tag = "realtime", request_body = PublishBody, responses(
+    (status = 200, description = "queued to the subscribers", body = Published),
+))]
 pub(crate) async fn publish(
     State(app): State<Arc<App>>,
     Who(caller): Who,
     Json(body): Json<PublishBody>,
-) -> Result<Answer<Value>, Problem> {
-    let request = PublishRequest { channel: body.channel, data: raw(&body.data), tags: body.tags };
+) -> Result<Answer<Published>, Problem> {
+    let request = PublishRequest {
+        channel: body.channel,
+        data: raw(&body.data),
+        tags: body.tags,
+        ..PublishRequest::default()
+    };
     let send = async |mut client: Client, request| client.publish(request).await;
     let answer = app.upstreams.realtime(Call::write(PUBLISH).by(caller), request, send).await?;
-    Ok(Answer(json!({ "receivers": answer.receivers })))
+    Ok(Answer(Published { receivers: answer.receivers }))
 }
 
+/// Sends one message to many channels; each channel has its own result.
+#[utoipa::path(post, path = "/realtime/broadcast", tag = "realtime", request_body = BroadcastBody, responses(
+    (status = 200, description = "one result per channel, in the order of the request", body = BroadcastAnswer),
+))]
 pub(crate) async fn broadcast(
     State(app): State<Arc<App>>,
     Who(caller): Who,
     Json(body): Json<BroadcastBody>,
-) -> Result<Answer<Value>, Problem> {
-    let request = BroadcastRequest { channels: body.channels, data: raw(&body.data), tags: body.tags };
+) -> Result<Answer<BroadcastAnswer>, Problem> {
+    let request = BroadcastRequest {
+        channels: body.channels,
+        data: raw(&body.data),
+        tags: body.tags,
+        ..BroadcastRequest::default()
+    };
     let send = async |mut client: Client, request| client.broadcast(request).await;
     let answer = app.upstreams.realtime(Call::write(BROADCAST).by(caller), request, send).await?;
-    let results: Vec<Value> = answer
-        .results
-        .into_iter()
-        .map(|result| match result.error_code.as_str() {
-            "" => json!({ "channel": result.channel, "receivers": result.receivers }),
-            code => json!({ "channel": result.channel, "code": code, "detail": result.error_message }),
-        })
-        .collect();
-    Ok(Answer(json!({ "results": results })))
+    Ok(Answer(answer.into()))
 }
 
 fn raw(data: &RawValue) -> bytes::Bytes {
@@ -110,15 +137,16 @@ pub(crate) async fn nodes(app: &App, call: Call) -> Result<Vec<Node>, Problem> {
 }
 
 /// Gives the call with which [`nodes`] is asked.
-pub(crate) fn nodes_call(caller: Caller) -> Call {
+pub(crate) fn nodes_call(caller: impl Into<Option<Caller>>) -> Call {
     Call::read(NODES).by(caller)
 }
 
 /// Tells a client where to connect: the least loaded node that takes connections.
+#[utoipa::path(get, path = "/realtime/endpoint", tag = "realtime", responses((status = 200, description = "the gateway to use", body = Endpoint)))]
 pub(crate) async fn endpoint(
     State(app): State<Arc<App>>,
     Who(caller): Who,
-) -> Result<Answer<Value>, Problem> {
+) -> Result<Answer<Endpoint>, Problem> {
     let nodes = nodes(&app, nodes_call(caller)).await?;
     let open = nodes.iter().filter(|node| !node.draining && node.connections < node.max_connections);
     let Some(best) = open.min_by_key(|node| node.connections) else {
@@ -126,58 +154,46 @@ pub(crate) async fn endpoint(
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "NO_REALTIME_NODE", detail)
             .retry_after(std::time::Duration::from_secs(1)));
     };
-    Ok(Answer(json!({ "url": best.endpoint, "node": best.id, "protocol": "centrifuge" })))
+    Ok(Answer(Endpoint { url: best.endpoint.clone(), node: best.id.clone(), protocol: "centrifuge" }))
 }
 
+/// Lists channels that somebody listens to.
+#[utoipa::path(get, path = "/realtime/channels", tag = "realtime", params(ChannelsQuery), responses((status = 200, description = "the channels", body = ChannelsAnswer)))]
 pub(crate) async fn channels(
     State(app): State<Arc<App>>,
     Who(caller): Who,
     Params(query): Params<ChannelsQuery>,
-) -> Result<Answer<Value>, Problem> {
+) -> Result<Answer<ChannelsAnswer>, Problem> {
     let request = ChannelsRequest { prefix: query.prefix, limit: query.limit };
     let send = async |mut client: Client, request| client.channels(request).await;
     let answer = app.upstreams.realtime(Call::read(CHANNELS).by(caller), request, send).await?;
-    let channels: Vec<Value> = answer
-        .channels
-        .into_iter()
-        .map(|channel| json!({ "name": channel.name, "subscribers": channel.subscribers }))
-        .collect();
-    Ok(Answer(json!({ "channels": channels, "total": answer.total })))
+    Ok(Answer(answer.into()))
 }
 
+/// Lists connections with their health.
+#[utoipa::path(get, path = "/monitoring/websocket/connections", tag = "monitoring", params(ConnectionsQuery), responses((status = 200, description = "the connections", body = ConnectionsAnswer)))]
 pub(crate) async fn connections(
     State(app): State<Arc<App>>,
     Who(caller): Who,
     Params(query): Params<ConnectionsQuery>,
-) -> Result<Answer<Value>, Problem> {
+) -> Result<Answer<ConnectionsAnswer>, Problem> {
     let request = ConnectionsRequest { user: query.user, channel: query.channel, limit: query.limit };
     let send = async |mut client: Client, request| client.connections(request).await;
     let answer = app.upstreams.realtime(Call::read(CONNECTIONS).by(caller), request, send).await?;
-    let connections: Vec<Value> = answer
-        .connections
-        .into_iter()
-        .map(|connection| {
-            json!({
-                "client": connection.client, "user": connection.user, "remote": connection.remote,
-                "clientName": connection.client_name, "clientVersion": connection.client_version,
-                "connectedAt": rfc3339(connection.connected_at), "channels": connection.channels,
-                "pingSeconds": seconds(connection.ping_rtt),
-                "queueBytes": connection.queue_bytes, "queueBytesPeak": connection.queue_bytes_peak,
-                "messagesSent": connection.messages_sent, "messagesReceived": connection.messages_received,
-                "bytesSent": connection.bytes_sent, "bytesReceived": connection.bytes_received,
-            })
-        })
-        .collect();
-    Ok(Answer(json!({ "connections": connections, "total": answer.total })))
+    Ok(Answer(answer.into()))
 }
 
+/// Closes every connection of a user.
+#[utoipa::path(post, path = "/realtime/users/{user}/disconnect", tag = "realtime", params(("user" = String, Path, description = "1 to 255 bytes", min_length = 1, max_length = 255)), responses(
+    (status = 200, description = "how many were closed", body = Disconnected),
+))]
 pub(crate) async fn disconnect(
     State(app): State<Arc<App>>,
     Path(user): Path<String>,
     Who(caller): Who,
-) -> Result<Answer<Value>, Problem> {
+) -> Result<Answer<Disconnected>, Problem> {
     let send = async |mut client: Client, request| client.disconnect(request).await;
     let call = Call::write(DISCONNECT).by(caller);
     let answer = app.upstreams.realtime(call, DisconnectRequest { user }, send).await?;
-    Ok(Answer(json!({ "disconnected": answer.disconnected })))
+    Ok(Answer(Disconnected { disconnected: answer.disconnected }))
 }

@@ -2,8 +2,9 @@
 
 use mainstay_proto::replica::v1::value::Kind;
 use mainstay_proto::replica::v1::{Array, Column, Row, Value as SqlValue};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
+use super::database::SqlColumn;
 use super::words::rfc3339;
 use crate::error::Problem;
 
@@ -67,13 +68,13 @@ fn typed(mut object: Map<String, Value>) -> Result<SqlValue, String> {
 }
 
 /// Gives the columns as `[{name, type}]`.
-pub(super) fn columns(columns: &[Column]) -> Vec<Value> {
-    columns.iter().map(|column| json!({ "name": column.name, "type": column.r#type })).collect()
+pub(super) fn columns(columns: Vec<Column>) -> Vec<SqlColumn> {
+    columns.into_iter().map(|column| SqlColumn { name: column.name, r#type: column.r#type }).collect()
 }
 
 /// Gives each row as an array, in column order: two columns may have one name.
-pub(super) fn rows(rows: Vec<Row>) -> Vec<Value> {
-    rows.into_iter().map(|row| Value::Array(row.values.into_iter().map(json_of).collect())).collect()
+pub(super) fn rows(rows: Vec<Row>) -> Vec<Vec<Value>> {
+    rows.into_iter().map(|row| row.values.into_iter().map(json_of).collect()).collect()
 }
 
 fn json_of(value: SqlValue) -> Value {
@@ -106,6 +107,8 @@ fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

@@ -7,9 +7,10 @@ use mainstay_proto::introspect::v1::ComponentKind;
 use mainstay_proto::monitor::v1::{AlertState, Severity};
 use mainstay_proto::replica::v1::Role;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// Overall health of something that has parts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Status {
     Healthy,

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::time::SystemTime;
 
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::flap::Flaps;
 use super::state::{Input, Machine, Phase, Timing, Transition};
-use super::{Absence, Acknowledgement, Alert, AlertState, Breach, Counts, Key, Severity};
+use super::{Absence, Acknowledgement, Alert, AlertState, Breach, Counts, Key, Notice, Severity};
 
 /// Keeps at most `keep` alerts, in memory: the open ones, and as many resolved ones as there is room for.
 ///
@@ -20,6 +22,17 @@ pub(crate) struct AlertBook {
     next_number: u64,
     keep: NonZeroUsize,
     refused: usize,
+    flaps: Flaps,
+    forgotten: Vec<u64>,
+}
+
+/// Holds an alert as it is stored, with what it takes to go on with it after a restart.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    /// The alert.
+    pub alert: Alert,
+    /// Where its machine stands; none once it is over.
+    pub open: Option<(Machine, Timing)>,
 }
 
 #[derive(Debug)]
@@ -45,8 +58,12 @@ pub(crate) enum Change {
     State(Transition),
     /// It got worse while open.
     Raised,
+    /// Somebody looks after it.
+    Acknowledged,
     /// Its acknowledgement ran out.
     AcknowledgementExpired,
+    /// It still fires, and what held its notification back is over.
+    Released,
 }
 
 impl Change {
@@ -55,7 +72,9 @@ impl Change {
         match self {
             Self::State(transition) => transition.as_str(),
             Self::Raised => "raised",
+            Self::Acknowledged => "acknowledged",
             Self::AcknowledgementExpired => "acknowledgement_expired",
+            Self::Released => "released",
         }
     }
 }
@@ -98,7 +117,82 @@ pub(crate) enum AcknowledgeError {
 impl AlertBook {
     /// Starts empty.
     pub(crate) fn new(keep: NonZeroUsize) -> Self {
-        Self { alerts: BTreeMap::new(), open: BTreeMap::new(), next_number: 1, keep, refused: 0 }
+        Self {
+            alerts: BTreeMap::new(),
+            open: BTreeMap::new(),
+            next_number: 1,
+            keep,
+            refused: 0,
+            flaps: Flaps::default(),
+            forgotten: Vec::new(),
+        }
+    }
+
+    /// Goes on with what an earlier process stored.
+    pub(crate) fn restore(&mut self, kept: impl IntoIterator<Item = Kept>) {
+        for Kept { alert, open } in kept {
+            self.next_number = self.next_number.max(alert.number + 1);
+            if let Some((machine, timing)) = open {
+                self.open.insert(alert.key.clone(), Track { machine, timing, number: alert.number });
+            } else if self.alerts.len() >= self.keep.get() {
+                continue;
+            }
+            self.alerts.insert(alert.number, alert);
+        }
+    }
+
+    /// Copies an alert as it is to be stored; none if it has been forgotten.
+    pub(crate) fn kept(&self, number: u64) -> Option<Kept> {
+        let alert = self.alerts.get(&number)?.clone();
+        let open = self.open.get(&alert.key).filter(|track| track.number == number);
+        Some(Kept { alert, open: open.map(|track| (track.machine, track.timing)) })
+    }
+
+    /// Returns the numbers of alerts that were forgotten since the last call.
+    pub(crate) fn take_forgotten(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.forgotten)
+    }
+
+    /// Lists the numbers of all alerts, oldest first.
+    pub(crate) fn numbers(&self) -> Vec<u64> {
+        self.alerts.keys().copied().collect()
+    }
+
+    /// Tells whether an episode of this is open, and how bad it is.
+    pub(crate) fn severity(&self, key: &Key) -> Option<Severity> {
+        let alert = self.alerts.get(&self.open.get(key)?.number)?;
+        (alert.state == AlertState::Firing).then_some(alert.severity)
+    }
+
+    /// Decides whether people are told of an event, and keeps in mind what they were told.
+    ///
+    /// What is silenced or flaps is held back, once it fires; that it is over is told to those who know of it.
+    pub(crate) fn notify(&mut self, event: &mut Event, is_silenced: bool) -> bool {
+        let Some(alert) = self.alerts.get_mut(&event.alert.number) else { return false };
+        let tell = match event.change {
+            Change::State(Transition::Fired) if is_silenced || alert.flapping => {
+                alert.notice = Notice::HeldBack;
+                false
+            }
+            Change::State(Transition::Fired) | Change::Released => {
+                alert.notice = Notice::Sent;
+                true
+            }
+            Change::Raised => alert.notice == Notice::Sent && !is_silenced,
+            Change::State(Transition::Resolved) => alert.notice == Notice::Sent,
+            Change::State(_) | Change::Acknowledged | Change::AcknowledgementExpired => false,
+        };
+        event.alert.notice = alert.notice;
+        tell
+    }
+
+    /// Finds what fires, was held back and has no reason to be held back any longer.
+    pub(crate) fn released(&self, now: SystemTime, is_silenced: impl Fn(&Alert) -> bool) -> Vec<Event> {
+        let open = self.open.values().filter_map(|track| self.alerts.get(&track.number));
+        let held = open.filter(|alert| alert.notice == Notice::HeldBack && !is_silenced(alert));
+        let calm =
+            held.filter(|alert| !alert.flapping || alert.fired_at.is_some_and(|at| Flaps::is_calm(at, now)));
+        calm.map(|alert| Event { change: Change::Released, alert: alert.clone() }).collect()
     }
 
     /// Takes all breaches there are now; `absent` tells about an open alert that is not among them.
@@ -128,6 +222,7 @@ impl AlertBook {
         let gone: Vec<Key> = self.open.keys().filter(|key| !broken.contains(*key)).cloned().collect();
         for key in gone {
             let input = match absent(&key) {
+                Absence::Waiting => continue,
                 Absence::Unseen => Input::Unseen,
                 Absence::Fine(since) => Input::Clear { since: since.unwrap_or(now) },
             };
@@ -137,14 +232,14 @@ impl AlertBook {
     }
 
     /// Records that somebody looks after an alert; replaces an earlier acknowledgement.
-    pub(crate) fn acknowledge(&mut self, id: Uuid, by: Acknowledgement) -> Result<&Alert, AcknowledgeError> {
+    pub(crate) fn acknowledge(&mut self, id: Uuid, by: Acknowledgement) -> Result<Event, AcknowledgeError> {
         let alert = self.alerts.values_mut().rev().find(|alert| alert.id == id);
         let alert = alert.ok_or(AcknowledgeError::NotFound)?;
         if alert.state == AlertState::Resolved {
             return Err(AcknowledgeError::AlreadyResolved);
         }
         alert.acknowledgement = Some(by);
-        Ok(alert)
+        Ok(Event { change: Change::Acknowledged, alert: alert.clone() })
     }
 
     /// Lists alerts, newest first, from the one before `before` on.
@@ -195,6 +290,8 @@ impl AlertBook {
             fired_at: None,
             resolved_at: None,
             acknowledgement: None,
+            notice: Notice::Nothing,
+            flapping: false,
         };
         self.alerts.insert(number, alert);
         let track = Track { machine: Machine::default(), timing: breach.timing, number };
@@ -208,6 +305,7 @@ impl AlertBook {
         }
         let oldest =
             self.alerts.values().find(|alert| alert.state == AlertState::Resolved).map(|alert| alert.number);
+        self.forgotten.extend(oldest);
         oldest.is_some_and(|number| self.alerts.remove(&number).is_some())
     }
 
@@ -235,6 +333,7 @@ impl AlertBook {
                 Transition::Fired => {
                     alert.state = AlertState::Firing;
                     alert.fired_at = Some(now);
+                    alert.flapping = self.flaps.fired(key, now);
                 }
                 Transition::Resolved => {
                     alert.state = AlertState::Resolved;
@@ -250,6 +349,7 @@ impl AlertBook {
         match track.machine.phase() {
             Phase::Inactive => {
                 self.alerts.remove(&track.number);
+                self.forgotten.push(track.number);
                 self.open.remove(key);
             }
             Phase::Resolved => {

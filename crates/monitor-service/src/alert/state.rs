@@ -13,14 +13,16 @@
 
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 /// Decides when a condition is an alert and when the alert is over. One step makes at most one transition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct Machine {
     phase: Phase,
 }
 
 /// Says where a machine stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) enum Phase {
     /// Nothing is wrong.
     #[default]
@@ -64,7 +66,7 @@ pub(crate) enum Input {
 }
 
 /// Says how long a condition must last to fire, and be gone to resolve.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Timing {
     /// Held this long, it fires.
     pub fires_after: Duration,

@@ -6,13 +6,14 @@ use mainstay_proto::common::v1 as common;
 use mainstay_proto::introspect::v1 as pb;
 use mainstay_runtime::{ComponentKind, Health};
 
-use crate::roster::{ComponentReport, Report};
+use crate::roster::{ComponentReport, ErrorReport, Report};
 
 /// Puts a report together. Times of components are carried over to the monitor's clock by their age, since the clocks
 /// of two hosts need not agree.
 pub(super) fn report(
     describe: pb::DescribeResponse,
     components: pb::ComponentsResponse,
+    errors: Vec<pb::ErrorGroup>,
     seen_at: SystemTime,
     latency: Duration,
 ) -> Report {
@@ -42,6 +43,20 @@ pub(super) fn report(
         not_ready_because: describe.not_ready_because,
         draining: describe.draining,
         components: components.components.into_iter().map(component).collect(),
+        errors: errors.into_iter().map(error).collect(),
+    }
+}
+
+fn error(group: pb::ErrorGroup) -> ErrorReport {
+    ErrorReport {
+        fingerprint: group.fingerprint,
+        code: group.code,
+        target: group.target,
+        message: group.message,
+        count: group.count,
+        first_seen_at: time(group.first_seen_at),
+        last_seen_at: time(group.last_seen_at),
+        trace_id: group.trace_id,
     }
 }
 
@@ -86,7 +101,7 @@ mod tests {
         let silent = pb::Component { since: None, ..component.clone() };
         let components =
             pb::ComponentsResponse { components: vec![component, future, silent], collected_at: there(100) };
-        let report = report(pb::DescribeResponse::default(), components, at(100), Duration::ZERO);
+        let report = report(pb::DescribeResponse::default(), components, Vec::new(), at(100), Duration::ZERO);
         let since: Vec<_> = report.components.iter().map(|component| component.since).collect();
         assert_eq!(since, [at(40), at(100), at(100)]);
         assert_eq!(report.components[0].checked_at, Some(at(99)));

@@ -38,13 +38,20 @@ const LIMITS: Limits = Limits { max_samples: 50_000, max_bytes: 4 * 1024 * 1024 
 /// Metrics that are missing or unreadable do not make a target that answers look dead.
 pub(super) async fn pull(upstream: &Upstream, within: Duration, clock: &Clock) -> Result<Answer, PullError> {
     let started_at = Instant::now();
-    let (describe, components, metrics) =
-        tokio::join!(describe(upstream, within), components(upstream, within), metrics(upstream, within));
+    let (describe, components, errors, metrics) = tokio::join!(
+        describe(upstream, within),
+        components(upstream, within),
+        errors(upstream, within),
+        metrics(upstream, within)
+    );
     let describe = describe.map_err(PullError::Describe)?;
     let components = components.map_err(PullError::Components)?;
-    let report = decode::report(describe, components, clock.now(), started_at.elapsed());
+    let report = decode::report(describe, components, errors, clock.now(), started_at.elapsed());
     Ok(Answer { report, metrics })
 }
+
+/// Groups of errors asked for.
+const ERRORS_MAX: u32 = 100;
 
 async fn describe(upstream: &Upstream, within: Duration) -> Result<pb::DescribeResponse, Failure> {
     let call = Call::read("mainstay.introspect.v1.Introspection/Describe").within(within);
@@ -63,6 +70,15 @@ async fn components(upstream: &Upstream, within: Duration) -> Result<pb::Compone
             IntrospectionClient::new(lane).components(pb::ComponentsRequest {}).await
         })
         .await
+}
+
+/// Errors are told where they can be; a service that does not is no worse for it.
+async fn errors(upstream: &Upstream, within: Duration) -> Vec<pb::ErrorGroup> {
+    let call = Call::read("mainstay.introspect.v1.Introspection/Errors").within(within);
+    let send = |lane| async move {
+        IntrospectionClient::new(lane).errors(pb::ErrorsRequest { limit: ERRORS_MAX }).await
+    };
+    upstream.call(call, send).await.map(|answer| answer.groups).unwrap_or_default()
 }
 
 async fn metrics(upstream: &Upstream, within: Duration) -> Result<Exposition, String> {

@@ -81,7 +81,7 @@ fn state(number: i32) -> Result<AlertState, Failure> {
     }
 }
 
-fn severity(number: i32) -> Result<Severity, Failure> {
+pub(super) fn severity(number: i32) -> Result<Severity, Failure> {
     match pb::Severity::try_from(number) {
         Ok(pb::Severity::Info) => Ok(Severity::Info),
         Ok(pb::Severity::Warning) => Ok(Severity::Warning),
@@ -99,19 +99,25 @@ fn cursor(cursor: &str) -> Result<Option<u64>, Failure> {
     cursor.parse().map(Some).map_err(|_| Failure::invalid("page.cursor", "must come from an earlier answer"))
 }
 
-fn limited(limit: u32, (default, cap): (u32, u32)) -> usize {
+pub(super) fn limited(limit: u32, (default, cap): (u32, u32)) -> usize {
     let limit = if limit == 0 { default } else { limit.min(cap) };
     usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
-fn time(field: &str, timestamp: Option<prost_types::Timestamp>) -> Result<Option<SystemTime>, Failure> {
+pub(super) fn time(
+    field: &str,
+    timestamp: Option<prost_types::Timestamp>,
+) -> Result<Option<SystemTime>, Failure> {
     let Some(timestamp) = timestamp else { return Ok(None) };
     let time =
         SystemTime::try_from(timestamp).ok().filter(|_| (0..YEAR_10000_S).contains(&timestamp.seconds));
     time.map(Some).ok_or_else(|| Failure::invalid(field, "must lie between the years 1970 and 9999"))
 }
 
-fn duration(field: &str, duration: Option<prost_types::Duration>) -> Result<Option<Duration>, Failure> {
+pub(super) fn duration(
+    field: &str,
+    duration: Option<prost_types::Duration>,
+) -> Result<Option<Duration>, Failure> {
     let converted = duration.map(Duration::try_from).transpose();
     converted.map_err(|_| Failure::invalid(field, "must not be negative"))
 }

@@ -44,19 +44,19 @@ pub(super) fn range_answer(metric: &str, answer: RangeAnswer) -> pb::QueryRangeR
     pb::QueryRangeResponse { series: series.collect(), truncated: answer.truncated }
 }
 
-pub(super) fn alert_page(page: AlertPage) -> pb::ListAlertsResponse {
+pub(super) fn alert_page(page: AlertPage, silenced: Vec<bool>) -> pb::ListAlertsResponse {
     let next_cursor = page.next_before.map(|number| number.to_string()).unwrap_or_default();
     pb::ListAlertsResponse {
-        alerts: page.alerts.into_iter().map(alert).collect(),
+        alerts: page.alerts.into_iter().zip(silenced).map(|(each, silenced)| alert(each, silenced)).collect(),
         page: Some(common::PageInfo { next_cursor }),
         firing: Some(counts(page.firing)),
     }
 }
 
-pub(super) fn alert(alert: Alert) -> pb::Alert {
+pub(super) fn alert(alert: Alert, silenced: bool) -> pb::Alert {
     pb::Alert {
         id: alert.id.to_string(),
-        rule: alert.key.rule.to_owned(),
+        rule: alert.key.rule.into_owned(),
         severity: severity(alert.severity).into(),
         state: state(alert.state).into(),
         source: alert.key.source,
@@ -69,6 +69,8 @@ pub(super) fn alert(alert: Alert) -> pb::Alert {
         resolved_at: alert.resolved_at.map(Into::into),
         acknowledgement: alert.acknowledgement.map(acknowledgement),
         labels: alert.labels.into_iter().collect(),
+        silenced,
+        flapping: alert.flapping,
     }
 }
 
@@ -112,7 +114,7 @@ fn state(state: AlertState) -> pb::AlertState {
     }
 }
 
-fn severity(severity: Severity) -> pb::Severity {
+pub(super) fn severity(severity: Severity) -> pb::Severity {
     match severity {
         Severity::Info => pb::Severity::Info,
         Severity::Warning => pb::Severity::Warning,
@@ -120,7 +122,7 @@ fn severity(severity: Severity) -> pb::Severity {
     }
 }
 
-fn health(health: Health) -> common::Health {
+pub(super) fn health(health: Health) -> common::Health {
     match health {
         Health::Healthy => common::Health::Healthy,
         Health::Degraded => common::Health::Degraded,
@@ -139,6 +141,6 @@ fn kind(kind: ComponentKind) -> introspect::ComponentKind {
 }
 
 /// Converts; none for a duration of more than 10,000 years.
-fn duration(duration: Duration) -> Option<prost_types::Duration> {
+pub(super) fn duration(duration: Duration) -> Option<prost_types::Duration> {
     duration.try_into().ok()
 }

@@ -28,6 +28,7 @@ pub(crate) fn report(seen_at: SystemTime, components: Vec<ComponentReport>) -> R
         not_ready_because: Vec::new(),
         draining: false,
         components,
+        errors: Vec::new(),
     }
 }
 

@@ -14,7 +14,7 @@ use super::{Facts, key_of, labels_of, own_key, timing};
 /// Gauge of replica-service, label `node`: how stale a replica may be, in seconds.
 pub(crate) const REPLICA_LAG_METRIC: &str = "mainstay_replica_node_staleness_seconds";
 pub(super) const REPLICA_LAG: &str = "replica_lag";
-const HISTORY_FULL: &str = "history_full";
+pub(super) const HISTORY_FULL: &str = "history_full";
 
 pub(super) fn replica_lag(facts: &Facts<'_>, config: &AlertsConfig) -> Vec<Breach> {
     facts.replica_lags.iter().filter_map(|lag| of_replica(facts, config, lag)).collect()

@@ -6,7 +6,7 @@ use crate::config::AlertsConfig;
 use super::{Facts, key_of, labels_of, own_key, seconds_since, timing};
 
 pub(super) const INSTANCE_DOWN: &str = "instance_down";
-const MONITOR_ISOLATED: &str = "monitor_isolated";
+pub(super) const MONITOR_ISOLATED: &str = "monitor_isolated";
 
 /// One alert instead of one per target when the monitor is the one that is cut off.
 pub(super) fn isolated(facts: &Facts<'_>, config: &AlertsConfig) -> Vec<Breach> {

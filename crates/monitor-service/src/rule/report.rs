@@ -10,7 +10,7 @@ use super::{Facts, key_of, labels_of, seconds_since, timing};
 
 pub(super) const COMPONENT_UNHEALTHY: &str = "component_unhealthy";
 pub(super) const COMPONENT_DEGRADED: &str = "component_degraded";
-const NOT_READY: &str = "not_ready";
+pub(super) const NOT_READY: &str = "not_ready";
 
 pub(super) fn components(facts: &Facts<'_>, config: &AlertsConfig) -> Vec<Breach> {
     let mut breaches = Vec::new();

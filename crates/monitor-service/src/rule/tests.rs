@@ -18,12 +18,16 @@ fn roster_with(first: Report) -> (Roster, Vec<Arc<Target>>) {
 }
 
 fn facts<'f>(roster: &'f Roster, replica_lags: &'f [Latest]) -> Facts<'f> {
-    Facts { roster, replica_lags, refused_series: 0, max_series: 100, now: at(20) }
+    Facts { roster, replica_lags, refused_series: 0, failing_channels: &[], max_series: 100, now: at(20) }
 }
 
 fn found(facts: &Facts<'_>) -> Vec<(&'static str, String, Severity)> {
     let breaches = find(facts, &AlertsConfig::default());
-    breaches.into_iter().map(|breach| (breach.key.rule, breach.key.subject, breach.severity)).collect()
+    let name = |rule| match rule {
+        std::borrow::Cow::Borrowed(name) => name,
+        std::borrow::Cow::Owned(name) => panic!("{name} is no built-in rule"),
+    };
+    breaches.into_iter().map(|breach| (name(breach.key.rule), breach.key.subject, breach.severity)).collect()
 }
 
 fn unhealthy(name: &str, critical: bool) -> ComponentReport {
@@ -106,8 +110,8 @@ fn dead_target_is_one_finding_and_holds_what_was_known_of_its_parts() {
     let facts = facts(&roster, &[]);
     assert_eq!(found(&facts), [("instance_down", "replica-service".to_owned(), Severity::Critical)]);
 
-    let key = |rule, subject: &str| Key {
-        rule,
+    let key = |rule: &'static str, subject: &str| Key {
+        rule: rule.into(),
         source: "replica-service".to_owned(),
         endpoint: targets[0].endpoint.clone(),
         subject: subject.to_owned(),
@@ -127,7 +131,7 @@ fn isolated_monitor_is_one_finding_and_knows_nothing_else() {
     assert_eq!(found(&facts), [("monitor_isolated", "collector".to_owned(), Severity::Critical)]);
     let source = "replica-service".to_owned();
     let subject = source.clone();
-    let down = Key { rule: "instance_down", source, endpoint: targets[0].endpoint.clone(), subject };
+    let down = Key { rule: "instance_down".into(), source, endpoint: targets[0].endpoint.clone(), subject };
     assert_eq!(absence(&facts, &down), Absence::Unseen);
 }
 
@@ -147,7 +151,8 @@ fn stale_replica_is_found_by_level_unless_it_is_down() {
     let facts = facts(&roster, &lags);
     assert_eq!(found(&facts), [("component_unhealthy", subject(), Severity::Warning)]);
     let source = "replica-service".to_owned();
-    let key = Key { rule: "replica_lag", source, endpoint: targets[0].endpoint.clone(), subject: subject() };
+    let key =
+        Key { rule: "replica_lag".into(), source, endpoint: targets[0].endpoint.clone(), subject: subject() };
     assert_eq!(absence(&facts, &key), Absence::Unseen);
 }
 
@@ -156,7 +161,7 @@ fn component_that_recovered_says_since_when() {
     let (roster, targets) = roster_with(report(at(10), vec![component("a", Health::Healthy, at(8))]));
     let source = "replica-service".to_owned();
     let key = |subject: &str| Key {
-        rule: "component_unhealthy",
+        rule: "component_unhealthy".into(),
         source: source.clone(),
         endpoint: targets[0].endpoint.clone(),
         subject: subject.to_owned(),
@@ -168,6 +173,6 @@ fn component_that_recovered_says_since_when() {
 #[test]
 fn refused_series_are_found() {
     let (roster, _) = roster_with(report(at(10), vec![]));
-    let full = Facts { refused_series: 3, ..facts(&roster, &[]) };
+    let full = Facts { refused_series: 3, failing_channels: &[], ..facts(&roster, &[]) };
     assert_eq!(found(&full), [("history_full", "history".to_owned(), Severity::Warning)]);
 }

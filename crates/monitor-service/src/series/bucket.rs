@@ -41,6 +41,26 @@ impl Gathering {
         self.last = value;
     }
 
+    /// Adds what was summed up before.
+    pub(super) fn merge(&mut self, later: &Bucket, n_samples: f64) {
+        self.n_samples += n_samples;
+        self.min = self.min.min(later.min);
+        self.max = self.max.max(later.max);
+        let share = n_samples / self.n_samples;
+        self.mean = self.mean * (1.0 - share) + later.mean * share;
+        self.last = later.last;
+    }
+
+    /// Starts with what was summed up before.
+    pub(super) fn of(bucket: &Bucket, n_samples: f64) -> Self {
+        Self { min: bucket.min, max: bucket.max, mean: bucket.mean, last: bucket.last, n_samples }
+    }
+
+    /// Counts the samples.
+    pub(super) fn n_samples(&self) -> u32 {
+        self.n_samples as u32
+    }
+
     pub(super) fn finish(self, at: SystemTime) -> Bucket {
         Bucket { at, min: self.min, max: self.max, mean: self.mean, last: self.last }
     }

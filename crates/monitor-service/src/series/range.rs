@@ -81,11 +81,11 @@ impl Range {
         Ok(Self { metric, labels, from, to, step })
     }
 
-    pub(super) fn metric(&self) -> &str {
+    pub(crate) fn metric(&self) -> &str {
         &self.metric
     }
 
-    pub(super) fn from(&self) -> SystemTime {
+    pub(crate) fn from(&self) -> SystemTime {
         self.from
     }
 
@@ -103,6 +103,69 @@ impl Range {
                 .and_modify(|bucket| bucket.add(value))
                 .or_insert_with(|| Gathering::starting(value));
         }
+        self.finish(gathered)
+    }
+
+    /// Returns the end of it.
+    pub(crate) fn to(&self) -> SystemTime {
+        self.to
+    }
+
+    /// Returns the width of a bucket.
+    pub(crate) fn step(&self) -> Duration {
+        self.step
+    }
+
+    /// Returns the labels asked for.
+    pub(crate) fn labels(&self) -> &BTreeMap<String, String> {
+        &self.labels
+    }
+
+    /// Puts what was stored before what memory knows. Both count samples, so that means stay means.
+    pub(crate) fn join(&self, stored: Vec<StoredSeries>, memory: &mut RangeAnswer) {
+        let n_known: usize = memory.series.iter().map(|series| series.points.len()).sum();
+        let mut points_left = POINTS_MAX.saturating_sub(n_known);
+        for StoredSeries { labels, points } in stored {
+            let mut gathered: BTreeMap<u32, Gathering> = BTreeMap::new();
+            for (bucket, n_samples) in &points {
+                let Some(index) = self.bucket(bucket.at.max(self.from)) else { continue };
+                gathered
+                    .entry(index)
+                    .and_modify(|earlier| earlier.merge(bucket, *n_samples))
+                    .or_insert_with(|| Gathering::of(bucket, *n_samples));
+            }
+            let full = memory.series.len() == SERIES_MAX;
+            let known = memory.series.iter_mut().find(|series| series.labels == labels);
+            if gathered.is_empty() || (known.is_none() && full) {
+                memory.truncated |= !gathered.is_empty();
+                continue;
+            }
+            if gathered.len() > points_left {
+                memory.truncated = true;
+                return;
+            }
+            points_left -= gathered.len();
+            match known {
+                Some(known) => self.put_before(gathered, known),
+                None => memory.series.push(SeriesPoints { labels, points: self.finish(gathered) }),
+            }
+        }
+    }
+
+    fn put_before(&self, mut gathered: BTreeMap<u32, Gathering>, known: &mut SeriesPoints) {
+        // At most one bucket is shared. How many samples memory put into it is not known any more; by time it is half.
+        if let Some(first) = known.points.first_mut()
+            && let Some(shared) = self.bucket(first.at).and_then(|index| gathered.remove(&index))
+        {
+            let mut both = shared;
+            both.merge(first, f64::from(shared.n_samples()).max(1.0));
+            *first = both.finish(first.at);
+        }
+        let newer = std::mem::replace(&mut known.points, self.finish(gathered));
+        known.points.extend(newer);
+    }
+
+    fn finish(&self, gathered: BTreeMap<u32, Gathering>) -> Vec<Bucket> {
         gathered.into_iter().map(|(index, bucket)| bucket.finish(self.from + self.step * index)).collect()
     }
 
@@ -113,6 +176,15 @@ impl Range {
         let since = at.duration_since(self.from).ok()?;
         u32::try_from(since.as_nanos() / self.step.as_nanos()).ok()
     }
+}
+
+/// Holds stored points of one series: what happened in a step, and how many samples it had.
+#[derive(Debug)]
+pub(crate) struct StoredSeries {
+    /// Labels, the target's included.
+    pub labels: BTreeMap<String, String>,
+    /// Oldest first.
+    pub points: Vec<(Bucket, f64)>,
 }
 
 /// Holds the points of the series that matched.

@@ -105,6 +105,27 @@ fn spawn(task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
     tokio::spawn(task)
 }
 
+/// A task that ends with its owner.
+pub(crate) struct Spawned(JoinHandle<()>);
+
+impl Spawned {
+    pub(crate) fn new(task: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(spawn(task))
+    }
+}
+
+impl Drop for Spawned {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Finds a port of loopback that nobody uses now.
+pub(crate) fn free_address() -> SocketAddr {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port is there");
+    listener.local_addr().expect("a bound port has an address")
+}
+
 /// A running monitor and a client of it.
 pub(crate) struct Watcher {
     pub(crate) cx: Context,
@@ -171,6 +192,79 @@ impl Watcher {
         .await
     }
 
+    pub(crate) async fn range(&self, metric: &str) -> pb::QueryRangeResponse {
+        let request = pb::QueryRangeRequest { metric: metric.to_owned(), ..pb::QueryRangeRequest::default() };
+        let mut client = self.client();
+        client.query_range(request).await.expect("the range is legal").into_inner()
+    }
+
+    pub(crate) async fn alert_events(&self, alert: &str) -> Vec<pb::AlertEvent> {
+        let request = pb::ListAlertEventsRequest { alert_id: alert.to_owned(), ..Default::default() };
+        self.client().list_alert_events(request).await.expect("events are listed").into_inner().events
+    }
+
+    pub(crate) async fn rules(&self) -> Vec<pb::RuleStatus> {
+        self.client().list_rules(pb::ListRulesRequest {}).await.expect("rules are listed").into_inner().rules
+    }
+
+    pub(crate) async fn put_rule(
+        &self,
+        rule: pb::Rule,
+        dry_run: bool,
+    ) -> Result<pb::PutRuleResponse, Failure> {
+        let request = pb::PutRuleRequest { rule: Some(rule), dry_run };
+        Ok(self.client().put_rule(request).await?.into_inner())
+    }
+
+    pub(crate) async fn delete_rule(&self, name: &str) -> Result<(), Failure> {
+        self.client().delete_rule(pb::DeleteRuleRequest { name: name.to_owned() }).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn silence(
+        &self,
+        matchers: &[(&str, &str)],
+        comment: &str,
+    ) -> Result<pb::Silence, Failure> {
+        let matchers =
+            matchers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let duration = Some(prost_types::Duration { seconds: 600, nanos: 0 });
+        let request = pb::CreateSilenceRequest {
+            matchers,
+            duration,
+            comment: comment.to_owned(),
+            ..Default::default()
+        };
+        Ok(self.client().create_silence(request).await?.into_inner().silence.expect("the answer has it"))
+    }
+
+    pub(crate) async fn end_silence(&self, id: &str) -> Result<(), Failure> {
+        self.client().delete_silence(pb::DeleteSilenceRequest { id: id.to_owned() }).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn silences(&self) -> Vec<pb::Silence> {
+        let answer = self.client().list_silences(pb::ListSilencesRequest {}).await;
+        answer.expect("silences are listed").into_inner().silences
+    }
+
+    pub(crate) async fn channels(&self) -> Vec<pb::Channel> {
+        let answer = self.client().list_channels(pb::ListChannelsRequest {}).await;
+        answer.expect("channels are listed").into_inner().channels
+    }
+
+    pub(crate) async fn test_channel(&self, name: &str) -> Result<(), Failure> {
+        self.client().test_channel(pb::TestChannelRequest { name: name.to_owned() }).await?;
+        Ok(())
+    }
+
+    fn client(&self) -> MonitorServiceClient<tonic::transport::Channel> {
+        let address = self.cx.listening()[0].address;
+        let endpoint =
+            tonic::transport::Endpoint::new(format!("http://{address}")).expect("the endpoint is legal");
+        MonitorServiceClient::new(endpoint.connect_lazy())
+    }
+
     /// Waits until every target has answered.
     pub(crate) async fn all_answer(&self) {
         wait_for(PATIENCE, async || {
@@ -194,6 +288,8 @@ pub(crate) fn quick(targets: &[(&str, &TargetService)]) -> Config {
     config.alerts.missing_for = Duration::from_secs(1);
     config.alerts.clear_for = Duration::from_millis(200);
     config.alerts.evaluate_every = Duration::from_millis(50);
+    // How busy this machine is says nothing about the monitor.
+    config.host.enabled = false;
     config
 }
 

@@ -2,4 +2,7 @@
 
 mod alerts;
 mod collection;
+mod durable;
 mod harness;
+mod notify;
+mod rules;

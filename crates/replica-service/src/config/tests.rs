@@ -23,7 +23,7 @@ fn the_shipped_file_names_every_key() {
     let mut expected = ReplicaConfig::default();
     expected.nodes.insert("primary".to_owned(), NodeConfig::default());
     let expected = toml::Table::try_from(&expected).unwrap();
-    for section in ["postgres", "pool", "health", "routing", "limits"] {
+    for section in ["postgres", "pool", "health", "routing", "limits", "insight", "parity"] {
         let keys =
             |table: &toml::Table| table[section].as_table().unwrap().keys().cloned().collect::<Vec<_>>();
         assert_eq!(keys(&shipped), keys(&expected), "{section}");
@@ -41,6 +41,10 @@ fn all_mistakes_are_told_at_once_with_their_keys() {
         NodeConfig { pgbouncer: "x:0".to_owned(), weight: 1_001, ..NodeConfig::default() },
     );
     config.health.down_after = 0;
+    let pair =
+        PairConfig { legacy: "a'b".to_owned(), partitioned: "s.t".to_owned(), ..PairConfig::default() };
+    config.switchover.insert("p".to_owned(), pair);
+    config.parity.duty_cycle = 2.0;
     config.limits.default_rows = 20_000;
     let lines = problems_of(&config).join("\n");
     for key in [
@@ -50,6 +54,10 @@ fn all_mistakes_are_told_at_once_with_their_keys() {
         "nodes.b.weight",
         "health.down_after",
         "limits.default_rows",
+        "switchover.p.legacy",
+        "switchover.p.key",
+        "switchover.p.time_column",
+        "parity.duty_cycle",
     ] {
         assert!(lines.contains(key), "{key} is missing in\n{lines}");
     }

@@ -1,14 +1,18 @@
 use std::time::Duration;
 
-use mainstay_proto::replica::v1::{ExecuteRequest, Prefer as WirePrefer, QueryRequest, Value};
+use mainstay_proto::replica::v1::{
+    ExecuteRequest, Isolation as WireIsolation, Prefer as WirePrefer, QueryRequest, QueryStreamRequest,
+    SqlStatement, TransactionRequest, Value,
+};
 
 use super::value;
 use crate::{
     config::LimitsConfig,
-    engine::{Read, Until, Write},
+    engine::{Read, StreamRead, Transaction, Until, Write},
     error::QueryError,
+    insight::Shape,
     route::Prefer,
-    session::Statement,
+    session::{Statement, stream::StreamLimits, transaction::Isolation},
     sql::param::Param,
     token::Token,
 };
@@ -24,16 +28,9 @@ pub(super) fn read(request: QueryRequest, until: Until, limits: &LimitsConfig) -
         }
         rows => rows,
     };
-    let prefer = match WirePrefer::try_from(request.prefer) {
-        Ok(WirePrefer::Unspecified | WirePrefer::Replica) => Prefer::Replica,
-        Ok(WirePrefer::Primary) => Prefer::Primary,
-        Err(_) => return Err(invalid("prefer", "is not a known preference")),
-    };
+    let prefer = prefer(request.prefer)?;
     let max_staleness = request.max_staleness.map(duration).transpose()?;
-    let after = match request.after.as_str() {
-        "" => None,
-        text => Some(Token::decode(text).map_err(|error| QueryError::Token(error.to_string().into()))?),
-    };
+    let after = after(&request.after)?;
     let statement = statement(request.sql, request.params, max_rows, limits)?;
     Ok(Read { statement, max_staleness, after, prefer, until })
 }
@@ -45,6 +42,75 @@ pub(super) fn write(
 ) -> Result<Write, QueryError> {
     let statement = statement(request.sql, request.params, limits.max_rows, limits)?;
     Ok(Write { statement, until })
+}
+
+pub(super) fn stream(
+    request: QueryStreamRequest,
+    until: Until,
+    limits: &LimitsConfig,
+) -> Result<StreamRead, QueryError> {
+    let prefer = prefer(request.prefer)?;
+    let max_staleness = request.max_staleness.map(duration).transpose()?;
+    let after = after(&request.after)?;
+    let statement = statement(request.sql, request.params, limits.max_rows, limits)?;
+    let bound = |limit| if limit == 0 { u64::MAX } else { limit };
+    let limits = StreamLimits { max_rows: bound(request.max_rows), max_bytes: bound(request.max_bytes) };
+    Ok(StreamRead { read: Read { statement, max_staleness, after, prefer, until }, limits })
+}
+
+pub(super) fn transaction(
+    request: TransactionRequest,
+    until: Until,
+    limits: &LimitsConfig,
+) -> Result<Transaction, QueryError> {
+    let most = limits.max_statements as usize;
+    if request.statements.is_empty() || request.statements.len() > most {
+        return Err(invalid("statements", format!("must be 1 to {most}, are {}", request.statements.len())));
+    }
+    let isolation = match WireIsolation::try_from(request.isolation) {
+        Ok(WireIsolation::Unspecified | WireIsolation::ReadCommitted) => Isolation::ReadCommitted,
+        Ok(WireIsolation::RepeatableRead) => Isolation::RepeatableRead,
+        Ok(WireIsolation::Serializable) => Isolation::Serializable,
+        Err(_) => return Err(invalid("isolation", "is not a known isolation level")),
+    };
+    let one = |(number, wire): (usize, SqlStatement)| {
+        let at = |error| match error {
+            QueryError::Invalid { field, message } => {
+                invalid(format!("statements[{number}].{field}"), message)
+            }
+            other => other,
+        };
+        if controls_transaction(&wire.sql) {
+            return Err(at(invalid("sql", "must not begin or end the transaction")));
+        }
+        statement(wire.sql, wire.params, limits.max_rows, limits).map_err(at)
+    };
+    let statements = request.statements.into_iter().enumerate().map(one).collect::<Result<_, _>>()?;
+    Ok(Transaction { statements, isolation, idempotent: request.idempotent, until })
+}
+
+/// Tells whether a statement would end the transaction that it runs in: its first word says so, always.
+fn controls_transaction(sql: &str) -> bool {
+    let text = Shape::of(sql).sql;
+    let word = text.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or("");
+    ["begin", "start", "commit", "end", "rollback", "abort", "prepare"]
+        .iter()
+        .any(|control| word.eq_ignore_ascii_case(control))
+}
+
+fn prefer(wire: i32) -> Result<Prefer, QueryError> {
+    match WirePrefer::try_from(wire) {
+        Ok(WirePrefer::Unspecified | WirePrefer::Replica) => Ok(Prefer::Replica),
+        Ok(WirePrefer::Primary) => Ok(Prefer::Primary),
+        Err(_) => Err(invalid("prefer", "is not a known preference")),
+    }
+}
+
+fn after(token: &str) -> Result<Option<Token>, QueryError> {
+    match token {
+        "" => Ok(None),
+        text => Token::decode(text).map(Some).map_err(|error| QueryError::Token(error.to_string().into())),
+    }
 }
 
 fn statement(
@@ -136,6 +202,21 @@ mod tests {
         ] {
             assert_eq!(refused(request), wanted);
         }
+    }
+
+    #[test]
+    fn a_statement_that_controls_the_transaction_is_refused_by_its_number() {
+        for sql in
+            ["COMMIT", "  end", "/* x */ Rollback to a", "-- y\nBEGIN", "prepare transaction 'x'", "abort;"]
+        {
+            let statements = ["SELECT 1", sql]
+                .map(|sql| SqlStatement { sql: sql.to_owned(), params: Vec::new() })
+                .to_vec();
+            let request = TransactionRequest { statements, ..TransactionRequest::default() };
+            let error = transaction(request, until(), &LimitsConfig::default()).unwrap_err().to_string();
+            assert_eq!(error, "invalid statements[1].sql: must not begin or end the transaction", "{sql}");
+        }
+        assert!(!controls_transaction("SELECT 1") && !controls_transaction("endless"));
     }
 
     #[test]

@@ -1,9 +1,12 @@
-use mainstay_proto::replica::v1::{Column, ExecuteResponse, QueryResponse, Role, Row, Served as WireServed};
+use mainstay_proto::replica::v1::{
+    Column, ExecuteResponse, QueryChunk, QueryResponse, Role, Row, Served as WireServed, StatementResult,
+    TransactionResponse,
+};
 
 use super::value;
 use crate::{
-    engine::{Answered, Served},
-    session,
+    engine::{Answered, Served, TransactionDone},
+    session::{self, stream::Chunk},
     sql::{Value, types},
     token::Token,
 };
@@ -26,6 +29,30 @@ pub(super) fn execute(answered: Answered) -> ExecuteResponse {
         rows: rows(answer.rows),
         token: token.as_ref().map(Token::encode).unwrap_or_default(),
         served: Some(wire_served(served)),
+    }
+}
+
+pub(super) fn transaction(done: TransactionDone) -> TransactionResponse {
+    let result = |answer: session::Answer| StatementResult {
+        rows_affected: answer.n_affected,
+        columns: columns(&answer.columns),
+        rows: rows(answer.rows),
+    };
+    TransactionResponse {
+        results: done.answers.into_iter().map(result).collect(),
+        token: done.token.as_ref().map(Token::encode).unwrap_or_default(),
+        served: Some(wire_served(done.served)),
+    }
+}
+
+pub(super) fn chunk(chunk: Chunk) -> QueryChunk {
+    QueryChunk {
+        columns: columns(&chunk.columns),
+        served: chunk.served.map(wire_served),
+        rows: rows(chunk.rows),
+        last: chunk.last,
+        truncated: chunk.truncated,
+        rows_total: if chunk.last { chunk.rows_total } else { 0 },
     }
 }
 

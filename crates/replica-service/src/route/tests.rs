@@ -19,13 +19,20 @@ fn needs() -> ReadNeeds {
 }
 
 fn primary() -> Candidate {
-    Candidate { barred: None, place: Place::Primary { timeline: 2 }, in_flight: 0, weight: 1 }
+    Candidate {
+        barred: None,
+        place: Place::Primary { timeline: 2 },
+        in_flight: 0,
+        weight: 1,
+        warmth: FULL_WARMTH,
+        latency: None,
+    }
 }
 
 fn replica(replayed: u64) -> Candidate {
     let place =
         Place::Replica { replayed: Some(position(2, replayed)), staleness: Some(SECOND), lag_bytes: Some(0) };
-    Candidate { barred: None, place, in_flight: 0, weight: 1 }
+    Candidate { barred: None, place, in_flight: 0, weight: 1, warmth: FULL_WARMTH, latency: None }
 }
 
 fn picks(router: &mut Router, candidates: &[Candidate], needs: &ReadNeeds, n: usize) -> Vec<usize> {
@@ -34,21 +41,21 @@ fn picks(router: &mut Router, candidates: &[Candidate], needs: &ReadNeeds, n: us
 
 #[test]
 fn reads_go_round_the_replicas_and_leave_the_primary_alone() {
-    let mut router = Router::new(Strategy::RoundRobin, 3);
+    let mut router = Router::new(Strategy::RoundRobin, 3, 7);
     let candidates = [primary(), replica(9), replica(9)];
     assert_eq!(picks(&mut router, &candidates, &needs(), 6), [1, 2, 1, 2, 1, 2]);
 }
 
 #[test]
 fn weights_share_the_turns_smoothly() {
-    let mut router = Router::new(Strategy::RoundRobin, 2);
+    let mut router = Router::new(Strategy::RoundRobin, 2, 7);
     let candidates = [Candidate { weight: 3, ..replica(9) }, replica(9)];
     assert_eq!(picks(&mut router, &candidates, &needs(), 8), [0, 0, 1, 0, 0, 0, 1, 0]);
 }
 
 #[test]
 fn the_least_busy_replica_per_weight_is_taken() {
-    let mut router = Router::new(Strategy::LeastInFlight, 2);
+    let mut router = Router::new(Strategy::LeastInFlight, 2, 7);
     let busy = |in_flight, weight| Candidate { in_flight, weight, ..replica(9) };
     assert_eq!(picks(&mut router, &[busy(3, 1), busy(2, 1)], &needs(), 2), [1, 1]);
     assert_eq!(picks(&mut router, &[busy(3, 4), busy(2, 1)], &needs(), 2), [0, 0]);
@@ -72,7 +79,7 @@ fn the_primary_takes_over_with_a_reason() {
         (replica(9), ReadNeeds { prefer: Prefer::Primary, ..needs() }, Reason::PrimaryPreferred),
         (replica(9), ReadNeeds { max_staleness: Duration::ZERO, ..needs() }, Reason::NoFitReplica),
     ] {
-        let decision = Router::new(Strategy::RoundRobin, 2).choose(&[primary(), other], &needs);
+        let decision = Router::new(Strategy::RoundRobin, 2, 7).choose(&[primary(), other], &needs);
         assert_eq!(decision.pick, Ok(Pick { node: 0, reason }));
     }
 }
@@ -80,7 +87,7 @@ fn the_primary_takes_over_with_a_reason() {
 #[test]
 fn a_token_of_an_older_timeline_is_answered_by_the_primary_only() {
     let needs = ReadNeeds { after: Some(position(1, 5)), ..needs() };
-    let decision = Router::new(Strategy::RoundRobin, 2).choose(&[primary(), replica(9)], &needs);
+    let decision = Router::new(Strategy::RoundRobin, 2, 7).choose(&[primary(), replica(9)], &needs);
     assert_eq!(decision.pick, Ok(Pick { node: 0, reason: Reason::NoFitReplica }));
     assert!(decision.behind_token.is_empty());
 }
@@ -88,7 +95,7 @@ fn a_token_of_an_older_timeline_is_answered_by_the_primary_only() {
 #[test]
 fn a_token_of_a_newer_timeline_is_not_answered_by_an_old_primary() {
     let needs = ReadNeeds { after: Some(position(3, 5)), ..needs() };
-    let decision = Router::new(Strategy::RoundRobin, 2).choose(&[primary(), replica(9)], &needs);
+    let decision = Router::new(Strategy::RoundRobin, 2, 7).choose(&[primary(), replica(9)], &needs);
     let refusals = vec![Refusal::OtherTimeline; 2];
     assert_eq!(decision.pick, Err(Refused { refusals }));
 }
@@ -96,7 +103,8 @@ fn a_token_of_a_newer_timeline_is_not_answered_by_an_old_primary() {
 #[test]
 fn a_replica_that_only_lacks_the_token_is_named() {
     let needs = ReadNeeds { after: Some(position(2, 10)), primary_fallback: false, ..needs() };
-    let decision = Router::new(Strategy::RoundRobin, 3).choose(&[primary(), replica(9), replica(8)], &needs);
+    let decision =
+        Router::new(Strategy::RoundRobin, 3, 7).choose(&[primary(), replica(9), replica(8)], &needs);
     assert_eq!(decision.behind_token, [1, 2]);
     let refusals = vec![Refusal::PrimaryNotAllowed, Refusal::TokenNotReplayed, Refusal::TokenNotReplayed];
     assert_eq!(decision.pick, Err(Refused { refusals }));
@@ -118,6 +126,8 @@ fn candidates() -> impl Generator<Value = Candidate> {
         place,
         in_flight,
         weight,
+        warmth: FULL_WARMTH,
+        latency: None,
     })
 }
 
@@ -164,7 +174,7 @@ proptest! {
         rounds in 1_usize..6,
     ) {
         let strategy = if least { Strategy::LeastInFlight } else { Strategy::RoundRobin };
-        let mut router = Router::new(strategy, candidates.len());
+        let mut router = Router::new(strategy, candidates.len(), 7);
         for _ in 0..rounds {
             let decision = router.choose(&candidates, &needs);
             match decision.pick {
@@ -188,13 +198,82 @@ proptest! {
     ) {
         let candidates: Vec<_> = weights.iter().map(|&weight| Candidate { weight, ..replica(9) }).collect();
         let total: u32 = weights.iter().sum();
-        let mut router = Router::new(Strategy::RoundRobin, candidates.len());
+        let mut router = Router::new(Strategy::RoundRobin, candidates.len(), 7);
         let mut counts = vec![0; candidates.len()];
         for node in picks(&mut router, &candidates, &needs(), total as usize * cycles) {
             counts[node] += 1;
         }
         for (count, weight) in counts.iter().zip(&weights) {
             prop_assert_eq!(*count, *weight as usize * cycles);
+        }
+    }
+}
+
+#[test]
+fn weights_share_random_turns_too() {
+    let mut router = Router::new(Strategy::Weighted, 2, 7);
+    let candidates = [Candidate { weight: 3, ..replica(9) }, replica(9)];
+    let first = picks(&mut router, &candidates, &needs(), 4_000).iter().filter(|node| **node == 0).count();
+    assert!((2_850..3_150).contains(&first), "{first} of 4000 instead of 3000");
+}
+
+#[test]
+fn the_faster_or_less_busy_of_two_is_taken() {
+    let mut router = Router::new(Strategy::LatencyAware, 2, 7);
+    let one = |ms: Option<u64>, in_flight, weight| Candidate {
+        latency: ms.map(Duration::from_millis),
+        in_flight,
+        weight,
+        ..replica(9)
+    };
+    for (a, b, wanted) in [
+        (one(Some(10), 0, 1), one(Some(2), 0, 1), 1),
+        (one(Some(10), 0, 1), one(Some(2), 9, 1), 0),
+        (one(Some(10), 0, 9), one(Some(2), 0, 1), 0),
+        (one(Some(10), 1, 1), one(None, 0, 1), 1),
+    ] {
+        assert!(picks(&mut router, &[a, b], &needs(), 20).iter().all(|node| *node == wanted));
+    }
+}
+
+#[test]
+fn a_node_that_is_back_takes_its_share_of_reads_step_by_step() {
+    let start = SECOND * 10;
+    assert_eq!(
+        [0, 1, 5, 10, 99].map(|s| warmth(SECOND * s, start)),
+        [50, 100, 500, FULL_WARMTH, FULL_WARMTH]
+    );
+    assert_eq!(warmth(Duration::ZERO, Duration::ZERO), FULL_WARMTH);
+    let mut router = Router::new(Strategy::RoundRobin, 2, 7);
+    let candidates = [Candidate { warmth: 250, ..replica(9) }, replica(9)];
+    let back = picks(&mut router, &candidates, &needs(), 100).iter().filter(|node| **node == 0).count();
+    assert_eq!(back, 20);
+}
+
+proptest! {
+    #[test]
+    fn whatever_the_strategy_a_fit_replica_is_found_and_an_unfit_one_never(
+        nodes in prop::collection::vec((any::<bool>(), 0_u32..9, 0_u32..5, 1_u32..=FULL_WARMTH, prop::option::of(0_u64..5_000)), 1..17),
+        strategy in prop::sample::select(vec![
+            Strategy::RoundRobin, Strategy::LeastInFlight, Strategy::Weighted, Strategy::LatencyAware,
+        ]),
+        seed in any::<u64>(),
+    ) {
+        let candidates: Vec<_> = nodes.iter().map(|(up, in_flight, weight, warmth, ms)| Candidate {
+            barred: (!up).then_some(Refusal::Down),
+            in_flight: *in_flight,
+            weight: *weight,
+            warmth: *warmth,
+            latency: ms.map(Duration::from_millis),
+            ..replica(9)
+        }).collect();
+        let mut router = Router::new(strategy, candidates.len(), seed);
+        let fit = |candidate: &Candidate| candidate.refusal(&needs()).is_none();
+        for _ in 0..20 {
+            match router.choose(&candidates, &needs()).pick {
+                Ok(pick) => prop_assert!(fit(&candidates[pick.node])),
+                Err(_) => prop_assert!(!candidates.iter().any(fit)),
+            }
         }
     }
 }

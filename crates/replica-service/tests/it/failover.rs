@@ -157,6 +157,11 @@ async fn reads_go_on_without_a_primary_and_writes_come_back_with_it() {
     let stack = start_stack(false).await;
     let rig =
         Rig::start(&stack, Way::Direct, |config| config.routing.max_staleness = Duration::from_secs(1)).await;
+    let patient = Rig::start(&stack, Way::Direct, |config| {
+        config.routing.write_wait_within = Duration::from_secs(15);
+        config.postgres.statement_within = Duration::from_secs(20);
+    })
+    .await;
     let table = table(&stack, "n int").await;
     rig.execute(&format!("INSERT INTO {table} VALUES (1)")).await.unwrap();
     stack.postgres().unwrap().wait_caught_up(primary(&stack)).await.unwrap();
@@ -176,7 +181,14 @@ async fn reads_go_on_without_a_primary_and_writes_come_back_with_it() {
     assert_eq!((first(&response), served_by(&response).1.as_str()), (Kind::Int(1), "replica"));
     assert!(response.served.unwrap().staleness.unwrap().seconds >= 1);
     assert!(rig.cx.is_ready(), "{:?}", rig.cx.not_ready_because());
-    primary(&stack).start().await.unwrap();
+    // A write that waits is done as soon as there is a primary, and once.
+    let insert = format!("INSERT INTO {table} VALUES (3)");
+    let waiting = patient.execute_with(&insert, Vec::new());
+    let (started, written) = tokio::join!(primary(&stack).start(), waiting);
+    started.unwrap();
+    assert_eq!(written.unwrap().rows_affected, 1);
     rig.wait("the primary to be back", |topology| topology.primary == "primary").await;
     assert_eq!(rig.execute(&format!("INSERT INTO {table} VALUES (2)")).await.unwrap().rows_affected, 1);
+    let rows = rig.query_primary(&format!("SELECT count(*) FROM {table}")).await.unwrap();
+    assert_eq!(first(&rows), Kind::Int(3));
 }

@@ -8,5 +8,8 @@ mod pgbouncer;
 mod reads;
 mod rig;
 mod safety;
+mod streams;
+mod switchover;
+mod transactions;
 mod types;
 mod writes;

@@ -5,7 +5,7 @@ use bytesize::ByteSize;
 use mainstay_runtime::{Problems, Secret, ServiceConfig as _};
 use serde_json::Value;
 
-use super::{AuthConfig, ChannelsConfig, GatewayConfig, WebSocketConfig};
+use super::{AuthConfig, ChannelsConfig, GatewayConfig, NamespaceConfig, Recovery, WebSocketConfig, Who};
 
 const SHIPPED: &str = include_str!("../../../../deploy/config/ws-gateway.toml");
 
@@ -87,6 +87,39 @@ fn every_impossible_value_is_told() {
             "websocket.pong_within",
             "websocket.public_url",
             "websocket.refresh_within",
+        ]
+    );
+}
+
+#[test]
+fn options_of_namespaces_that_contradict_each_other_are_told() {
+    let wrong = NamespaceConfig {
+        subscribe: Who::Subscribers,
+        recovery: Recovery::Stream,
+        force_positioning: true,
+        force_join_leave: true,
+        history_ttl: Duration::ZERO,
+        ..NamespaceConfig::default()
+    };
+    let forced = NamespaceConfig { force_recovery: true, ..NamespaceConfig::default() };
+    let channels = ChannelsConfig {
+        history_limit: 0,
+        namespaces: [("a".to_owned(), wrong), ("b:c".to_owned(), forced)].into(),
+        ..ChannelsConfig::default()
+    };
+    let found = problems(&GatewayConfig { channels, ..GatewayConfig::default() });
+    let keys: Vec<_> = found.iter().map(|line| line.split(": ").next().unwrap()).collect();
+    assert_eq!(
+        keys,
+        [
+            "channels.history_limit",
+            "channels.namespaces.a.force_join_leave",
+            "channels.namespaces.a.force_positioning",
+            "channels.namespaces.a.history_ttl",
+            "channels.namespaces.a.recovery",
+            "channels.namespaces.a.subscribe",
+            "channels.namespaces.b:c.force_recovery",
+            "channels.namespaces.b:c",
         ]
     );
 }

@@ -1,13 +1,15 @@
 use std::net::SocketAddr;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::channel::Channel;
 use crate::outbox::Outbox;
+use crate::publication::ClientInfo;
 use crate::session::Profile;
 
 /// What everybody may know of a connection, and the way to reach it.
@@ -22,7 +24,8 @@ pub(crate) struct Connection {
     pub(crate) outbox: Outbox,
     pub(crate) traffic: Traffic,
     profile: OnceLock<Box<Profile>>,
-    channels: Mutex<Vec<Channel>>,
+    /// None once the connection is out of the hub: from then on it joins nothing.
+    channels: Mutex<Option<Vec<Channel>>>,
 }
 
 /// What went over a connection.
@@ -46,7 +49,7 @@ impl Connection {
             outbox: Outbox::new(),
             traffic: Traffic::default(),
             profile: OnceLock::new(),
-            channels: Mutex::default(),
+            channels: Mutex::new(Some(Vec::new())),
         }
     }
 
@@ -60,30 +63,31 @@ impl Connection {
     }
 
     pub(crate) fn channels(&self) -> Vec<Channel> {
-        self.channels.lock().clone()
+        self.channels.lock().clone().unwrap_or_default()
+    }
+
+    pub(crate) fn is_subscribed(&self, channel: &Channel) -> bool {
+        self.channels.lock().as_ref().is_some_and(|channels| channels.contains(channel))
+    }
+
+    /// Returns what other clients are told; none before it is known who this is.
+    pub(crate) fn info(&self, chan_info: Option<Arc<RawValue>>) -> Option<ClientInfo> {
+        let profile = self.profile()?;
+        Some(ClientInfo {
+            user: Arc::clone(&profile.user),
+            client: self.client,
+            conn_info: profile.info.clone(),
+            chan_info,
+        })
     }
 
     pub(super) fn identify(&self, profile: Profile) -> bool {
         self.profile.set(Box::new(profile)).is_ok()
     }
 
-    pub(super) fn add_channel(&self, channel: &Channel) -> bool {
-        let mut channels = self.channels.lock();
-        let is_new = !channels.contains(channel);
-        if is_new {
-            channels.push(channel.clone());
-        }
-        is_new
-    }
-
-    pub(super) fn remove_channel(&self, channel: &Channel) -> bool {
-        let mut channels = self.channels.lock();
-        let index = channels.iter().position(|joined| joined == channel);
-        index.map(|index| channels.swap_remove(index)).is_some()
-    }
-
-    pub(super) fn take_channels(&self) -> Vec<Channel> {
-        std::mem::take(&mut self.channels.lock())
+    /// Locks the list of channels. Whoever changes it changes the hub under the same lock, so both stay equal.
+    pub(super) fn lock_channels(&self) -> MutexGuard<'_, Option<Vec<Channel>>> {
+        self.channels.lock()
     }
 }
 

@@ -1,7 +1,10 @@
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
+
+use crate::filter::FilterNode;
 
 /// What a client asks, one line of a frame.
 #[derive(Debug)]
@@ -21,9 +24,13 @@ pub(crate) enum Request<'a> {
     Unsubscribe(ChannelRequest<'a>),
     Publish(PublishRequest<'a>),
     Refresh(RefreshRequest<'a>),
+    SubRefresh(SubRefreshRequest<'a>),
+    Presence(ChannelRequest<'a>),
+    PresenceStats(ChannelRequest<'a>),
+    History(HistoryRequest<'a>),
     /// Asynchronous message to the server; has no reply.
     Send,
-    /// Presence, history, rpc and the like.
+    /// Rpc and the like.
     Unserved(Method),
     /// A command with an id and no body that is known.
     Unknown,
@@ -77,6 +84,9 @@ pub(crate) struct ConnectRequest<'a> {
     pub(crate) name: Cow<'a, str>,
     #[serde(borrow)]
     pub(crate) version: Cow<'a, str>,
+    /// Where the client was in the channels the server subscribed it to.
+    #[serde(borrow)]
+    pub(crate) subs: HashMap<Cow<'a, str>, SubscribeRequest<'a>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -84,10 +94,20 @@ pub(crate) struct ConnectRequest<'a> {
 pub(crate) struct SubscribeRequest<'a> {
     #[serde(borrow)]
     pub(crate) channel: Cow<'a, str>,
-    pub(crate) recover: bool,
-    /// Filter by tags.
+    /// For channels that cannot be subscribed to without.
     #[serde(borrow)]
-    pub(crate) tf: Option<&'a RawValue>,
+    pub(crate) token: Cow<'a, str>,
+    /// The client wants what came after `offset` of `epoch`.
+    pub(crate) recover: bool,
+    #[serde(borrow)]
+    pub(crate) epoch: Cow<'a, str>,
+    pub(crate) offset: u64,
+    pub(crate) positioned: bool,
+    pub(crate) recoverable: bool,
+    /// The client wants to be told who comes and goes.
+    pub(crate) join_leave: bool,
+    /// Filter by tags.
+    pub(crate) tf: Option<FilterNode>,
     /// Bit 2: answer with an error rather than with `recovered: false`.
     pub(crate) flag: i64,
     /// 0 is a stream of publications; others are maps and polls.
@@ -121,9 +141,44 @@ pub(crate) struct RefreshRequest<'a> {
     pub(crate) token: Cow<'a, str>,
 }
 
+/// Prolongs a subscription made with a token.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct SubRefreshRequest<'a> {
+    #[serde(borrow)]
+    pub(crate) channel: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(crate) token: Cow<'a, str>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct HistoryRequest<'a> {
+    #[serde(borrow)]
+    pub(crate) channel: Cow<'a, str>,
+    /// 0 asks for the position alone, a negative number for all there is.
+    pub(crate) limit: i32,
+    #[serde(borrow)]
+    pub(crate) since: Option<StreamPosition<'a>>,
+    pub(crate) reverse: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct StreamPosition<'a> {
+    pub(crate) offset: u64,
+    #[serde(borrow)]
+    pub(crate) epoch: Cow<'a, str>,
+}
+
 impl Default for ConnectRequest<'_> {
     fn default() -> Self {
-        Self { token: Cow::Borrowed(""), name: Cow::Borrowed(""), version: Cow::Borrowed("") }
+        Self {
+            token: Cow::Borrowed(""),
+            name: Cow::Borrowed(""),
+            version: Cow::Borrowed(""),
+            subs: HashMap::new(),
+        }
     }
 }
 
@@ -204,6 +259,10 @@ impl<'a> Envelope<'a> {
             Method::Unsubscribe => Request::Unsubscribe(object(body)?),
             Method::Publish => Request::Publish(object(body)?),
             Method::Refresh => Request::Refresh(object(body)?),
+            Method::SubRefresh => Request::SubRefresh(object(body)?),
+            Method::Presence => Request::Presence(object(body)?),
+            Method::PresenceStats => Request::PresenceStats(object(body)?),
+            Method::History => Request::History(object(body)?),
             Method::Send => Request::Send,
             method => Request::Unserved(method),
         })
@@ -247,7 +306,9 @@ mod tests {
             (r#"{"id":2,"subscribe":{},"connect":{}}"#, "2 Connect"),
             (r#"{"id":3,"unsubscribe":{"channel":"a"}}"#, "3 Unsubscribe"),
             (r#"{"id":4,"publish":{"channel":"a","data":null}}"#, "4 Publish"),
-            (r#"{"id":5,"presence":{"channel":"a"}}"#, "5 Unserved"),
+            (r#"{"id":5,"presence":{"channel":"a"}}"#, "5 Presence"),
+            (r#"{"id":5,"history":{"since":{"offset":1,"epoch":"e"}}}"#, "5 History"),
+            (r#"{"id":5,"sub_refresh":{}}"#, "5 SubRefresh"),
             (r#"{"id":5,"ping":{}}"#, "5 Unserved"),
             (r#"{"id":6,"refresh":{"token":"t"}}"#, "6 Refresh"),
             (r#"{"send":{"data":{}}}"#, "0 Send"),

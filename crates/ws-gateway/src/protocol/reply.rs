@@ -5,7 +5,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::Method;
-use crate::codes::ReplyError;
+use crate::codes::{ReplyError, Unsubscribed};
+use crate::filter::Tags;
 
 /// The empty reply: a client answers it with an empty command.
 pub(crate) const PING: Bytes = Bytes::from_static(b"{}");
@@ -23,20 +24,69 @@ pub(crate) fn error_reply(id: u32, error: ReplyError) -> Bytes {
     format!("{{\"id\":{id},\"error\":{{\"code\":{},\"message\":\"{}\"}}}}", error.code, error.message).into()
 }
 
-/// Writes a publication for the subscribers of a channel.
-pub(crate) fn publication_push(channel: &str, publication: &RawValue) -> Bytes {
+/// Writes what happens in a channel, for those who listen.
+pub(crate) fn push(channel: &str, push: &Push<'_>) -> Bytes {
     #[derive(Serialize)]
-    struct Push<'a> {
+    struct Outer<'a> {
         channel: &'a str,
-        #[serde(rename = "pub")]
-        publication: &'a RawValue,
+        #[serde(flatten)]
+        push: &'a Push<'a>,
     }
     #[derive(Serialize)]
     struct Reply<'a> {
-        push: Push<'a>,
+        push: Outer<'a>,
     }
-    let reply = Reply { push: Push { channel, publication } };
+    let reply = Reply { push: Outer { channel, push } };
     serde_json::to_vec(&reply).expect("texts and checked JSON can be written").into()
+}
+
+/// What happens in a channel.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Push<'a> {
+    Pub(Publication<'a>),
+    Join(About<'a>),
+    Leave(About<'a>),
+    /// The server subscribed the client.
+    Subscribe(Subscribed<'a>),
+    /// The server ended the subscription.
+    Unsubscribe(Unsubscribed),
+}
+
+/// Who comes or goes.
+#[derive(Debug, Serialize)]
+pub(crate) struct About<'a> {
+    pub(crate) info: ClientInfo<'a>,
+}
+
+/// One message of a channel.
+#[derive(Debug, Serialize)]
+pub(crate) struct Publication<'a> {
+    pub(crate) data: &'a RawValue,
+    /// Who published it, if that was a client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) info: Option<ClientInfo<'a>>,
+    /// 0 where the channel has no history.
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) offset: u64,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) tags: &'a Tags,
+    /// With the first offset only: a numbering begins.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(crate) epoch: &'a str,
+}
+
+/// Where a subscription begins that the client did not ask for.
+#[derive(Debug, Serialize)]
+pub(crate) struct Subscribed<'a> {
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) recoverable: bool,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(crate) epoch: &'a str,
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) offset: u64,
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) positioned: bool,
 }
 
 /// A result without content.
@@ -44,7 +94,7 @@ pub(crate) fn publication_push(channel: &str, publication: &RawValue) -> Bytes {
 pub(crate) struct Empty {}
 
 /// When a connection has to be refreshed; absent when never.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Lifetime {
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) expires: bool,
@@ -60,7 +110,7 @@ pub(crate) struct ConnectResult<'a> {
     #[serde(flatten)]
     pub(crate) lifetime: Lifetime,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) subs: BTreeMap<&'a str, SubscribeResult>,
+    pub(crate) subs: BTreeMap<&'a str, SubscribeResult<'a>>,
     /// Seconds between pings.
     pub(crate) ping: u32,
     /// Whether pings are to be answered.
@@ -75,21 +125,71 @@ pub(crate) struct RefreshResult<'a> {
     pub(crate) lifetime: Lifetime,
 }
 
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-pub(crate) struct SubscribeResult {
-    /// The client asked for what it missed. Without history nothing is ever recovered.
+/// How a subscription begins.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct SubscribeResult<'a> {
+    #[serde(flatten)]
+    pub(crate) lifetime: Lifetime,
+    /// Whether the client may come back with its position.
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) recoverable: bool,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(crate) epoch: &'a str,
+    /// What the client missed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) publications: Vec<Publication<'a>>,
+    /// Whether that is all it missed.
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) recovered: bool,
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) offset: u64,
+    /// Whether epoch and offset say where the channel is.
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) positioned: bool,
+    /// Whether the client asked for what it missed.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) was_recovering: bool,
 }
 
-/// Says which client published.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Debug, Serialize)]
+pub(crate) struct SubRefreshResult {
+    #[serde(flatten)]
+    pub(crate) lifetime: Lifetime,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct PresenceResult<'a> {
+    /// By id of the connection.
+    pub(crate) presence: BTreeMap<String, ClientInfo<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct PresenceStatsResult {
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) num_clients: u32,
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) num_users: u32,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct HistoryResult<'a> {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) publications: Vec<Publication<'a>>,
+    pub(crate) epoch: &'a str,
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) offset: u64,
+}
+
+/// Says which client something is about.
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct ClientInfo<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     pub(crate) user: &'a str,
-    pub(crate) client: &'a str,
+    pub(crate) client: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) conn_info: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) chan_info: Option<&'a RawValue>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

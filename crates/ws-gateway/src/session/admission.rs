@@ -1,16 +1,16 @@
 //! The `connect` command: who is this, and which channels come with the token.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use mainstay_auth::jwt::{Claims, TokenError};
 use tokio::time::Instant;
 
-use super::{Action, Connected, Now, Profile, Pulse, Rules, Session, State};
-use crate::channel::Channel;
+use super::permission::info_of;
+use super::{Action, Connected, Now, Open, Profile, Pulse, Rules, Session, State};
 use crate::codes::{Disconnect, ReplyError};
-use crate::protocol::{ConnectRequest, ConnectResult, Lifetime, Method, SubscribeResult};
+use crate::engine::Since;
+use crate::hub::Subscription;
+use crate::protocol::{ConnectRequest, Lifetime, Method, SubscribeRequest};
 
 /// Names and versions of SDKs are shown to operators, not stored at any length a client likes.
 const MAX_CLIENT_NAME_BYTES: usize = 64;
@@ -51,24 +51,27 @@ impl Session {
     ) -> Result<Connected, NotAdmitted> {
         let rules = &*self.rules;
         let claims = identify(rules, &request.token, now.unix_s)?;
-        let (lifetime, expires_at) = lifetime(&claims, rules, now)?;
-        let channels = server_side_channels(&claims, rules)?;
+        let (lifetime, expires_at) = rules.lifetime(&claims, now).ok_or(NotAdmitted::Expired)?;
+        let subscriptions = server_side(&claims, request, rules)?;
         let user: Arc<str> = claims.sub.as_str().into();
 
         actions.push(Action::Admit(Profile {
             user: Arc::clone(&user),
             client_name: shortened(&request.name),
             client_version: shortened(&request.version),
+            info: info_of(&claims),
         }));
-        let subs: BTreeMap<_, _> =
-            channels.iter().map(|channel| (channel.as_str(), SubscribeResult::default())).collect();
-        let ping = u32::try_from(rules.ping_every.as_secs_f64().ceil() as u64).unwrap_or(u32::MAX);
-        let result =
-            ConnectResult { client: &self.client, version: &rules.version, lifetime, subs, ping, pong: true };
-        actions.push(Action::accept(id, Method::Connect, &result));
-        actions.extend(channels.iter().cloned().map(Action::Join));
-        let info = claims.info.as_ref().and_then(|info| serde_json::value::to_raw_value(info).ok());
-        Ok(Connected { user, info, expires_at, pulse: Pulse::new(now.at, rules, self.jitter), channels })
+        let ping_s = u32::try_from(rules.ping_every.as_secs_f64().ceil() as u64).unwrap_or(u32::MAX);
+        actions.push(Action::Open(Box::new(Open {
+            id,
+            client: self.client.clone(),
+            version: rules.version.clone(),
+            lifetime,
+            ping_s,
+            subscriptions,
+        })));
+        let pulse = Pulse::new(now.at, rules, self.jitter);
+        Ok(Connected { user, expires_at, pulse, subscriptions_end: Vec::new() })
     }
 }
 
@@ -91,35 +94,44 @@ pub(super) fn identify(rules: &Rules, token: &str, now_unix_s: u64) -> Result<Cl
     Ok(claims)
 }
 
-/// Returns what to tell the client of its expiry, and when the connection is closed if it does nothing.
-pub(super) fn lifetime(
+/// Returns what the token subscribes the client to; the request says where the client was in them.
+fn server_side(
     claims: &Claims,
+    request: &ConnectRequest<'_>,
     rules: &Rules,
-    now: Now,
-) -> Result<(Lifetime, Option<Instant>), NotAdmitted> {
-    let Some(ends_at) = claims.ends_at() else { return Ok((Lifetime::default(), None)) };
-    let ttl_s = ends_at.saturating_sub(now.unix_s);
-    if ttl_s == 0 {
-        return Err(NotAdmitted::Expired);
-    }
-    let ttl = u32::try_from(ttl_s).unwrap_or(u32::MAX);
-    let closes_at = now.at.checked_add(Duration::from_secs(ttl.into()) + rules.refresh_within);
-    Ok((Lifetime { expires: true, ttl }, closes_at))
-}
-
-fn server_side_channels(claims: &Claims, rules: &Rules) -> Result<Vec<Channel>, NotAdmitted> {
-    let mut channels = Vec::new();
-    for name in &claims.channels {
-        let channel = Channel::parse(name, rules.max_channel_bytes)
-            .map_err(|_| NotAdmitted::Disconnect(Disconnect::INVALID_TOKEN))?;
-        if !channels.contains(&channel) {
-            channels.push(channel);
+) -> Result<Vec<Subscription>, NotAdmitted> {
+    let mut subscriptions: Vec<Subscription> = Vec::new();
+    let personal = (rules.personal_channels && !claims.sub.is_empty()).then(|| format!("#{}", claims.sub));
+    for name in claims.channels.iter().chain(&personal) {
+        let (channel, options) =
+            rules.channel(name).map_err(|_| NotAdmitted::Disconnect(Disconnect::INVALID_TOKEN))?;
+        if subscriptions.iter().any(|subscription| subscription.channel == channel) {
+            continue;
         }
-        if channels.len() > rules.max_channels {
+        if subscriptions.len() >= rules.max_channels {
             return Err(NotAdmitted::Disconnect(Disconnect::CHANNEL_LIMIT));
         }
+        let recover = request.subs.get(name.as_str()).and_then(since);
+        subscriptions.push(Subscription {
+            channel,
+            options,
+            recover,
+            reject_unrecovered: false,
+            // The client cannot ask, so it is told all there is.
+            positioned: true,
+            recoverable: true,
+            join_leave: true,
+            filter: None,
+            chan_info: None,
+            lifetime: Lifetime::default(),
+        });
     }
-    Ok(channels)
+    Ok(subscriptions)
+}
+
+/// Returns where a client says it was, if it wants what came after.
+pub(super) fn since(request: &SubscribeRequest<'_>) -> Option<Since> {
+    request.recover.then(|| Since { offset: request.offset, epoch: (*request.epoch).into() })
 }
 
 fn shortened(text: &str) -> Box<str> {

@@ -1,18 +1,28 @@
 //! Commands of a connected client.
 
-use super::admission::{NotAdmitted, identify, lifetime};
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::admission::{NotAdmitted, identify, since};
+use super::permission::{Allowed, allowed};
 use super::pulse::Pong;
-use super::{Action, Connected, Now, Rules};
+use super::{Action, Ask, Connected, Now, Rules};
 use crate::channel::Channel;
 use crate::codes::{Disconnect, ReplyError};
+use crate::engine::{HistoryQuery, Since};
+use crate::filter::Filter;
+use crate::hub::Subscription;
 use crate::protocol::{
-    ClientInfo, Empty, Method, PublishRequest, RefreshRequest, RefreshResult, Request, SubscribeRequest,
-    SubscribeResult,
+    HistoryRequest, Method, PublishRequest, RefreshRequest, RefreshResult, Request, SubRefreshRequest,
+    SubscribeRequest,
 };
-use crate::publication::Publication;
 
 /// Bit of `SubscribeRequest.flag`: answer with an error rather than with `recovered: false`.
 const REJECT_UNRECOVERED: i64 = 2;
+
+/// What a command comes to: something for the hub, or an error.
+type Outcome = Result<Ask, ReplyError>;
 
 /// One command and all it may touch.
 pub(super) struct Turn<'a> {
@@ -35,12 +45,19 @@ impl Turn<'_> {
             Request::Subscribe(request) => (Method::Subscribe, self.subscribe(request)?),
             Request::Unsubscribe(request) => (Method::Unsubscribe, self.unsubscribe(&request.channel)?),
             Request::Publish(request) => (Method::Publish, self.publish(request)?),
+            Request::SubRefresh(request) => (Method::SubRefresh, self.sub_refresh(request)?),
+            Request::Presence(request) => (Method::Presence, self.presence(&request.channel)?),
+            Request::PresenceStats(request) => {
+                (Method::PresenceStats, self.presence_stats(&request.channel)?)
+            }
+            Request::History(request) => (Method::History, self.history(request)?),
             Request::Unserved(method) => (*method, Err(ReplyError::NOT_AVAILABLE)),
             Request::Unknown => (Method::Unknown, Err(ReplyError::METHOD_NOT_FOUND)),
         };
-        if let Err(error) = outcome {
-            self.actions.push(Action::refuse(self.id, method, error));
-        }
+        self.actions.push(match outcome {
+            Ok(ask) => Action::Ask { id: self.id, ask: Box::new(ask) },
+            Err(error) => Action::refuse(self.id, method, error),
+        });
         Ok(())
     }
 
@@ -54,78 +71,120 @@ impl Turn<'_> {
         }
     }
 
-    fn subscribe(&mut self, request: &SubscribeRequest<'_>) -> Result<Result<(), ReplyError>, Disconnect> {
+    fn subscribe(&mut self, request: &SubscribeRequest<'_>) -> Result<Outcome, Disconnect> {
         let name = named(&request.channel)?;
-        Ok(self.subscribable(name, request).map(|channel| {
-            let result = SubscribeResult { was_recovering: request.recover };
-            self.actions.push(Action::accept(self.id, Method::Subscribe, &result));
-            self.connected.channels.push(channel.clone());
-            self.actions.push(Action::Join(channel));
-        }))
+        Ok(self.subscription(name, request).map(Ask::Subscribe))
     }
 
-    fn subscribable(&self, name: &str, request: &SubscribeRequest<'_>) -> Result<Channel, ReplyError> {
-        let channel = self.channel(name)?;
-        if self.connected.channels.contains(&channel) {
-            return Err(ReplyError::ALREADY_SUBSCRIBED);
-        }
-        if self.connected.channels.len() >= self.rules.max_channels {
-            return Err(ReplyError::LIMIT_EXCEEDED);
-        }
-        channel.admits(&self.connected.user)?;
-        if request.kind != 0 {
-            return Err(ReplyError::NOT_AVAILABLE);
-        }
-        if request.tf.is_some() {
-            // Leaving the filter out would deliver what the client asked not to see.
-            return Err(ReplyError::BAD_REQUEST);
-        }
-        if request.recover && request.flag & REJECT_UNRECOVERED != 0 {
-            return Err(ReplyError::UNRECOVERABLE_POSITION);
-        }
-        Ok(channel)
-    }
-
-    fn unsubscribe(&mut self, channel: &str) -> Result<Result<(), ReplyError>, Disconnect> {
-        let name = named(channel)?;
-        let channels = &mut self.connected.channels;
-        if let Some(index) = channels.iter().position(|subscribed| subscribed.as_str() == name) {
-            self.actions.push(Action::Leave(channels.swap_remove(index)));
-        }
-        self.actions.push(Action::accept(self.id, Method::Unsubscribe, &Empty {}));
-        Ok(Ok(()))
-    }
-
-    fn publish(&mut self, request: &PublishRequest<'_>) -> Result<Result<(), ReplyError>, Disconnect> {
-        let name = named(&request.channel)?;
-        Ok(self.publishable(name, request).map(|(channel, publication)| {
-            let push = publication.push_to(&channel);
-            self.actions.push(Action::Publish { channel, push });
-            self.actions.push(Action::accept(self.id, Method::Publish, &Empty {}));
-        }))
-    }
-
-    fn publishable(
-        &self,
+    fn subscription(
+        &mut self,
         name: &str,
-        request: &PublishRequest<'_>,
-    ) -> Result<(Channel, Publication), ReplyError> {
-        if !self.rules.client_publish {
-            return Err(ReplyError::PERMISSION_DENIED);
-        }
-        let channel = self.channel(name)?;
-        // Who was subscribed by the token may publish also where it could not have subscribed by itself.
-        if !self.connected.channels.contains(&channel) {
-            channel.admits(&self.connected.user)?;
-        }
+        request: &SubscribeRequest<'_>,
+    ) -> Result<Subscription, ReplyError> {
+        let (channel, options) = self.rules.channel(name)?;
+        let user = &self.connected.user;
+        let permit = self.rules.permit(&channel, &options, user, &request.token, self.now)?;
         if request.kind != 0 {
             return Err(ReplyError::NOT_AVAILABLE);
         }
-        let data = request.data.ok_or(ReplyError::BAD_REQUEST)?;
-        let connected = &*self.connected;
-        let info =
-            ClientInfo { user: &connected.user, client: self.client, conn_info: connected.info.as_deref() };
-        Ok((channel, Publication::from_client(data, &info)))
+        let filter = match &request.tf {
+            None => None,
+            // Leaving the filter out would deliver what the client asked not to see.
+            Some(_) if !options.filters => return Err(ReplyError::BAD_REQUEST),
+            Some(node) => Some(Arc::new(Filter::parse(node).map_err(|_| ReplyError::BAD_REQUEST)?)),
+        };
+        self.ends_at(&channel, permit.expires_at);
+        Ok(Subscription {
+            channel,
+            options,
+            recover: since(request),
+            reject_unrecovered: request.flag & REJECT_UNRECOVERED != 0,
+            positioned: request.positioned,
+            recoverable: request.recoverable,
+            join_leave: request.join_leave,
+            filter,
+            chan_info: permit.chan_info,
+            lifetime: permit.lifetime,
+        })
+    }
+
+    fn unsubscribe(&mut self, channel: &str) -> Result<Outcome, Disconnect> {
+        let name = named(channel)?;
+        // A name that is none cannot be subscribed to, so there is nothing to end.
+        Ok(Channel::parse(name, self.rules.max_channel_bytes)
+            .map_err(|_| ReplyError::BAD_REQUEST)
+            .inspect(|channel| self.ends_at(channel, None))
+            .map(Ask::Unsubscribe))
+    }
+
+    fn sub_refresh(&mut self, request: &SubRefreshRequest<'_>) -> Result<Outcome, Disconnect> {
+        let name = named(&request.channel)?;
+        if request.token.is_empty() {
+            return Err(Disconnect::BAD_REQUEST);
+        }
+        Ok(self.rules.channel(name).and_then(|(channel, _)| {
+            let (user, now) = (&self.connected.user, self.now);
+            let permit = self.rules.read_permit(&channel, user, &request.token, now, ReplyError::EXPIRED)?;
+            self.ends_at(&channel, permit.expires_at);
+            Ok(Ask::Renew { channel, lifetime: permit.lifetime })
+        }))
+    }
+
+    fn publish(&mut self, request: &PublishRequest<'_>) -> Result<Outcome, Disconnect> {
+        let name = named(&request.channel)?;
+        Ok(self.rules.channel(name).and_then(|(channel, options)| {
+            let Allowed { members_only } = allowed(options.publish, &channel, &self.connected.user)?;
+            if request.kind != 0 {
+                return Err(ReplyError::NOT_AVAILABLE);
+            }
+            let data = request.data.ok_or(ReplyError::BAD_REQUEST)?.to_owned();
+            Ok(Ask::Publish { channel, options, data, members_only })
+        }))
+    }
+
+    fn presence(&self, channel: &str) -> Result<Outcome, Disconnect> {
+        let presence = self.seen(named(channel)?);
+        Ok(presence.map(|(channel, members_only)| Ask::Presence { channel, members_only }))
+    }
+
+    fn presence_stats(&self, channel: &str) -> Result<Outcome, Disconnect> {
+        let presence = self.seen(named(channel)?);
+        Ok(presence.map(|(channel, members_only)| Ask::PresenceStats { channel, members_only }))
+    }
+
+    /// Returns a channel whose presence the client may see, and whether only as a subscriber.
+    fn seen(&self, name: &str) -> Result<(Channel, bool), ReplyError> {
+        let (channel, options) = self.rules.channel(name)?;
+        if !options.presence {
+            return Err(ReplyError::NOT_AVAILABLE);
+        }
+        let Allowed { members_only } = allowed(options.see_presence, &channel, &self.connected.user)?;
+        Ok((channel, members_only))
+    }
+
+    fn history(&self, request: &HistoryRequest<'_>) -> Result<Outcome, Disconnect> {
+        let name = named(&request.channel)?;
+        Ok(self.rules.channel(name).and_then(|(channel, options)| {
+            if !options.keeps_history() {
+                return Err(ReplyError::NOT_AVAILABLE);
+            }
+            let Allowed { members_only } = allowed(options.see_history, &channel, &self.connected.user)?;
+            let most = self.rules.history_limit;
+            let since = request.since.as_ref();
+            let query = HistoryQuery {
+                max_items: usize::try_from(request.limit).map_or(most, |limit| limit.min(most)),
+                since: since.map(|since| Since { offset: since.offset, epoch: (*since.epoch).into() }),
+                reverse: request.reverse,
+            };
+            Ok(Ask::History { channel, options, query, members_only })
+        }))
+    }
+
+    /// Notes when a subscription ends unless it is prolonged.
+    fn ends_at(&mut self, channel: &Channel, ends_at: Option<Instant>) {
+        let ends = &mut self.connected.subscriptions_end;
+        ends.retain(|(ending, _)| ending != channel);
+        ends.extend(ends_at.map(|at| (channel.clone(), at)));
     }
 
     fn refresh(&mut self, request: &RefreshRequest<'_>) -> Result<(), Disconnect> {
@@ -136,7 +195,7 @@ impl Turn<'_> {
             if *claims.sub != *self.connected.user {
                 return Err(NotAdmitted::Disconnect(Disconnect::INVALID_TOKEN));
             }
-            lifetime(&claims, self.rules, self.now)
+            self.rules.lifetime(&claims, self.now).ok_or(NotAdmitted::Expired)
         });
         let (lifetime, expires_at) = refreshed.map_err(|problem| match problem {
             // The SDK comes back, is told that its token has expired, and fetches another.
@@ -147,10 +206,6 @@ impl Turn<'_> {
         let result = RefreshResult { client: self.client, version: &self.rules.version, lifetime };
         self.actions.push(Action::accept(self.id, Method::Refresh, &result));
         Ok(())
-    }
-
-    fn channel(&self, name: &str) -> Result<Channel, ReplyError> {
-        Channel::parse(name, self.rules.max_channel_bytes).map_err(|_| ReplyError::BAD_REQUEST)
     }
 }
 

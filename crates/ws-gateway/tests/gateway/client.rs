@@ -96,6 +96,11 @@ impl Client {
         }
     }
 
+    /// Returns the next line that was read already.
+    pub(crate) fn waiting(&mut self) -> Option<Value> {
+        self.lines.pop_front()
+    }
+
     /// Returns the data of the next publication.
     pub(crate) async fn publication(&mut self) -> Value {
         let line = self.line().await;

@@ -1,7 +1,7 @@
 use mainstay_proto::realtime::v1::{BroadcastRequest, ChannelsRequest, PublishRequest};
 use mainstay_rpc::ErrorCode;
 use serde_json::json;
-use ws_gateway::{ChannelsConfig, GatewayConfig};
+use ws_gateway::{ChannelsConfig, GatewayConfig, NamespaceConfig, Who};
 
 use crate::client::Client;
 use crate::node::{Node, config, token, user};
@@ -40,7 +40,8 @@ async fn tags_travel_with_the_publication() {
     let node = Node::start(config()).await;
     let mut client = Client::subscribed(&node, &token(&user("42")), "a").await;
     let tags = [("ticker".to_owned(), "ACME".to_owned())].into();
-    let request = PublishRequest { channel: "a".to_owned(), data: "{}".into(), tags };
+    let request =
+        PublishRequest { channel: "a".to_owned(), data: "{}".into(), tags, ..PublishRequest::default() };
     node.grpc("Publish", request, async |mut api, request| api.publish(request).await).await.unwrap();
     assert_eq!(client.line().await["push"]["pub"], json!({"data": {}, "tags": {"ticker": "ACME"}}));
 }
@@ -97,7 +98,8 @@ async fn what_servers_may_not_publish_is_refused_with_a_reason() {
         assert_eq!((failure.code(), failure.reason()), (ErrorCode::InvalidArgument, reason), "{channel:?}");
     }
     let tags = (0..17).map(|n| (n.to_string(), String::new())).collect();
-    let request = PublishRequest { channel: "a".to_owned(), data: "1".into(), tags };
+    let request =
+        PublishRequest { channel: "a".to_owned(), data: "1".into(), tags, ..PublishRequest::default() };
     let failure =
         node.grpc("Publish", request, async |mut api, request| api.publish(request).await).await.unwrap_err();
     assert_eq!(failure.reason(), "TAGS_INVALID");
@@ -117,7 +119,8 @@ async fn clients_publish_to_each_other_only_where_it_is_configured() {
     let answer = client.call("publish", json!({"channel": "a", "data": 1})).await;
     assert_eq!(answer["error"]["code"], json!(103));
 
-    let channels = ChannelsConfig { client_publish: true, ..ChannelsConfig::default() };
+    let default = NamespaceConfig { publish: Who::Everyone, ..NamespaceConfig::default() };
+    let channels = ChannelsConfig { default, ..ChannelsConfig::default() };
     let node = Node::start(GatewayConfig { channels, ..config() }).await;
     let mut listener = Client::subscribed(&node, &token(&user("7")), "a").await;
     let mut client = Client::connected(&node, &token(&user("42"))).await;

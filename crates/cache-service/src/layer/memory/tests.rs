@@ -19,14 +19,16 @@ fn key(name: &str) -> Key {
 
 fn entry(version: u64, value: &[u8], now: Moment) -> Entry {
     Entry {
-        value: Bytes::copy_from_slice(value),
+        value: Some(Bytes::copy_from_slice(value)),
         content_type: ContentType::default(),
+        tags: crate::key::Tags::default(),
         version,
         set_at_unix_ms: 0,
         fresh_until: now + Duration::from_secs(5),
         lives_until: now + Duration::from_mins(1),
         kept_until: now + Duration::from_hours(1),
         confirmed: true,
+        epoch: 0,
     }
 }
 

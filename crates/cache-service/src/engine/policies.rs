@@ -1,0 +1,120 @@
+//! Policies of namespaces that were put at run time. They lie in Redis, so all nodes have the same, and they are
+//! versioned. Without Redis they live as long as this process.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::Engine;
+use crate::config::{NamespaceConfig, NamespaceOverrides};
+use crate::error::CacheError;
+
+const READ_WITHIN: Duration = Duration::from_secs(1);
+
+/// The run-time policies that are in force here, by namespace.
+#[derive(Debug, Default)]
+pub(crate) struct RunTimePolicies(Mutex<HashMap<String, RunTimePolicy>>);
+
+/// What was put at run time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RunTimePolicy {
+    #[serde(skip)]
+    pub(crate) version: u64,
+    pub(crate) overrides: NamespaceOverrides,
+    pub(crate) put_at_unix_ms: u64,
+    pub(crate) put_by: String,
+}
+
+/// What holds for a namespace.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct PolicyView {
+    pub(crate) effective: NamespaceConfig,
+    pub(crate) run_time: Option<RunTimePolicy>,
+}
+
+impl Engine {
+    /// Returns what holds for a namespace here.
+    pub(crate) fn policy(&self, namespace: &str) -> Result<PolicyView, CacheError> {
+        let unknown = || CacheError::UnknownNamespace { namespace: namespace.to_owned() };
+        let configured = self.namespaces.configured(namespace).ok_or_else(unknown)?;
+        let run_time = self.policies.0.lock().get(namespace).cloned();
+        let effective = run_time.as_ref().map(|put| put.overrides.over(&configured));
+        Ok(PolicyView { effective: effective.unwrap_or(configured), run_time })
+    }
+
+    /// Replaces the run-time policy of a namespace, if the one in place has the version that is expected.
+    pub(crate) async fn put_policy(
+        &self,
+        namespace: &str,
+        expected: u64,
+        overrides: NamespaceOverrides,
+        put_by: String,
+        left: Duration,
+    ) -> Result<PolicyView, CacheError> {
+        let unknown = || CacheError::UnknownNamespace { namespace: namespace.to_owned() };
+        let configured = self.namespaces.configured(namespace).ok_or_else(unknown)?;
+        let problems = self.namespaces.problems(&overrides.over(&configured));
+        if !problems.is_empty() {
+            return Err(CacheError::PolicyInvalid { problems });
+        }
+        let mut put = RunTimePolicy { version: 0, overrides, put_at_unix_ms: self.time.unix_ms(), put_by };
+        put.version = match &self.redis {
+            Some(redis) => {
+                let text = serde_json::to_string(&put).expect("texts and numbers have a JSON form");
+                let version = redis.put_policy(namespace, expected, &text, left).await;
+                version.map_err(CacheError::PolicyNotStored)?.ok_or(CacheError::PolicyChanged)?
+            }
+            None => {
+                let there = self.policies.0.lock().get(namespace).map_or(0, |policy| policy.version);
+                if there != expected {
+                    return Err(CacheError::PolicyChanged);
+                }
+                self.versions.next(self.time.unix_us())
+            }
+        };
+        tracing::info!(namespace, version = put.version, by = put.put_by, "run-time policy put");
+        self.enforce(namespace, put);
+        self.policy(namespace)
+    }
+
+    /// Reads all run-time policies from Redis and tells whether that was possible.
+    pub(crate) async fn refresh_policies(&self) -> bool {
+        let Some(redis) = &self.redis else { return true };
+        let Ok(policies) = redis.policies(READ_WITHIN).await else { return false };
+        for (namespace, text) in policies {
+            match RunTimePolicy::parse(&text) {
+                Some(policy) => self.enforce(&namespace, policy),
+                None => tracing::warn!(namespace, "run-time policy in redis cannot be read"),
+            }
+        }
+        true
+    }
+
+    fn enforce(&self, namespace: &str, policy: RunTimePolicy) {
+        // Another node may allow other namespaces or larger values; here the configuration bounds what is legal.
+        let Some(configured) = self.namespaces.configured(namespace) else { return };
+        let effective = policy.overrides.over(&configured);
+        let problems = self.namespaces.problems(&effective);
+        if !problems.is_empty() {
+            tracing::warn!(namespace, ?problems, "run-time policy does not fit this node, it is not applied");
+            return;
+        }
+        let mut policies = self.policies.0.lock();
+        if policies.get(namespace).is_some_and(|there| there.version >= policy.version) {
+            return;
+        }
+        self.namespaces.put(namespace, &effective);
+        policies.insert(namespace.to_owned(), policy);
+    }
+}
+
+impl RunTimePolicy {
+    /// Reads what lies in Redis: version, a space, JSON.
+    fn parse(text: &str) -> Option<Self> {
+        let (version, json) = text.split_once(' ')?;
+        let policy: Self = serde_json::from_str(json).ok()?;
+        Some(Self { version: version.parse().ok()?, ..policy })
+    }
+}

@@ -1,0 +1,105 @@
+//! What is read most, and what keys look like: by samples, in bounded memory.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::key::Key;
+use crate::layer::memory::Memory;
+use crate::time::{Moment, Time};
+
+mod pattern;
+mod sketch;
+
+pub(crate) use pattern::PatternFigures;
+use pattern::Patterns;
+pub(crate) use sketch::Heavy;
+use sketch::SpaceSaving;
+
+/// Watches the reads. One read in [`Insight::SAMPLE_EVERY`] of each thread is looked at; the others cost a counter.
+#[derive(Debug)]
+pub(crate) struct Insight {
+    reads: Mutex<Reads>,
+    scan: Mutex<Scan>,
+}
+
+#[derive(Debug)]
+struct Reads {
+    hot: SpaceSaving,
+    hits: Patterns,
+}
+
+/// The last count of what memory holds.
+#[derive(Debug, Default)]
+struct Scan {
+    found: Vec<PatternFigures>,
+    at: Option<Moment>,
+}
+
+thread_local! {
+    static UNTIL_SAMPLE: Cell<u32> = const { Cell::new(0) };
+}
+
+impl Insight {
+    pub(crate) const SAMPLE_EVERY: u32 = 16;
+    /// Keys watched; more are told apart less well.
+    const HOT_KEYS: usize = 1_000;
+    /// Counting visits every entry, so it is not done more often than this.
+    const SCAN_FOR: Duration = Duration::from_secs(5);
+
+    pub(crate) fn new() -> Self {
+        let reads = Reads { hot: SpaceSaving::new(Self::HOT_KEYS), hits: Patterns::default() };
+        Self { reads: Mutex::new(reads), scan: Mutex::default() }
+    }
+
+    /// Takes note of a read.
+    pub(crate) fn observe(&self, key: &Key, hit: bool) {
+        let due = UNTIL_SAMPLE.with(|until| match until.get() {
+            0 => {
+                until.set(Self::SAMPLE_EVERY - 1);
+                true
+            }
+            n => {
+                until.set(n - 1);
+                false
+            }
+        });
+        // Losing a sample is cheaper than waiting for another reader's.
+        if due && let Some(mut reads) = self.reads.try_lock() {
+            reads.hot.add(key.as_str());
+            if hit {
+                reads.hits.add_hit(key, Self::SAMPLE_EVERY.into());
+            }
+        }
+    }
+
+    /// Returns the keys read most, and how many reads stand behind the figures. Counts are of samples.
+    pub(crate) fn hottest(&self, most: usize) -> (Vec<Heavy>, u64) {
+        let reads = self.reads.lock();
+        (reads.hot.heaviest(most), reads.hot.total())
+    }
+
+    /// Lets what was read long ago weigh less.
+    pub(crate) fn fade(&self) {
+        self.reads.lock().hot.halve();
+    }
+
+    /// Counts the entries in memory by pattern, unless that was done a moment ago; tells how long ago.
+    ///
+    /// Visits every entry: not for a thread that serves.
+    pub(crate) fn patterns(&self, memory: &Memory, time: &Time) -> (Vec<PatternFigures>, Duration) {
+        let mut scan = self.scan.lock();
+        let now = time.now();
+        let age = |at: Moment| Self::SCAN_FOR.saturating_sub((at + Self::SCAN_FOR).left(now));
+        if let Some(age) = scan.at.map(age).filter(|age| *age < Self::SCAN_FOR) {
+            return (scan.found.clone(), age);
+        }
+        let mut patterns = Patterns::default();
+        memory.visit(|key, bytes, lives_until| patterns.add_entry(key, bytes, lives_until.left(now)));
+        let hits = self.reads.lock().hits.clone();
+        scan.found = patterns.into_figures(&hits);
+        scan.at = Some(now);
+        (scan.found.clone(), Duration::ZERO)
+    }
+}

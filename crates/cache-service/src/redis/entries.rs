@@ -1,0 +1,333 @@
+//! The scripts behind writes. Each numbers its change and appends it to the log in the same step.
+//!
+//! The number is at once the version of the entry, the position in the log, and what barriers of tags and namespaces are
+//! compared with: one more than the last, or the time of the server in microseconds where that is higher. So numbers
+//! grow even when clocks go back, and start above all earlier ones after a loss of the counter.
+
+use std::time::Duration;
+
+use fred::types::Value;
+
+use super::error::RedisError;
+use super::script::Script;
+use super::{Redis, number};
+use crate::entry::{Body, Condition, Decision, Draft, Written};
+use crate::key::Key;
+
+/// Keys that are not entries begin so; a namespace cannot.
+pub(super) const SEQUENCE: &str = "!seq";
+pub(super) const LOG: &str = "!log";
+
+/// What all scripts begin with. `append` numbers a change and writes it to the log.
+macro_rules! script {
+    ($keys:literal, $rest:literal) => {
+        concat!(
+            $keys,
+            r"
+local time = redis.call('TIME')
+local now_us = time[1] * 1000000 + time[2]
+local last = redis.call('GET', sequence) or '0'
+local function next_number(least) return math.max(least, now_us, last + 1) end
+local function old_version(key)
+  local head = redis.call('GETRANGE', key, 0, 9)
+  if #head == 10 and string.byte(head, 1) == 202 and string.byte(head, 2) <= 3 then
+    local old = struct.unpack('>I8', head, 3)
+    if old < 9007199254740991 then return old, head end
+  end
+  return 0, head
+end
+local function append(number, kind, name)
+  local text = string.format('%.0f', number)
+  local entry = last .. ' ' .. kind .. ' ' .. string.format('%.0f', math.floor(now_us / 1000)) .. ' ' .. name
+  redis.call('XADD', log, 'MAXLEN', '~', log_length, text .. '-0', 'e', entry)
+  redis.call('SET', sequence, text)
+  last = text
+end
+",
+            $rest
+        )
+    };
+}
+
+/// Gives 1, version, set-at; or 0 and the version that is there when the condition does not hold; or 2 when the lease
+/// is lost. What the lease says must still be so is checked in the same step as the write.
+const SET: &str = script!(
+    "local key, sequence, log, lease, floor, barriers = unpack(KEYS)
+local body, ttl, lowest, format, condition, name, log_length, token = unpack(ARGV)
+",
+    r"
+local old, head = old_version(key)
+if condition ~= '' then
+  local absent = string.byte(head, 2) == 3
+  local there = absent and 0 or old
+  if there ~= tonumber(condition) or (old == 0 and #head > 0) then return {0, there, 0} end
+end
+local held = redis.call('GET', lease)
+if token ~= '' then
+  local holder, since = string.match(held or '', '^(%d+):(%d+)$')
+  if holder ~= token or tonumber(redis.call('GET', floor) or '0') > tonumber(since) then return {2, 0, 0} end
+  for i = 9, #ARGV do
+    if tonumber(redis.call('HGET', barriers, ARGV[i]) or '0') > tonumber(since) then return {2, 0, 0} end
+  end
+end
+local version = next_number(math.max(tonumber(lowest), old + 1))
+append(version, 'k', name)
+if held then redis.call('DEL', lease) end
+redis.call('SETNX', floor, '0')
+if #ARGV > 8 then redis.call('HSETNX', barriers, '', '1') end
+local set_at = math.floor(now_us / 1000)
+local magic = string.char(202, tonumber(format))
+local envelope = magic .. struct.pack('>I8I8I8', version, set_at, set_at + ttl) .. body
+redis.call('SET', key, envelope, 'PX', ttl)
+return {1, version, set_at}
+"
+);
+
+/// Gives whether it was there, and the number. Removes before it appends: a full Redis lets it.
+const DELETE: &str = script!(
+    "local key, sequence, log, lease = unpack(KEYS)
+local lowest, name, log_length = unpack(ARGV)
+",
+    r"
+local old, head = old_version(key)
+local existed = redis.call('DEL', key)
+if string.byte(head, 2) == 3 and old > 0 then existed = 0 end
+redis.call('DEL', lease)
+local number = next_number(math.max(tonumber(lowest), old + 1))
+append(number, 'k', name)
+return {existed, number}
+"
+);
+
+/// Gives the last number, and how many keys were there. After `tags_most` tags of a namespace the whole namespace is
+/// invalidated instead, so that barriers take bounded room.
+const INVALIDATE: &str = script!(
+    "local sequence, log, floor, barriers = unpack(KEYS)
+local log_length, lowest, namespace, all, tags_most, n_tags = unpack(ARGV)
+redis.call('XTRIM', log, 'MAXLEN', '~', log_length)
+",
+    r"
+lowest, n_tags = tonumber(lowest), tonumber(n_tags)
+local removed = 0
+for i = 5, #KEYS, 2 do
+  local old, head = old_version(KEYS[i])
+  local there = redis.call('DEL', KEYS[i])
+  if string.byte(head, 2) ~= 3 or old == 0 then removed = removed + there end
+  redis.call('DEL', KEYS[i + 1])
+  append(next_number(math.max(lowest, old + 1)), 'k', ARGV[7 + n_tags + (i - 5) / 2])
+end
+for i = 7, 6 + n_tags do
+  append(next_number(lowest), 't', namespace .. ':' .. ARGV[i])
+  redis.call('HSET', barriers, '', '1', ARGV[i], last)
+end
+if all == '1' or redis.call('HLEN', barriers) > tonumber(tags_most) then
+  append(next_number(lowest), 'n', namespace)
+  redis.call('DEL', barriers)
+  redis.call('SET', floor, last)
+end
+return {tonumber(last), removed}
+"
+);
+
+/// Gives 1 when the lease is ours now. It remembers the last number, with which barriers are compared later.
+const LEASE: &str = r"
+local since = redis.call('GET', KEYS[2]) or '0'
+if redis.call('SET', KEYS[1], ARGV[1] .. ':' .. since, 'NX', 'PX', ARGV[2]) then return 1 end
+return 0
+";
+
+const RELEASE: &str = r"
+local holder = string.match(redis.call('GET', KEYS[1]) or '', '^(%d+):')
+if holder == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+";
+
+/// Gives the number of the change, or 0 when another version is there.
+const PUT_POLICY: &str = script!(
+    "local sequence, log, policies = unpack(KEYS)
+local log_length, lowest, namespace, expected, policy = unpack(ARGV)
+",
+    r"
+local there = string.match(redis.call('HGET', policies, namespace) or '0', '^%d+')
+if there ~= expected then return 0 end
+local number = next_number(tonumber(lowest))
+append(number, 'p', namespace)
+redis.call('HSET', policies, namespace, last .. ' ' .. policy)
+return number
+"
+);
+
+/// What is to be invalidated in one step.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Invalidation<'a> {
+    pub(crate) namespace: &'a str,
+    pub(crate) keys: &'a [Key],
+    pub(crate) tags: &'a [Box<str>],
+    pub(crate) all: bool,
+}
+
+/// Scripts, with their hashes.
+#[derive(Debug)]
+pub(super) struct Scripts {
+    set: Script,
+    delete: Script,
+    invalidate: Script,
+    lease: Script,
+    release: Script,
+    put_policy: Script,
+    log_length: u64,
+}
+
+impl Scripts {
+    pub(super) fn new(log_length: u64) -> Self {
+        Self {
+            set: Script::new(SET),
+            delete: Script::new(DELETE),
+            invalidate: Script::new(INVALIDATE),
+            lease: Script::new(LEASE),
+            release: Script::new(RELEASE),
+            put_policy: Script::new(PUT_POLICY),
+            log_length,
+        }
+    }
+}
+
+impl Redis {
+    /// Stores a draft, packed as `body`, with a version of at least `lowest_version` and above that of the entry in
+    /// place, if its condition and its lease hold.
+    ///
+    /// After [`RedisError::Timeout`] or [`RedisError::Lost`] the write may have been done or not.
+    pub(crate) async fn set(
+        &self,
+        key: &Key,
+        draft: &Draft,
+        body: &Body,
+        lowest_version: u64,
+        within: Duration,
+    ) -> Result<Decision, RedisError> {
+        let condition = match draft.condition {
+            Condition::Always => Value::from(""),
+            Condition::Absent => number(0),
+            Condition::Version(version) => number(version),
+        };
+        let (lease, floor, barriers) =
+            (lease_of(key), floor_of(key.namespace()), barriers_of(key.namespace()));
+        let keys = [key.as_str(), SEQUENCE, LOG, &lease, &floor, &barriers];
+        let mut arguments = vec![
+            body.bytes.clone().into(),
+            number(draft.ttl.as_millis()),
+            number(lowest_version),
+            number(body.format.into()),
+            condition,
+            key.as_str().into(),
+            number(self.scripts.log_length),
+            draft.lease.map_or_else(|| Value::from(""), number),
+        ];
+        arguments.extend(draft.tags.iter().map(Value::from));
+        let decided: (u64, u64, u64) = self.run_script(&self.scripts.set, &keys, arguments, within).await?;
+        Ok(match decided {
+            (0, version, _) => Decision::Refused { version },
+            (1, version, set_at_unix_ms) => Decision::Stored(Written { version, set_at_unix_ms }),
+            _ => Decision::LeaseLost,
+        })
+    }
+
+    /// Removes a key and tells whether it was there.
+    pub(crate) async fn delete(
+        &self,
+        key: &Key,
+        lowest: u64,
+        within: Duration,
+    ) -> Result<(bool, u64), RedisError> {
+        let lease = lease_of(key);
+        let keys = [key.as_str(), SEQUENCE, LOG, &lease];
+        let arguments = vec![number(lowest), key.as_str().into(), number(self.scripts.log_length)];
+        let (existed, version): (u64, u64) =
+            self.run_script(&self.scripts.delete, &keys, arguments, within).await?;
+        Ok((existed > 0, version))
+    }
+
+    /// Invalidates and returns the last number given, and how many keys were there.
+    pub(crate) async fn invalidate(
+        &self,
+        what: &Invalidation<'_>,
+        lowest: u64,
+        within: Duration,
+    ) -> Result<(u64, u64), RedisError> {
+        let mut keys =
+            vec![SEQUENCE.to_owned(), LOG.to_owned(), floor_of(what.namespace), barriers_of(what.namespace)];
+        keys.extend(what.keys.iter().flat_map(|key| [key.as_str().to_owned(), lease_of(key)]));
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let mut arguments = vec![
+            number(self.scripts.log_length),
+            number(lowest),
+            what.namespace.into(),
+            if what.all { "1" } else { "" }.into(),
+            number(crate::invalidation::MOST_TAGS as u64),
+            number(what.tags.len() as u64),
+        ];
+        arguments.extend(what.tags.iter().map(|tag| Value::from(&**tag)));
+        arguments.extend(what.keys.iter().map(|key| Value::from(key.as_str())));
+        self.run_script(&self.scripts.invalidate, &keys, arguments, within).await
+    }
+
+    /// Takes the lease to fill a key, if nobody has it.
+    pub(crate) async fn lease(
+        &self,
+        key: &Key,
+        token: u64,
+        ttl: Duration,
+        within: Duration,
+    ) -> Result<bool, RedisError> {
+        let lease = lease_of(key);
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1);
+        let arguments = vec![number(token), number(ttl_ms)];
+        let given: u64 =
+            self.run_script(&self.scripts.lease, &[lease.as_str(), SEQUENCE], arguments, within).await?;
+        Ok(given == 1)
+    }
+
+    /// Gives a lease back that was not used.
+    pub(crate) async fn release(&self, key: &Key, token: u64, within: Duration) -> Result<(), RedisError> {
+        let lease = lease_of(key);
+        let _: u64 = self.run_script(&self.scripts.release, &[&lease], vec![number(token)], within).await?;
+        Ok(())
+    }
+
+    /// Replaces a run-time policy of this version and returns the new version; none when another one is there.
+    pub(crate) async fn put_policy(
+        &self,
+        namespace: &str,
+        expected: u64,
+        policy: &str,
+        within: Duration,
+    ) -> Result<Option<u64>, RedisError> {
+        let keys = [SEQUENCE, LOG, POLICIES];
+        let arguments = vec![
+            number(self.scripts.log_length),
+            number(0),
+            namespace.into(),
+            number(expected),
+            policy.into(),
+        ];
+        let version: u64 = self.run_script(&self.scripts.put_policy, &keys, arguments, within).await?;
+        Ok((version > 0).then_some(version))
+    }
+}
+
+/// Run-time policies by namespace: version, a space, JSON.
+pub(super) const POLICIES: &str = "!policies";
+
+fn lease_of(key: &Key) -> String {
+    ["!lease:", key.as_str()].concat()
+}
+
+/// Number up to which a namespace is invalid. It is there as soon as there is an entry: an entry without it has lost it.
+pub(super) fn floor_of(namespace: &str) -> String {
+    ["!floor:", namespace].concat()
+}
+
+/// Numbers up to which tags of a namespace are invalid. There, with an empty field, as soon as a tag is used.
+pub(super) fn barriers_of(namespace: &str) -> String {
+    ["!tags:", namespace].concat()
+}

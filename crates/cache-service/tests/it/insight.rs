@@ -1,0 +1,52 @@
+use cache_service::RedisConfig;
+use futures_util::future::join_all;
+use mainstay_proto::cache::v1 as pb;
+use mainstay_proto::cache::v1::cache_service_client::CacheServiceClient;
+use mainstay_proto::cache::v1::insight_service_client::InsightServiceClient;
+
+use crate::shared::Node;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_key_read_most_and_the_patterns_of_keys_are_told() {
+    let node = Node::start(RedisConfig::default()).await;
+    let cache = CacheServiceClient::new(node.channel.clone());
+    let sets = (0..20).map(|number| {
+        let mut cache = cache.clone();
+        let request = pb::SetRequest {
+            namespace: "test".to_owned(),
+            key: format!("user:{number:02}"),
+            value: "12345".into(),
+            ..Default::default()
+        };
+        async move { cache.set(request).await.unwrap() }
+    });
+    join_all(sets).await;
+    // Half of the reads ask for one key.
+    for round in 0..20 {
+        let reads = (0..100).map(|number| {
+            let mut cache = cache.clone();
+            let key = if number % 2 == 0 { 7 } else { (round + number) % 20 };
+            let key = format!("user:{key:02}");
+            let request = pb::GetRequest { namespace: "test".to_owned(), key, ..Default::default() };
+            async move { cache.get(request).await.unwrap() }
+        });
+        join_all(reads).await;
+    }
+
+    let mut insight = InsightServiceClient::new(node.channel.clone());
+    let hot = insight.hot_keys(pb::HotKeysRequest { limit: 3 }).await.unwrap().into_inner();
+    assert_eq!(
+        (hot.keys.len(), hot.keys[0].namespace.as_str(), hot.keys[0].key.as_str()),
+        (3, "test", "user:07")
+    );
+    assert!(hot.keys[0].share > 0.25 && hot.reads > 500, "{hot:?}");
+
+    let request = pb::KeyPatternsRequest { namespace: "test".to_owned() };
+    let patterns = insight.key_patterns(request).await.unwrap().into_inner().patterns;
+    assert_eq!(patterns.len(), 1, "{patterns:?}");
+    let pattern = &patterns[0];
+    assert_eq!((pattern.pattern.as_str(), pattern.keys), ("user:*", 20));
+    assert_eq!(pattern.bytes, 20 * ("test:user:00".len() + 5) as u64);
+    assert!(pattern.hits > 500 && pattern.mean_ttl.unwrap().seconds > 200, "{pattern:?}");
+    node.cx.shut_down().await;
+}

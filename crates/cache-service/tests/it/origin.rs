@@ -1,0 +1,307 @@
+//! A cache in front of an origin that counts how often it is asked.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cache_service::{CacheConfig, NamespaceOverrides, OriginConfig, RedisConfig, Strategy};
+use mainstay_devstack::{Devstack, wait_until};
+use mainstay_proto::cache::v1::cache_admin_client::CacheAdminClient;
+use mainstay_proto::cache::v1::origin_server::{Origin, OriginServer};
+use mainstay_proto::cache::v1::{
+    GetRequest, InvalidateRequest, Layer, LoadManyRequest, LoadManyResponse, LoadRequest, LoadResponse,
+    Loaded, SetRequest, StoreRequest, StoreResponse,
+};
+use mainstay_rpc::{Failure, Reply, Request, Response, Routes, Status, UpstreamConfig};
+use mainstay_runtime::Context;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::node::{CacheNode, LOOK_EVERY, WITHIN, redis, single};
+
+/// Holds values; a load takes a permit of the gate.
+#[derive(Clone)]
+struct Source {
+    values: Arc<Mutex<HashMap<String, &'static str>>>,
+    n_loads: Arc<AtomicU64>,
+    gate: Arc<Semaphore>,
+    fails: Arc<AtomicBool>,
+}
+
+impl Default for Source {
+    fn default() -> Self {
+        Self {
+            values: Arc::default(),
+            n_loads: Arc::default(),
+            gate: Arc::new(Semaphore::new(1_000_000)),
+            fails: Arc::default(),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Origin for Source {
+    async fn load(&self, request: Request<LoadRequest>) -> Reply<LoadResponse> {
+        self.n_loads.fetch_add(1, Ordering::Relaxed);
+        if self.fails.load(Ordering::Relaxed) {
+            return Err(Status::unavailable("told to fail"));
+        }
+        let value = self.values.lock().get(&request.into_inner().key).copied();
+        self.gate.acquire().await.unwrap().forget();
+        let value =
+            value.map(|value| Loaded { value: Bytes::from_static(value.as_bytes()), ..Loaded::default() });
+        Ok(Response::new(LoadResponse { value }))
+    }
+
+    async fn load_many(&self, _: Request<LoadManyRequest>) -> Reply<LoadManyResponse> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn store(&self, request: Request<StoreRequest>) -> Reply<StoreResponse> {
+        if self.fails.load(Ordering::Relaxed) {
+            return Err(Status::unavailable("told to fail"));
+        }
+        for change in request.into_inner().changes {
+            match change.value {
+                Some(_) => self.values.lock().insert(change.key, "stored"),
+                None => self.values.lock().remove(&change.key),
+            };
+        }
+        Ok(Response::new(StoreResponse {}))
+    }
+}
+
+impl Source {
+    async fn serve(&self) -> (Context, String) {
+        let cx = Context::for_test("origin");
+        cx.serve(Routes::new(OriginServer::new(self.clone()))).await.unwrap();
+        let address = cx.listening().first().unwrap().address;
+        (cx, format!("http://{address}"))
+    }
+
+    fn set(&self, key: &str, value: &'static str) {
+        self.values.lock().insert(key.to_owned(), value);
+    }
+
+    fn n_loads(&self) -> u64 {
+        self.n_loads.load(Ordering::Relaxed)
+    }
+
+    fn close_gate(&self) {
+        let open = self.gate.available_permits();
+        self.gate.forget_permits(open);
+    }
+}
+
+async fn node(redis: RedisConfig, origin: &str, policy: NamespaceOverrides) -> CacheNode {
+    let mut config = CacheConfig { redis, ..CacheConfig::default() };
+    config.server.max_in_flight = 20_000;
+    config.origins.insert("source".to_owned(), OriginConfig { grpc: UpstreamConfig::of([origin]) });
+    let policy = NamespaceOverrides { origin: Some("source".to_owned()), ..policy };
+    config.namespaces.insert("test".to_owned(), policy);
+    let node = CacheNode::start_with(config).await;
+    node.wait_ready(true).await;
+    node
+}
+
+fn read_through() -> NamespaceOverrides {
+    NamespaceOverrides {
+        strategy: Some(Strategy::ReadThrough),
+        hard_deadline: Some(Duration::from_secs(10)),
+        ..NamespaceOverrides::default()
+    }
+}
+
+async fn end(nodes: impl IntoIterator<Item = Context>, stack: Option<Devstack>) {
+    for cx in nodes {
+        cx.shut_down().await;
+    }
+    if let Some(stack) = stack {
+        stack.stop().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_clients_of_one_cold_key_ask_the_origin_once() {
+    let source = Source::default();
+    source.set("cold", "value");
+    source.close_gate();
+    let (origin_cx, origin) = source.serve().await;
+    let stack = redis().await;
+    let (a, b) = (
+        node(single(&stack), &origin, read_through()).await,
+        node(single(&stack), &origin, read_through()).await,
+    );
+    let mut clients = JoinSet::new();
+    for number in 0..10_000 {
+        let mut client = if number % 2 == 0 { a.client.clone() } else { b.client.clone() };
+        clients.spawn(async move {
+            let request =
+                GetRequest { namespace: "test".to_owned(), key: "cold".to_owned(), ..GetRequest::default() };
+            client.get(request).await.unwrap().into_inner().entry.unwrap().value
+        });
+    }
+    let asked = || async { if source.n_loads() > 0 { Ok(()) } else { Err("not asked yet".to_owned()) } };
+    wait_until("the origin to be asked", LOOK_EVERY, WITHIN, asked).await.unwrap();
+    source.gate.add_permits(100);
+    while let Some(value) = clients.join_next().await {
+        assert_eq!(value.unwrap(), "value");
+    }
+    assert_eq!(source.n_loads(), 1);
+    end([a.cx, b.cx, origin_cx], Some(stack)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_who_leaves_does_not_end_the_load_of_the_others() {
+    let source = Source::default();
+    source.set("k", "value");
+    source.close_gate();
+    let (origin_cx, origin) = source.serve().await;
+    let node = node(RedisConfig::default(), &origin, read_through()).await;
+    let mut client = node.client.clone();
+    let mut first = JoinSet::new();
+    first.spawn(async move {
+        let request =
+            GetRequest { namespace: "test".to_owned(), key: "k".to_owned(), ..GetRequest::default() };
+        client.get(request).await
+    });
+    let asked = || async { if source.n_loads() > 0 { Ok(()) } else { Err("not asked yet".to_owned()) } };
+    wait_until("the origin to be asked", LOOK_EVERY, WITHIN, asked).await.unwrap();
+    first.shutdown().await;
+    let (value, ()) = tokio::join!(node.value("k"), async { source.gate.add_permits(10) });
+    assert_eq!(value, Some(Bytes::from_static(b"value")));
+    assert_eq!(source.n_loads(), 1);
+    end([node.cx, origin_cx], None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_invalidation_during_a_load_wins() {
+    let source = Source::default();
+    source.set("k", "old");
+    source.close_gate();
+    let (origin_cx, origin) = source.serve().await;
+    let stack = redis().await;
+    let node = node(single(&stack), &origin, read_through()).await;
+    let read = async { node.value("k").await };
+    let change = async {
+        let asked = || async { if source.n_loads() > 0 { Ok(()) } else { Err("not asked yet".to_owned()) } };
+        wait_until("the origin to be asked", LOOK_EVERY, WITHIN, asked).await.unwrap();
+        source.set("k", "new");
+        let request = InvalidateRequest {
+            namespace: "test".to_owned(),
+            keys: vec!["k".to_owned()],
+            ..InvalidateRequest::default()
+        };
+        CacheAdminClient::new(node.channel.clone()).invalidate(request).await.unwrap();
+        source.gate.add_permits(10);
+    };
+    let (value, ()) = tokio::join!(read, change);
+    assert_eq!(value, Some(Bytes::from_static(b"new")));
+    assert_eq!(node.value("k").await, Some(Bytes::from_static(b"new")));
+    assert_eq!(source.n_loads(), 2);
+    end([node.cx, origin_cx], Some(stack)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn absence_is_remembered_and_purged_by_a_write() {
+    let source = Source::default();
+    let (origin_cx, origin) = source.serve().await;
+    let stack = redis().await;
+    let policy = NamespaceOverrides { strategy: Some(Strategy::WriteThrough), ..read_through() };
+    let (a, b) =
+        (node(single(&stack), &origin, policy.clone()).await, node(single(&stack), &origin, policy).await);
+    for node in [&a, &b, &a] {
+        let read = node.get("k").await;
+        assert!(read.entry.is_none() && !read.degraded, "{read:?}");
+    }
+    assert_eq!(source.n_loads(), 1);
+    a.set("k", "written").await;
+    assert_eq!(source.values.lock().get("k"), Some(&"stored"), "the origin has it first");
+    let seen = || async {
+        match b.value("k").await {
+            Some(value) if value == "written" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    };
+    wait_until("the write to be seen", LOOK_EVERY, WITHIN, seen).await.unwrap();
+
+    source.fails.store(true, Ordering::Relaxed);
+    let request = SetRequest { namespace: "test".to_owned(), key: "k".to_owned(), ..SetRequest::default() };
+    let refused = Failure::from(a.client.clone().set(request).await.unwrap_err());
+    assert_eq!(refused.reason(), "ORIGIN_UNAVAILABLE");
+    assert_eq!(a.value("k").await, Some(Bytes::from_static(b"written")));
+    end([a.cx, b.cx, origin_cx], Some(stack)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stale_value_is_given_while_the_origin_is_slow_or_fails() {
+    let source = Source::default();
+    source.set("k", "1");
+    let (origin_cx, origin) = source.serve().await;
+    let policy = NamespaceOverrides {
+        ttl: Some(Duration::from_millis(200)),
+        soft_deadline: Some(Duration::from_millis(20)),
+        ttl_jitter_percent: Some(0),
+        ..read_through()
+    };
+    let node = node(RedisConfig::default(), &origin, policy).await;
+    assert_eq!(node.get("k").await.layer(), Layer::Origin);
+    assert_eq!(node.get("k").await.layer(), Layer::L1);
+
+    source.close_gate();
+    source.set("k", "2");
+    let slow = || async {
+        let read = node.get("k").await;
+        if read.stale { Ok(read) } else { Err("still fresh".to_owned()) }
+    };
+    let read = wait_until("a stale answer", LOOK_EVERY, WITHIN, slow).await.unwrap();
+    assert_eq!(read.entry.unwrap().value, "1");
+    source.gate.add_permits(1_000);
+    let loaded = || async {
+        match node.value("k").await {
+            Some(value) if value == "2" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    };
+    wait_until("the load that went on", LOOK_EVERY, WITHIN, loaded).await.unwrap();
+
+    source.fails.store(true, Ordering::Relaxed);
+    let read = wait_until("a stale answer", LOOK_EVERY, WITHIN, slow).await.unwrap();
+    assert_eq!(read.entry.unwrap().value, "2");
+    let request =
+        GetRequest { namespace: "test".to_owned(), key: "cold".to_owned(), ..GetRequest::default() };
+    let failed = Failure::from(node.client.clone().get(request).await.unwrap_err());
+    assert_eq!(failed.reason(), "ORIGIN_UNAVAILABLE");
+    end([node.cx, origin_cx], None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_caller_gets_the_lease_and_the_others_what_it_stores() {
+    let stack = redis().await;
+    let node = CacheNode::start(single(&stack)).await;
+    node.wait_ready(true).await;
+    let request = GetRequest { namespace: "test".to_owned(), key: "k".to_owned(), lease: true };
+    let lease = node.client.clone().get(request.clone()).await.unwrap().into_inner().lease;
+    assert_ne!(lease, 0);
+    let mut client = node.client.clone();
+    let mut waiting = JoinSet::new();
+    waiting.spawn(async move { client.get(request).await.unwrap().into_inner() });
+    let set = |lease| SetRequest {
+        namespace: "test".to_owned(),
+        key: "k".to_owned(),
+        value: Bytes::from_static(b"filled"),
+        lease,
+        ..SetRequest::default()
+    };
+    let foreign = Failure::from(node.client.clone().set(set(lease + 2)).await.unwrap_err());
+    assert_eq!(foreign.reason(), "LEASE_LOST");
+    node.client.clone().set(set(lease)).await.unwrap();
+    let waited = waiting.join_next().await.unwrap().unwrap();
+    assert_eq!((waited.entry.unwrap().value, waited.lease), (Bytes::from_static(b"filled"), 0));
+    // Used once, it is over.
+    assert!(node.client.clone().set(set(lease)).await.is_err());
+    end([node.cx], Some(stack)).await;
+}

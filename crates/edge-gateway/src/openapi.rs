@@ -1,0 +1,142 @@
+//! Writes the OpenAPI document: what handlers say about themselves, with what the door adds to all of them.
+
+use mainstay_auth::Role;
+use serde_json::{Map, Value, json};
+use utoipa::openapi::schema::Schema;
+use utoipa::openapi::{PathItem, RefOr};
+
+use crate::error;
+
+/// One documented path.
+pub(crate) struct Operation {
+    /// Where the router has it.
+    pub(crate) path: &'static str,
+    /// Where its handler says that it is.
+    pub(crate) documented: String,
+    pub(crate) role: Option<Role>,
+    pub(crate) item: PathItem,
+}
+
+/// The version that today's validators and generators read; nothing here needs a later one.
+const OPENAPI: &str = "3.1.0";
+const ABOUT: &str = "The one REST door of Mainstay. Errors are problem+json (RFC 9457); every answer carries \
+                     `x-request-id` and `traceparent`. Roles grow: viewer < operator < admin.";
+
+/// Puts the document together.
+pub(crate) fn document(operations: Vec<Operation>, schemas: Vec<(String, RefOr<Schema>)>) -> Value {
+    let mut paths: Map<String, Value> = Map::new();
+    for operation in operations {
+        assert_eq!(operation.path, operation.documented, "a handler documents another path than it has");
+        let entry = paths.entry(operation.path).or_insert_with(|| json!({}));
+        let item = serde_json::to_value(&operation.item).expect("path items always serialize");
+        for (method, mut described) in item.as_object().cloned().unwrap_or_default() {
+            described["operationId"] = json!(operation_id(&method, operation.path));
+            complete(&mut described, operation.path, operation.role);
+            entry[method] = described;
+        }
+    }
+    let mut sorted: Vec<(String, RefOr<Schema>)> = schemas;
+    sorted.sort_by(|one, other| one.0.cmp(&other.0));
+    let mut schemas: Map<String, Value> = Map::new();
+    for (name, schema) in sorted {
+        schemas.insert(name, serde_json::to_value(&schema).expect("schemas always serialize"));
+    }
+    schemas.insert("Problem".to_owned(), error::schema());
+    json!({
+        "openapi": OPENAPI,
+        "info": { "title": "Mainstay", "version": env!("CARGO_PKG_VERSION"), "description": ABOUT, "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" } },
+        "servers": [{ "url": "/" }],
+        "tags": [
+            { "name": "health", "description": "Public; outside authentication, limits and load shedding." },
+            { "name": "monitoring", "description": "The unified view: figures, alerts, history." },
+            { "name": "cache", "description": "Values by namespace and key." },
+            { "name": "database", "description": "SQL, and the PostgreSQL nodes." },
+            { "name": "realtime", "description": "Publishing, and who listens." },
+            { "name": "pages", "description": "Pages for people, and this document." },
+        ],
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {
+                "apiKey": { "type": "apiKey", "in": "header", "name": "x-api-key" },
+                "bearer": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT" },
+            },
+        },
+    })
+}
+
+/// Names an operation after its method and path: handlers of different resources share their names.
+fn operation_id(method: &str, path: &str) -> String {
+    let words = path.split(|byte: char| !byte.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    words.fold(method.to_owned(), |name, word| name + "_" + word)
+}
+
+/// Adds what the door does around every handler: credentials, limits, deadlines, problem bodies.
+fn complete(operation: &mut Value, path: &str, role: Option<Role>) {
+    let health = path.starts_with("/health/");
+    let has_input = operation.get("parameters").is_some();
+    let body = operation.get("requestBody").map(|body| body["content"].get("application/json").is_some());
+
+    let mut problems: Vec<(u16, &str)> = vec![(500, "a mistake of ours; `requestId` finds it in the log")];
+    if has_input || body.is_some() {
+        problems.push((400, "something in the request is wrong; `errors` names every field"));
+    }
+    if let Some(is_json) = body {
+        problems.push((413, "the body is too large"));
+        if is_json {
+            problems.push((415, "the body is not JSON"));
+        }
+    }
+    if !health {
+        problems.push((503, "what is behind this path does not answer, or too many requests are under way"));
+        problems.push((504, "no answer in time"));
+    }
+    if let Some(role) = role {
+        problems.push((401, "credentials are missing, or not good"));
+        problems.push((403, "the role of the credentials is too low"));
+        problems
+            .push((429, "too many requests with these credentials; `retry-after` says when to come back"));
+        operation["security"] = json!([{ "apiKey": [] }, { "bearer": [] }]);
+        operation["x-mainstay-role"] = json!(role);
+    } else {
+        operation["security"] = json!([]);
+        operation["x-mainstay-role"] = json!("public");
+    }
+    let Some(responses) = operation["responses"].as_object_mut() else { return };
+    for (status, description) in problems {
+        responses.entry(status.to_string()).or_insert_with(|| json!({ "description": description }));
+    }
+    for (status, response) in responses.iter_mut() {
+        if status.as_str() >= "400" && response.get("content").is_none() {
+            response["content"] = json!({
+                (error::MEDIA_TYPE): { "schema": { "$ref": "#/components/schemas/Problem" } },
+            });
+        }
+    }
+    responses.sort_keys();
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::router::map;
+
+    #[test]
+    fn document_names_every_path_with_its_role_and_answers() {
+        insta::assert_json_snapshot!("openapi", map().document());
+    }
+
+    #[test]
+    fn every_operation_has_a_summary_a_success_and_an_id_of_its_own() {
+        let document = map().document();
+        let mut ids = std::collections::BTreeSet::new();
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                let name = format!("{method} {path}");
+                assert!(operation["summary"].is_string(), "{name} has no summary");
+                assert!(operation["responses"]["200"].is_object(), "{name} has no success");
+                assert!(ids.insert(operation["operationId"].to_string()), "{name}: its id is taken");
+            }
+        }
+        assert!(ids.len() > 25, "{ids:?}");
+    }
+}

@@ -1,0 +1,283 @@
+//! What the database's paths answer.
+
+use mainstay_proto::common::v1::Health;
+use mainstay_proto::replica::v1 as wire;
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::routes::words::{health, rfc3339, role, seconds};
+
+/// One column of a result.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct SqlColumn {
+    pub(crate) name: String,
+    /// PostgreSQL's name of the type, like `int8`.
+    pub(crate) r#type: String,
+}
+
+/// Who served a statement, and why it was chosen.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Served {
+    node: String,
+    role: &'static str,
+    /// The rows may be this old; absent on the primary.
+    staleness_seconds: Option<f64>,
+    reason: String,
+    attempts: u32,
+}
+
+/// The rows of a read.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct QueryAnswer {
+    pub(super) columns: Vec<SqlColumn>,
+    /// Each row is an array in column order: two columns may have one name.
+    pub(super) rows: Vec<Vec<Value>>,
+    /// True when there were more rows than `maxRows` or the configured limit.
+    pub(super) truncated: bool,
+    pub(super) served: Option<Served>,
+}
+
+/// What a write did.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ExecuteAnswer {
+    pub(super) rows_affected: u64,
+    pub(super) columns: Vec<SqlColumn>,
+    pub(super) rows: Vec<Vec<Value>>,
+    /// Goes into `after` of a query that must see this write.
+    pub(super) token: String,
+    pub(super) served: Option<Served>,
+}
+
+/// Something told of every node.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Nodes<T> {
+    /// Name of the primary; null while none is known.
+    primary: Option<String>,
+    nodes: Vec<T>,
+}
+
+/// The PostgreSQL nodes as observed, and the rules by which reads find one.
+#[derive(Clone, Serialize, ToSchema)]
+pub(crate) struct DatabaseInfo {
+    primary: Option<String>,
+    nodes: Vec<NodeInfo>,
+    routing: Routing,
+}
+
+#[derive(Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Routing {
+    strategy: String,
+    max_staleness_seconds: Option<f64>,
+    max_lag_bytes: u64,
+}
+
+#[derive(Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct NodeInfo {
+    node: String,
+    role: &'static str,
+    address: String,
+    /// True when queries go through a PgBouncer.
+    pgbouncer: bool,
+    health: &'static str,
+    reads: bool,
+    writes: bool,
+    server_version: String,
+    timeline: u32,
+    lsn: String,
+}
+
+/// Whether a node can be used, and why not.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct NodeHealth {
+    node: String,
+    role: &'static str,
+    health: &'static str,
+    healthy: bool,
+    detail: String,
+    since: Option<String>,
+    seen_at: Option<String>,
+    probe_seconds: Option<f64>,
+    reads: bool,
+    writes: bool,
+}
+
+/// What a node has been asked.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct NodeTraffic {
+    node: String,
+    role: &'static str,
+    queries: u64,
+    errors: u64,
+    seconds_mean: f64,
+    breaker: String,
+    in_flight: u32,
+}
+
+/// How far a replica is behind, with the age of the evidence; the primary has no lag.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct NodeLag {
+    node: String,
+    role: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lag_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receive_lag_bytes: Option<u64>,
+    /// Proven upper bound of the age of what the replica shows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    staleness_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    evidence_age_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replay_paused: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receiver: Option<String>,
+    /// For comparison only: it lies on an idle primary.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    naive_seconds: Option<f64>,
+}
+
+/// A node's connections.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct NodePool {
+    node: String,
+    role: &'static str,
+    size: u32,
+    max_size: u32,
+    in_use: u32,
+    waiting: u32,
+    created: u64,
+    timeouts: u64,
+    /// True when queries go through a PgBouncer.
+    pgbouncer: bool,
+}
+
+impl<T> Nodes<T> {
+    pub(super) fn new(topology: &wire::TopologyResponse) -> Self
+    where
+        T: for<'a> From<&'a wire::Node>,
+    {
+        Self { primary: name(&topology.primary), nodes: topology.nodes.iter().map(T::from).collect() }
+    }
+}
+
+impl From<wire::Served> for Served {
+    fn from(served: wire::Served) -> Self {
+        Self {
+            node: served.node,
+            role: role(served.role),
+            staleness_seconds: seconds(served.staleness),
+            reason: served.reason,
+            attempts: served.attempts,
+        }
+    }
+}
+
+impl From<&wire::TopologyResponse> for DatabaseInfo {
+    fn from(topology: &wire::TopologyResponse) -> Self {
+        Self {
+            primary: name(&topology.primary),
+            nodes: topology.nodes.iter().map(NodeInfo::from).collect(),
+            routing: Routing {
+                strategy: topology.strategy.clone(),
+                max_staleness_seconds: seconds(topology.max_staleness),
+                max_lag_bytes: topology.max_lag_bytes,
+            },
+        }
+    }
+}
+
+impl From<&wire::Node> for NodeInfo {
+    fn from(node: &wire::Node) -> Self {
+        Self {
+            node: node.name.clone(),
+            role: role(node.role),
+            address: node.address.clone(),
+            pgbouncer: node.pgbouncer,
+            health: health(node.health),
+            reads: node.reads,
+            writes: node.writes,
+            server_version: node.server_version.clone(),
+            timeline: node.timeline,
+            lsn: node.lsn.clone(),
+        }
+    }
+}
+
+impl From<&wire::Node> for NodeHealth {
+    fn from(node: &wire::Node) -> Self {
+        Self {
+            node: node.name.clone(),
+            role: role(node.role),
+            health: health(node.health),
+            healthy: node.health == i32::from(Health::Healthy),
+            detail: node.detail.clone(),
+            since: rfc3339(node.since),
+            seen_at: rfc3339(node.seen_at),
+            probe_seconds: seconds(node.probe_latency),
+            reads: node.reads,
+            writes: node.writes,
+        }
+    }
+}
+
+impl From<&wire::Node> for NodeTraffic {
+    fn from(node: &wire::Node) -> Self {
+        let traffic = node.traffic.clone().unwrap_or_default();
+        Self {
+            node: node.name.clone(),
+            role: role(node.role),
+            queries: traffic.queries,
+            errors: traffic.errors,
+            seconds_mean: traffic.seconds_mean,
+            breaker: traffic.breaker,
+            in_flight: traffic.in_flight,
+        }
+    }
+}
+
+impl From<&wire::Node> for NodeLag {
+    fn from(node: &wire::Node) -> Self {
+        let lag = node.lag.as_ref();
+        Self {
+            node: node.name.clone(),
+            role: role(node.role),
+            lag_bytes: lag.map(|lag| lag.bytes),
+            receive_lag_bytes: lag.map(|lag| lag.receive_bytes),
+            staleness_seconds: lag.and_then(|lag| seconds(lag.staleness)),
+            evidence_age_seconds: lag.and_then(|lag| seconds(lag.evidence_age)),
+            replay_paused: lag.map(|lag| lag.replay_paused),
+            receiver: lag.map(|lag| lag.receiver.clone()),
+            naive_seconds: lag.and_then(|lag| seconds(lag.naive)),
+        }
+    }
+}
+
+impl From<&wire::Node> for NodePool {
+    fn from(node: &wire::Node) -> Self {
+        let pool = node.pool.unwrap_or_default();
+        Self {
+            node: node.name.clone(),
+            role: role(node.role),
+            size: pool.size,
+            max_size: pool.max_size,
+            in_use: pool.in_use,
+            waiting: pool.waiting,
+            created: pool.created,
+            timeouts: pool.timeouts,
+            pgbouncer: node.pgbouncer,
+        }
+    }
+}
+
+fn name(name: &str) -> Option<String> {
+    (!name.is_empty()).then(|| name.to_owned())
+}

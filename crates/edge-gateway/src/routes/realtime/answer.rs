@@ -1,0 +1,195 @@
+//! What the realtime paths answer.
+
+use mainstay_proto::realtime::v1 as wire;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::routes::words::{rfc3339, seconds};
+
+/// To how many connections a message was queued.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Published {
+    pub(super) receivers: u64,
+}
+
+/// One result per channel, in the order of the request.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct BroadcastAnswer {
+    results: Vec<BroadcastResult>,
+}
+
+/// `receivers` on success, `code` and `detail` where the channel was refused.
+#[derive(Serialize, ToSchema)]
+struct BroadcastResult {
+    channel: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receivers: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+}
+
+/// Where a client should connect.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Endpoint {
+    pub(super) url: String,
+    pub(super) node: String,
+    pub(super) protocol: &'static str,
+}
+
+/// Channels that somebody listens to.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ChannelsAnswer {
+    channels: Vec<Channel>,
+    /// Channels that match, also those beyond the limit.
+    total: u64,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Channel {
+    name: String,
+    subscribers: u64,
+}
+
+/// Connections with their health.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ConnectionsAnswer {
+    connections: Vec<Connection>,
+    /// Connections that match, also those beyond the limit.
+    total: u64,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Connection {
+    client: String,
+    user: String,
+    remote: String,
+    client_name: String,
+    client_version: String,
+    connected_at: Option<String>,
+    channels: Vec<String>,
+    ping_seconds: Option<f64>,
+    queue_bytes: u64,
+    queue_bytes_peak: u64,
+    messages_sent: u64,
+    messages_received: u64,
+    bytes_sent: u64,
+    bytes_received: u64,
+}
+
+/// How many connections were closed.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Disconnected {
+    pub(super) disconnected: u64,
+}
+
+/// Figures of all gateway nodes together, and of each.
+#[derive(Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct WebsocketFigures {
+    connections: u64,
+    subscriptions: u64,
+    messages_sent: u64,
+    messages_received: u64,
+    slow_disconnects: u64,
+    nodes: Vec<GatewayNode>,
+}
+
+#[derive(Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct GatewayNode {
+    id: String,
+    endpoint: String,
+    connections: u64,
+    users: u64,
+    channels: u64,
+    subscriptions: u64,
+    draining: bool,
+    max_connections: u64,
+    started_at: Option<String>,
+}
+
+impl From<wire::BroadcastResponse> for BroadcastAnswer {
+    fn from(answer: wire::BroadcastResponse) -> Self {
+        let result = |result: wire::BroadcastResult| {
+            let refused = !result.error_code.is_empty();
+            BroadcastResult {
+                channel: result.channel,
+                receivers: (!refused).then_some(result.receivers),
+                code: refused.then_some(result.error_code),
+                detail: refused.then_some(result.error_message),
+            }
+        };
+        Self { results: answer.results.into_iter().map(result).collect() }
+    }
+}
+
+impl From<wire::ChannelsResponse> for ChannelsAnswer {
+    fn from(answer: wire::ChannelsResponse) -> Self {
+        let channel =
+            |channel: wire::Channel| Channel { name: channel.name, subscribers: channel.subscribers };
+        Self { channels: answer.channels.into_iter().map(channel).collect(), total: answer.total }
+    }
+}
+
+impl From<wire::ConnectionsResponse> for ConnectionsAnswer {
+    fn from(answer: wire::ConnectionsResponse) -> Self {
+        Self {
+            connections: answer.connections.into_iter().map(Connection::from).collect(),
+            total: answer.total,
+        }
+    }
+}
+
+impl From<wire::Connection> for Connection {
+    fn from(connection: wire::Connection) -> Self {
+        Self {
+            client: connection.client,
+            user: connection.user,
+            remote: connection.remote,
+            client_name: connection.client_name,
+            client_version: connection.client_version,
+            connected_at: rfc3339(connection.connected_at),
+            channels: connection.channels,
+            ping_seconds: seconds(connection.ping_rtt),
+            queue_bytes: connection.queue_bytes,
+            queue_bytes_peak: connection.queue_bytes_peak,
+            messages_sent: connection.messages_sent,
+            messages_received: connection.messages_received,
+            bytes_sent: connection.bytes_sent,
+            bytes_received: connection.bytes_received,
+        }
+    }
+}
+
+impl From<&[wire::Node]> for WebsocketFigures {
+    fn from(nodes: &[wire::Node]) -> Self {
+        let total = |figure: fn(&wire::Node) -> u64| nodes.iter().map(figure).sum();
+        Self {
+            connections: total(|node| node.connections),
+            subscriptions: total(|node| node.subscriptions),
+            messages_sent: total(|node| node.messages_sent),
+            messages_received: total(|node| node.messages_received),
+            slow_disconnects: total(|node| node.slow_disconnects),
+            nodes: nodes.iter().map(GatewayNode::from).collect(),
+        }
+    }
+}
+
+impl From<&wire::Node> for GatewayNode {
+    fn from(node: &wire::Node) -> Self {
+        Self {
+            id: node.id.clone(),
+            endpoint: node.endpoint.clone(),
+            connections: node.connections,
+            users: node.users,
+            channels: node.channels,
+            subscriptions: node.subscriptions,
+            draining: node.draining,
+            max_connections: node.max_connections,
+            started_at: rfc3339(node.started_at),
+        }
+    }
+}

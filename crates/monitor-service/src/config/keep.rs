@@ -1,0 +1,76 @@
+//! What is kept on disk, and what is read of the host.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mainstay_runtime::Problems;
+use serde::{Deserialize, Serialize};
+
+use crate::store::Retention;
+
+/// Configures what survives a restart: section `store`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreConfig {
+    /// The SQLite file; empty means memory only.
+    pub path: PathBuf,
+    /// How far back steps of 10 s reach.
+    #[serde(with = "humantime_serde")]
+    pub keep_10s: Duration,
+    /// How far back steps of a minute reach.
+    #[serde(with = "humantime_serde")]
+    pub keep_1m: Duration,
+    /// How far back steps of an hour reach.
+    #[serde(with = "humantime_serde")]
+    pub keep_1h: Duration,
+}
+
+/// Configures the figures of the host: section `host`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HostConfig {
+    /// Whether they are read, once every `collect.every`.
+    pub enabled: bool,
+    /// File systems whose fill is read.
+    pub mounts: Vec<String>,
+}
+
+const DAY: Duration = Duration::from_hours(24);
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self { path: PathBuf::new(), keep_10s: DAY, keep_1m: DAY * 14, keep_1h: DAY * 400 }
+    }
+}
+
+impl Default for HostConfig {
+    fn default() -> Self {
+        Self { enabled: true, mounts: vec!["/".to_owned()] }
+    }
+}
+
+impl StoreConfig {
+    /// Tells whether nothing survives a restart.
+    pub fn is_memory(&self) -> bool {
+        self.path.as_os_str().is_empty()
+    }
+
+    pub(crate) fn retention(&self) -> Retention {
+        Retention { ten_seconds: self.keep_10s, minute: self.keep_1m, hour: self.keep_1h }
+    }
+
+    pub(super) fn check(&self, problems: &mut Problems) {
+        let hour = Duration::from_hours(1);
+        problems.duration("store.keep_10s", self.keep_10s, hour..=DAY * 31);
+        problems.duration("store.keep_1m", self.keep_1m, self.keep_10s.max(hour)..=DAY * 400);
+        problems.duration("store.keep_1h", self.keep_1h, self.keep_1m.max(hour)..=DAY * 4_000);
+    }
+}
+
+impl HostConfig {
+    pub(super) fn check(&self, problems: &mut Problems) {
+        let absolute = self.mounts.iter().all(|mount| mount.starts_with('/'));
+        problems.ensure(absolute, "host.mounts", "must be absolute paths");
+        problems.ensure(self.mounts.len() <= 100, "host.mounts", "must be at most 100");
+    }
+}

@@ -1,0 +1,151 @@
+//! What people do: acknowledge, silence, set rules. Each answer waits until it is durable.
+
+use std::time::SystemTime;
+
+use uuid::Uuid;
+
+use super::Monitor;
+use crate::alert::{AcknowledgeError, Acknowledgement, Alert, Record};
+use crate::notify::ChannelStatus;
+use crate::rule::figures::dry_run;
+use crate::rule::{Episode, Look, Rule, RuleStatus};
+use crate::silence::Silence;
+use crate::store::{Changes, StoreError};
+
+/// Says why something was not taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PutError<E: std::error::Error + 'static> {
+    /// It is not possible.
+    #[error("{0}")]
+    Refused(E),
+    /// It holds for now, but would not survive a restart.
+    #[error("it holds, but is not stored yet")]
+    NotStored(#[source] StoreError),
+}
+
+/// Says why something cannot be removed, or added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum DeleteError {
+    /// There is none.
+    #[error("there is none of that name")]
+    NotFound,
+    /// There is no room for another one.
+    #[error("there are too many already")]
+    TooMany,
+}
+
+impl Monitor {
+    /// Records that somebody looks after an alert.
+    pub(crate) async fn acknowledge(
+        &self,
+        id: Uuid,
+        by: Acknowledgement,
+    ) -> Result<Alert, PutError<AcknowledgeError>> {
+        let (alert, commit) = {
+            let silences = self.silences.lock();
+            let mut alerts = self.alerts.lock();
+            let who = by.by.clone();
+            let event = alerts.acknowledge(id, by).map_err(PutError::Refused)?;
+            let alert = event.alert.clone();
+            let changes = self.changes(&mut alerts, &silences, vec![event], &who, self.clock.now());
+            (alert, self.store.commit(changes))
+        };
+        commit.done().await.map_err(PutError::NotStored)?;
+        Ok(alert)
+    }
+
+    /// Lists what happened to alerts, newest first.
+    pub(crate) async fn records(
+        &self,
+        alert: Option<Uuid>,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<Record>, StoreError> {
+        self.store.records(alert, before, limit).await
+    }
+
+    /// Lists the rules about figures.
+    pub(crate) fn rules(&self) -> Vec<RuleStatus> {
+        self.rules.lock().list()
+    }
+
+    /// Sets a rule.
+    pub(crate) async fn put_rule(&self, rule: Rule) -> Result<RuleStatus, PutError<DeleteError>> {
+        let name = rule.name.clone();
+        let commit = {
+            let mut rules = self.rules.lock();
+            if !rules.put(rule.clone()) {
+                return Err(PutError::Refused(DeleteError::TooMany));
+            }
+            self.store.commit(Changes { rules: vec![(name.clone(), Some(rule))], ..Changes::default() })
+        };
+        commit.done().await.map_err(PutError::NotStored)?;
+        let status = self.rules().into_iter().find(|status| status.rule.name == name);
+        status.ok_or(PutError::Refused(DeleteError::NotFound))
+    }
+
+    /// Tells what a rule would have done over the history in memory.
+    pub(crate) fn dry_run(&self, rule: &Rule) -> (Look, Vec<Episode>) {
+        dry_run(rule, &self.history.lock(), &self.config.alerts, self.clock.now())
+    }
+
+    /// Removes a rule that was set at run time.
+    pub(crate) async fn delete_rule(&self, name: String) -> Result<(), PutError<DeleteError>> {
+        let commit = {
+            let mut rules = self.rules.lock();
+            if !rules.delete(&name) {
+                return Err(PutError::Refused(DeleteError::NotFound));
+            }
+            self.store.commit(Changes { rules: vec![(name, None)], ..Changes::default() })
+        };
+        commit.done().await.map_err(PutError::NotStored)
+    }
+
+    /// Lists silences.
+    pub(crate) fn silences(&self) -> Vec<Silence> {
+        self.silences.lock().list()
+    }
+
+    /// Tells which of these alerts people are not told of.
+    pub(crate) fn silenced(&self, alerts: &[Alert], now: SystemTime) -> Vec<bool> {
+        let silences = self.silences.lock();
+        alerts.iter().map(|alert| silences.cover(alert, now)).collect()
+    }
+
+    /// Adds a silence.
+    pub(crate) async fn silence(&self, silence: Silence) -> Result<(), PutError<DeleteError>> {
+        let commit = {
+            let mut silences = self.silences.lock();
+            let changes =
+                Changes { silences: vec![(silence.id, Some(silence.clone()))], ..Changes::default() };
+            if !silences.add(silence) {
+                return Err(PutError::Refused(DeleteError::TooMany));
+            }
+            self.store.commit(changes)
+        };
+        commit.done().await.map_err(PutError::NotStored)
+    }
+
+    /// Ends a silence.
+    pub(crate) async fn end_silence(&self, id: Uuid) -> Result<(), PutError<DeleteError>> {
+        let commit = {
+            let mut silences = self.silences.lock();
+            if !silences.remove(id) {
+                return Err(PutError::Refused(DeleteError::NotFound));
+            }
+            self.store.commit(Changes { silences: vec![(id, None)], ..Changes::default() })
+        };
+        commit.done().await.map_err(PutError::NotStored)
+    }
+
+    /// Describes the channels.
+    pub(crate) fn channels(&self) -> Vec<ChannelStatus> {
+        self.outbox.list()
+    }
+
+    /// Tells where all that is kept.
+    pub(crate) fn kept_in(&self) -> String {
+        let store = &self.config.store;
+        if store.is_memory() { "memory".to_owned() } else { store.path.display().to_string() }
+    }
+}

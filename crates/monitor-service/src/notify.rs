@@ -1,0 +1,162 @@
+//! Telling people: channels, what goes through which, and the queues before them.
+
+mod address;
+mod channel;
+mod dispatch;
+mod http;
+mod message;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+pub(crate) use channel::{Channel, DeliveryError};
+pub(crate) use dispatch::{Dispatch, run};
+pub(crate) use http::client_tls;
+
+use crate::alert::Record;
+use crate::config::{ChannelConfig, NotifyConfig};
+use crate::metrics::MonitorMetrics;
+use crate::rule::{CHANNEL_FAILING, FailingChannel};
+
+/// Holds one message that has to go through one channel, until it has arrived.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Delivery {
+    /// Which channel.
+    pub channel: String,
+    /// What happened.
+    pub record: Record,
+}
+
+/// Holds the queues of all channels. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Outbox {
+    queues: Arc<BTreeMap<String, Queue>>,
+    metrics: MonitorMetrics,
+}
+
+/// Holds what waits for one channel, and how its deliveries go.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    config: ChannelConfig,
+    queue_max: usize,
+    waiting: Mutex<VecDeque<Delivery>>,
+    arrived: Notify,
+    figures: Mutex<ChannelFigures>,
+}
+
+/// Tells how the deliveries of a channel go.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ChannelFigures {
+    /// Messages that arrived.
+    pub delivered: u64,
+    /// Attempts that failed.
+    pub failures: u64,
+    /// Messages given up.
+    pub dropped: u64,
+    /// Why the last attempt failed.
+    pub last_error: String,
+    /// Since when no attempt gets through.
+    pub failing_since: Option<SystemTime>,
+    /// When the last message arrived.
+    pub last_delivered_at: Option<SystemTime>,
+}
+
+/// Describes a channel.
+#[derive(Debug, Clone)]
+pub(crate) struct ChannelStatus {
+    /// Its name.
+    pub name: String,
+    /// Its kind.
+    pub kind: &'static str,
+    /// Where it goes, without secrets.
+    pub address: String,
+    /// Messages that wait.
+    pub queued: usize,
+    /// How it goes.
+    pub figures: ChannelFigures,
+}
+
+impl Outbox {
+    /// Makes a queue for every channel.
+    pub(crate) fn new(config: &NotifyConfig, metrics: MonitorMetrics) -> Self {
+        let queue = |config: &ChannelConfig, queue_max| Queue {
+            config: config.clone(),
+            queue_max,
+            waiting: Mutex::default(),
+            arrived: Notify::new(),
+            figures: Mutex::default(),
+        };
+        let queues =
+            config.channels.iter().map(|(name, channel)| (name.clone(), queue(channel, config.queue_max)));
+        Self { queues: Arc::new(queues.collect()), metrics }
+    }
+
+    /// Decides who is told of an event. A channel that fails is not told so itself.
+    pub(crate) fn route(&self, record: &Record) -> Vec<Delivery> {
+        let alert = &record.alert;
+        let own = |name: &str| alert.key.rule == CHANNEL_FAILING && alert.key.subject == name;
+        let wanted = self.queues.iter().filter(|(name, queue)| {
+            let config = &queue.config;
+            !own(name)
+                && alert.severity >= config.min_severity
+                && (config.sources.is_empty() || config.sources.contains(&alert.key.source))
+                && (config.resolved || record.change != "resolved")
+        });
+        wanted.map(|(name, _)| Delivery { channel: name.clone(), record: record.clone() }).collect()
+    }
+
+    /// Queues deliveries; those for a channel that is no longer configured are dropped.
+    pub(crate) fn extend(&self, deliveries: impl IntoIterator<Item = Delivery>) {
+        for delivery in deliveries {
+            let Some(queue) = self.queues.get(&delivery.channel) else { continue };
+            let mut waiting = queue.waiting.lock();
+            if waiting.len() >= queue.queue_max {
+                // The newest tell most about now.
+                waiting.pop_front();
+                queue.figures.lock().dropped += 1;
+                self.metrics.notified(&delivery.channel, "dropped");
+            }
+            waiting.push_back(delivery);
+            drop(waiting);
+            queue.arrived.notify_one();
+        }
+    }
+
+    /// Lists the channels that do not get through.
+    pub(crate) fn failing(&self) -> Vec<FailingChannel> {
+        let failing = self.queues.iter().filter_map(|(name, queue)| {
+            let figures = queue.figures.lock();
+            let since = figures.failing_since?;
+            Some(FailingChannel { name: name.clone(), since, reason: figures.last_error.clone() })
+        });
+        failing.collect()
+    }
+
+    /// Describes every channel.
+    pub(crate) fn list(&self) -> Vec<ChannelStatus> {
+        let status = |(name, queue): (&String, &Queue)| ChannelStatus {
+            name: name.clone(),
+            kind: queue.config.kind.as_str(),
+            address: queue.config.public_address(),
+            queued: queue.waiting.lock().len(),
+            figures: queue.figures.lock().clone(),
+        };
+        self.queues.iter().map(status).collect()
+    }
+}
+
+impl Queue {
+    fn front(&self) -> Option<Delivery> {
+        self.waiting.lock().front().cloned()
+    }
+
+    /// Removes a delivery that is done, unless a full queue has pushed it out meanwhile.
+    fn remove(&self, done: &Delivery) {
+        self.waiting.lock().pop_front_if(|front| front.record.id == done.record.id);
+    }
+}

@@ -1,0 +1,87 @@
+//! One channel: how a message goes out.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request};
+use http_body_util::Full;
+
+use super::http::{PostError, post};
+use super::message;
+use crate::alert::Record;
+use crate::config::{ChannelConfig, ChannelKind};
+
+/// Sends messages; has no queue and no memory.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    name: String,
+    config: ChannelConfig,
+    tls: Arc<rustls::ClientConfig>,
+}
+
+/// Says why a message did not arrive.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DeliveryError {
+    /// In time, that is.
+    #[error("no answer within {0:?}")]
+    Late(Duration),
+    /// On the way.
+    #[error("{0}")]
+    Post(#[source] PostError),
+}
+
+impl DeliveryError {
+    /// Tells whether the same message will be refused again: the receiver understood and does not want it.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Post(PostError::Status(status)) if (400..500).contains(status) && ![408, 425, 429].contains(status))
+    }
+
+    /// Says it in one line.
+    pub(crate) fn reason(&self) -> String {
+        use std::error::Error as _;
+        let Self::Post(error) = self else { return self.to_string() };
+        error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
+    }
+}
+
+impl Channel {
+    /// Prepares a channel.
+    pub(crate) fn new(name: &str, config: &ChannelConfig, tls: Arc<rustls::ClientConfig>) -> Self {
+        Self { name: name.to_owned(), config: config.clone(), tls }
+    }
+
+    /// Returns its name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Sends a message and returns when it has arrived.
+    pub(crate) async fn send(&self, record: &Record, now: SystemTime) -> Result<(), DeliveryError> {
+        let body = match self.config.kind {
+            ChannelKind::Log => {
+                let line = message::line(record);
+                tracing::info!(channel = self.name, event = record.id, line, "notification");
+                return Ok(());
+            }
+            ChannelKind::Webhook => message::webhook(record),
+            ChannelKind::Slack => message::slack(record),
+        };
+        let request = self.request(record, body, now).ok_or(DeliveryError::Post(PostError::Url))?;
+        let sent =
+            tokio::time::timeout(self.config.within, post(request, self.config.allow_private, &self.tls));
+        sent.await.map_err(|_| DeliveryError::Late(self.config.within))?.map_err(DeliveryError::Post)
+    }
+
+    fn request(&self, record: &Record, body: String, now: SystemTime) -> Option<Request<Full<Bytes>>> {
+        let mut request = Request::post(self.config.url.expose())
+            .header("content-type", "application/json")
+            .header("user-agent", "mainstay-monitor")
+            .header("x-mainstay-event", record.id);
+        if !self.config.secret.is_empty() {
+            let signature = message::signature(self.config.secret.expose(), now, &body);
+            request = request.header("x-mainstay-signature", HeaderValue::try_from(signature).ok()?);
+        }
+        request.body(Full::new(Bytes::from(body))).ok()
+    }
+}

@@ -1,0 +1,83 @@
+//! The rules that every stack needs.
+
+use super::definition::{Comparison, Rule, RuleKind, RuleSpec};
+
+/// Returns the stock rules about figures; those about targets and components are code beside this.
+pub(crate) fn stock() -> Vec<Rule> {
+    let rule = |name: &str, spec: RuleSpec| Rule { name: name.to_owned(), spec };
+    let get = || [("op".to_owned(), "get".to_owned())].into();
+    vec![
+        rule(
+            "cache_hit_rate",
+            RuleSpec {
+                kind: RuleKind::Ratio,
+                metric: "mainstay_cache_hits_total".to_owned(),
+                divisor: "mainstay_cache_gets_total".to_owned(),
+                comparison: Comparison::Below,
+                warning: Some(0.7),
+                critical: Some(0.5),
+                clear: Some(0.75),
+                min_traffic: 100.0,
+                summary: "cache hit rate is {value}, below {threshold}".to_owned(),
+                ..RuleSpec::default()
+            },
+        ),
+        rule(
+            "cache_get_time",
+            RuleSpec {
+                kind: RuleKind::Ratio,
+                metric: "mainstay_cache_op_seconds_sum".to_owned(),
+                labels: get(),
+                divisor: "mainstay_cache_op_seconds_count".to_owned(),
+                divisor_labels: get(),
+                warning: Some(0.05),
+                critical: Some(0.1),
+                clear: Some(0.04),
+                min_traffic: 10.0,
+                summary: "a cache GET takes {value} s on average, more than {threshold} s".to_owned(),
+                ..RuleSpec::default()
+            },
+        ),
+        rule(
+            "redis_unavailable",
+            RuleSpec {
+                metric: "mainstay_cache_l2_available".to_owned(),
+                comparison: Comparison::Below,
+                critical: Some(1.0),
+                summary: "Redis does not answer {service}".to_owned(),
+                ..RuleSpec::default()
+            },
+        ),
+        rule(
+            "api_p95",
+            RuleSpec {
+                kind: RuleKind::Quantile,
+                metric: "mainstay_edge_request_seconds".to_owned(),
+                quantile: 0.95,
+                warning: Some(0.1),
+                critical: Some(0.2),
+                clear: Some(0.08),
+                min_traffic: 20.0,
+                summary: "p95 of the API is {value} s, more than {threshold} s".to_owned(),
+                ..RuleSpec::default()
+            },
+        ),
+        rule("host_cpu", of_host("host_cpu_used_ratio", "CPU in use: {value}")),
+        rule("host_memory", of_host("host_memory_used_ratio", "memory in use: {value}")),
+        rule("host_disk", of_host("host_disk_used_ratio", "disk in use at {label.mount}: {value}")),
+        rule("host_fds", of_host("host_fds_used_ratio", "file descriptors in use: {value}")),
+    ]
+}
+
+/// A single second of full load is no alert.
+fn of_host(metric: &str, summary: &str) -> RuleSpec {
+    RuleSpec {
+        metric: metric.to_owned(),
+        warning: Some(0.8),
+        critical: Some(0.95),
+        clear: Some(0.75),
+        fires_after: Some(std::time::Duration::from_secs(30)),
+        summary: summary.to_owned(),
+        ..RuleSpec::default()
+    }
+}

@@ -1,0 +1,102 @@
+//! Texts of alerts: placeholders in braces.
+
+use std::collections::BTreeMap;
+
+/// Holds what a text may speak of.
+#[derive(Debug)]
+pub(super) struct Words<'w> {
+    pub(super) rule: &'w str,
+    pub(super) metric: &'w str,
+    pub(super) value: f64,
+    pub(super) threshold: f64,
+    pub(super) labels: &'w BTreeMap<String, String>,
+}
+
+const NAMES: [&str; 6] = ["rule", "metric", "value", "threshold", "service", "endpoint"];
+const LABEL: &str = "label.";
+
+/// Tells what is wrong with a text.
+pub(super) fn check(text: &str) -> Result<(), String> {
+    for part in parts(text) {
+        match part {
+            Part::Name(name)
+                if NAMES.contains(&name) || name.strip_prefix(LABEL).is_some_and(|n| !n.is_empty()) => {}
+            Part::Name(name) => {
+                return Err(format!(
+                    "has the unknown placeholder {{{name}}}; known are {} and label.NAME",
+                    NAMES.join(", ")
+                ));
+            }
+            Part::Open => return Err("has a { without }".to_owned()),
+            Part::Text(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Fills a text in. A label that is not there is left empty.
+pub(super) fn fill(text: &str, words: &Words<'_>) -> String {
+    let label = |name: &str| words.labels.get(name).map(String::as_str).unwrap_or_default();
+    let mut filled = String::with_capacity(text.len() + 32);
+    for part in parts(text) {
+        match part {
+            Part::Text(text) => filled.push_str(text),
+            Part::Name("rule") => filled.push_str(words.rule),
+            Part::Name("metric") => filled.push_str(words.metric),
+            Part::Name("value") => filled.push_str(&number(words.value)),
+            Part::Name("threshold") => filled.push_str(&number(words.threshold)),
+            Part::Name(name) => filled.push_str(label(name.strip_prefix(LABEL).unwrap_or(name))),
+            Part::Open => {}
+        }
+    }
+    filled
+}
+
+/// Writes a number with at most four digits that matter behind the point.
+fn number(value: f64) -> String {
+    let text = format!("{value:.4}");
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+}
+
+enum Part<'t> {
+    Text(&'t str),
+    Name(&'t str),
+    Open,
+}
+
+fn parts(mut text: &str) -> impl Iterator<Item = Part<'_>> {
+    std::iter::from_fn(move || {
+        if text.is_empty() {
+            return None;
+        }
+        let Some(inside) = text.strip_prefix('{') else {
+            let (plain, rest) = text.split_at(text.find('{').unwrap_or(text.len()));
+            text = rest;
+            return Some(Part::Text(plain));
+        };
+        let Some((name, rest)) = inside.split_once('}') else {
+            text = "";
+            return Some(Part::Open);
+        };
+        text = rest;
+        Some(Part::Name(name))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placeholders_are_filled_in_and_unknown_ones_are_refused() {
+        let labels = [("node", "replica1"), ("service", "replica-service")];
+        let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let words = Words { rule: "lag", metric: "m", value: 12.50001, threshold: 10.0, labels: &labels };
+        let text = "{label.node} of {service}: {value} > {threshold}{label.none}";
+        assert_eq!(fill(text, &words), "replica1 of replica-service: 12.5 > 10");
+        assert_eq!(check(text), Ok(()));
+        assert!(check("{nonsense}").is_err());
+        assert!(check("{label.}").is_err());
+        assert_eq!(check("{value"), Err("has a { without }".to_owned()));
+    }
+}

@@ -1,0 +1,122 @@
+//! Samples as they are, for rules and for the tiers on disk.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use super::bucket::Gathering;
+use super::{History, Tracked, identity};
+
+/// Holds samples of one series.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct SeriesSamples {
+    /// Labels, the target's included.
+    pub labels: BTreeMap<String, String>,
+    /// Oldest first.
+    pub samples: Vec<(SystemTime, f64)>,
+}
+
+/// Sums up one step of one series.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Rolled {
+    /// Name of the metric.
+    pub metric: String,
+    /// Labels, the target's included.
+    pub labels: BTreeMap<String, String>,
+    /// Samples in the step.
+    pub n: u32,
+    /// Smallest.
+    pub min: f64,
+    /// Greatest.
+    pub max: f64,
+    /// Arithmetic mean.
+    pub mean: f64,
+    /// Newest.
+    pub last: f64,
+}
+
+impl History {
+    /// Returns samples read at `from` or later, of each series of a metric that has all the labels.
+    pub(crate) fn samples(
+        &self,
+        metric: &str,
+        labels: &BTreeMap<String, String>,
+        from: SystemTime,
+    ) -> Vec<SeriesSamples> {
+        let mut found = Vec::new();
+        for tracked in &self.targets {
+            let first = tracked.timeline.first_tick_since(from);
+            for (_, series) in tracked.starting_with(&identity::start(metric)) {
+                let all = identity::all_labels(&series.labels, &tracked.target);
+                if labels.iter().any(|(name, value)| all.get(name) != Some(value)) {
+                    continue;
+                }
+                let at = |(tick, value)| tracked.timeline.at(tick).map(|at| (at, value));
+                let samples: Vec<_> = series.column.since(first).filter_map(at).collect();
+                if !samples.is_empty() {
+                    found.push(SeriesSamples { labels: all, samples });
+                }
+            }
+        }
+        found
+    }
+
+    /// Tells when a target was first read, as far as memory reaches.
+    pub(crate) fn first_at(&self, service: &str, endpoint: &str) -> Option<SystemTime> {
+        let tracked = self.find(service, endpoint)?;
+        tracked.timeline.at(tracked.timeline.first_tick())
+    }
+
+    /// Tells whether a target is watched.
+    pub(crate) fn knows(&self, service: &str, endpoint: &str) -> bool {
+        self.find(service, endpoint).is_some()
+    }
+
+    /// Lists from when on each target's samples are in memory.
+    pub(crate) fn known_from(&self) -> Vec<((String, String), SystemTime)> {
+        let of = |tracked: &Tracked| {
+            let at = tracked.timeline.at(tracked.timeline.first_tick())?;
+            Some(((tracked.target.service.clone(), tracked.target.endpoint.clone()), at))
+        };
+        self.targets.iter().filter_map(of).collect()
+    }
+
+    /// Counts the targets; each has an index below.
+    pub(crate) fn n_targets(&self) -> usize {
+        self.targets.len()
+    }
+
+    /// Sums up what was sampled of a target in `[from, from + width)`.
+    pub(crate) fn roll(&self, target: usize, from: SystemTime, width: Duration) -> Vec<Rolled> {
+        let Some(tracked) = self.targets.get(target) else { return Vec::new() };
+        let (first, end) =
+            (tracked.timeline.first_tick_since(from), tracked.timeline.first_tick_since(from + width));
+        let roll = |canonical: &str, series: &super::Series| {
+            let samples = series.column.since(first).take_while(|(tick, _)| *tick < end);
+            let gathered = samples.fold(None, |gathered: Option<Gathering>, (_, value)| match gathered {
+                Some(mut gathered) => {
+                    gathered.add(value);
+                    Some(gathered)
+                }
+                None => Some(Gathering::starting(value)),
+            })?;
+            let n = gathered.n_samples();
+            let bucket = gathered.finish(from);
+            Some(Rolled {
+                metric: identity::metric(canonical).to_owned(),
+                labels: identity::all_labels(&series.labels, &tracked.target),
+                n,
+                min: bucket.min,
+                max: bucket.max,
+                mean: bucket.mean,
+                last: bucket.last,
+            })
+        };
+        tracked.series.iter().filter_map(|(canonical, series)| roll(canonical, series)).collect()
+    }
+
+    fn find(&self, service: &str, endpoint: &str) -> Option<&Tracked> {
+        self.targets
+            .iter()
+            .find(|tracked| tracked.target.service == service && tracked.target.endpoint == endpoint)
+    }
+}

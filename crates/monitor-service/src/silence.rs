@@ -1,0 +1,128 @@
+//! Silences: times in which people are not told of matching alerts.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::alert::Alert;
+
+/// Keeps notifications of matching alerts back; the alerts themselves go on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Silence {
+    /// Tells it from others.
+    pub id: Uuid,
+    /// What an alert must have, exactly: `rule`, `source`, `subject`, `severity` or a label of it.
+    pub matchers: BTreeMap<String, String>,
+    /// When it begins.
+    pub starts_at: SystemTime,
+    /// When it ends.
+    pub ends_at: SystemTime,
+    /// Who wanted it.
+    pub by: String,
+    /// Why.
+    pub comment: String,
+}
+
+/// Holds all silences that have not ended.
+#[derive(Debug, Default)]
+pub(crate) struct Silences {
+    silences: BTreeMap<Uuid, Silence>,
+}
+
+/// Silences at once.
+const SILENCES_MAX: usize = 1_000;
+const MATCHERS_MAX: usize = 10;
+const DURATION_MAX: Duration = Duration::from_hours(24 * 90);
+const COMMENT_MAX: usize = 1_000;
+
+impl Silence {
+    /// Reports everything that is wrong with it, field by field.
+    pub(crate) fn check(&self, now: SystemTime) -> Vec<(&'static str, &'static str)> {
+        let mut problems = Vec::new();
+        let mut ensure = |holds: bool, field, message| {
+            if !holds {
+                problems.push((field, message));
+            }
+        };
+        let n = self.matchers.len();
+        ensure((1..=MATCHERS_MAX).contains(&n), "matchers", "must be 1 to 10");
+        let legal =
+            |(name, value): (&String, &String)| !name.is_empty() && name.len() <= 200 && value.len() <= 500;
+        ensure(
+            self.matchers.iter().all(legal),
+            "matchers",
+            "must have names up to 200 and values up to 500 bytes",
+        );
+        let lasts = self.ends_at.duration_since(self.starts_at).unwrap_or_default();
+        ensure(
+            !lasts.is_zero() && lasts <= DURATION_MAX,
+            "duration",
+            "must be above zero and at most 90 days",
+        );
+        ensure(self.ends_at > now, "starts_at", "must not lie so far back that it is over");
+        let written = self.comment.trim().chars().count();
+        ensure((1..=COMMENT_MAX).contains(&written), "comment", "must say why, in 1 to 1000 characters");
+        problems
+    }
+
+    fn covers(&self, alert: &Alert, now: SystemTime) -> bool {
+        self.starts_at <= now
+            && now < self.ends_at
+            && self.matchers.iter().all(|(name, value)| has(alert, name, value))
+    }
+}
+
+fn has(alert: &Alert, name: &str, value: &str) -> bool {
+    match name {
+        "rule" => alert.key.rule == value,
+        "source" => alert.key.source == value,
+        "subject" => alert.key.subject == value,
+        "severity" => alert.severity.as_str() == value,
+        label => alert.labels.get(label).is_some_and(|own| own == value),
+    }
+}
+
+impl Silences {
+    /// Goes on with what was stored.
+    pub(crate) fn new(stored: Vec<Silence>) -> Self {
+        Self { silences: stored.into_iter().map(|silence| (silence.id, silence)).collect() }
+    }
+
+    /// Adds one; false when there are too many.
+    pub(crate) fn add(&mut self, silence: Silence) -> bool {
+        if self.silences.len() >= SILENCES_MAX {
+            return false;
+        }
+        self.silences.insert(silence.id, silence);
+        true
+    }
+
+    /// Removes one; false when there was none.
+    pub(crate) fn remove(&mut self, id: Uuid) -> bool {
+        self.silences.remove(&id).is_some()
+    }
+
+    /// Forgets those that have ended, and returns which they were.
+    pub(crate) fn expire(&mut self, now: SystemTime) -> Vec<Uuid> {
+        let ended = self.silences.values().filter(|silence| silence.ends_at <= now);
+        let ended: Vec<Uuid> = ended.map(|silence| silence.id).collect();
+        for id in &ended {
+            self.silences.remove(id);
+        }
+        ended
+    }
+
+    /// Lists them, the one that ends first before the others.
+    pub(crate) fn list(&self) -> Vec<Silence> {
+        let mut all: Vec<Silence> = self.silences.values().cloned().collect();
+        all.sort_by_key(|silence| silence.ends_at);
+        all
+    }
+
+    /// Tells whether people are not to be told of an alert.
+    pub(crate) fn cover(&self, alert: &Alert, now: SystemTime) -> bool {
+        self.silences.values().any(|silence| silence.covers(alert, now))
+    }
+}

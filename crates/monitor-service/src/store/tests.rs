@@ -1,0 +1,166 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+use rusqlite::Connection;
+
+use super::work::SeriesIds;
+use super::*;
+use crate::config::StoreConfig;
+use crate::roster::tests::at;
+
+fn metrics() -> MonitorMetrics {
+    MonitorMetrics::register(&mut prometheus_client::registry::Registry::default())
+}
+
+fn point(values: &[f64]) -> TierPoint {
+    TierPoint {
+        n: values.len() as i64,
+        min: values.iter().copied().fold(f64::INFINITY, f64::min),
+        max: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+        mean: values.iter().sum::<f64>() / values.len() as f64,
+        last: *values.last().unwrap(),
+    }
+}
+
+fn database() -> Connection {
+    let mut connection = Connection::open_in_memory().unwrap();
+    schema::prepare(&mut connection).unwrap();
+    connection
+}
+
+fn insert(connection: &mut Connection, at_s: i64, values: &[f64]) {
+    let transaction = connection.transaction().unwrap();
+    let labels = r#"{"service":"s","endpoint":"e"}"#;
+    let points = Points {
+        at_s,
+        points: vec![SeriesPoint { metric: "m".into(), labels: labels.into(), point: point(values) }],
+    };
+    work::points(&transaction, &mut SeriesIds::default(), &points).unwrap();
+    transaction.commit().unwrap();
+}
+
+fn query(tier: Tier, from_s: i64, to_s: i64) -> TierQuery {
+    TierQuery {
+        metric: "m".to_owned(),
+        labels: [("service".to_owned(), "s".to_owned())].into(),
+        from_s,
+        to_s,
+        tier,
+        known_from_s: Default::default(),
+    }
+}
+
+fn roll_up(connection: &mut Connection, now_s: i64) {
+    let transaction = connection.transaction().unwrap();
+    tiers::roll_up(&transaction, now_s).unwrap();
+    transaction.commit().unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+    #[test]
+    fn rolled_up_figures_equal_a_direct_computation(
+        steps in proptest::collection::vec(proptest::collection::vec(-1e6..1e6_f64, 1..5), 6..30),
+    ) {
+        let mut connection = database();
+        for (index, values) in steps.iter().enumerate() {
+            insert(&mut connection, index as i64 * 10, values);
+        }
+        let whole_minutes = steps.len() / 6;
+        // In several goes, and once too often: the same.
+        for now in [60, 130, steps.len() as i64 * 10, steps.len() as i64 * 10] {
+            roll_up(&mut connection, now.min(steps.len() as i64 * 10));
+        }
+        let found = tiers::read(&connection, &query(Tier::Minute, 0, whole_minutes as i64 * 60)).unwrap();
+        prop_assert_eq!(found[0].points.len(), whole_minutes);
+        for (minute, (at, rolled)) in found[0].points.iter().enumerate() {
+            let values: Vec<f64> = steps[minute * 6..minute * 6 + 6].concat();
+            let direct = point(&values);
+            prop_assert_eq!(*at, minute as i64 * 60);
+            prop_assert_eq!((rolled.n, rolled.min, rolled.max, rolled.last), (direct.n, direct.min, direct.max, direct.last));
+            prop_assert!((rolled.mean - direct.mean).abs() < 1e-6 * (1.0 + direct.mean.abs()));
+        }
+    }
+}
+
+#[test]
+fn where_a_coarse_tier_ends_a_finer_one_goes_on() {
+    let mut connection = database();
+    for step in 0..8 {
+        insert(&mut connection, step * 10, &[step as f64]);
+    }
+    roll_up(&mut connection, 80);
+    let found = tiers::read(&connection, &query(Tier::Minute, 0, 1_000)).unwrap();
+    let places: Vec<i64> = found[0].points.iter().map(|(at, _)| *at).collect();
+    assert_eq!(places, [0, 60, 70]);
+    let mut partly = query(Tier::Minute, 0, 1_000);
+    partly.known_from_s = [(("s".to_owned(), "e".to_owned()), 70)].into();
+    let found = tiers::read(&connection, &partly).unwrap();
+    assert_eq!(found[0].points.last().map(|(at, _)| *at), Some(60), "memory knows the rest");
+}
+
+#[test]
+fn step_begun_before_a_restart_goes_on() {
+    let mut connection = database();
+    insert(&mut connection, 0, &[1.0, 5.0]);
+    insert(&mut connection, 0, &[3.0]);
+    let found = tiers::read(&connection, &query(Tier::TenSeconds, 0, 10)).unwrap();
+    assert_eq!(found[0].points, [(0, TierPoint { n: 3, min: 1.0, max: 5.0, mean: 3.0, last: 3.0 })]);
+}
+
+#[test]
+fn what_is_too_old_is_forgotten_with_its_series() {
+    let mut connection = database();
+    insert(&mut connection, 0, &[1.0]);
+    roll_up(&mut connection, 3_600);
+    let hour = Duration::from_hours(1);
+    let retention = Retention { ten_seconds: hour, minute: hour, hour };
+    for (now, left) in [(3_600, 1_i64), (7_300, 0)] {
+        let transaction = connection.transaction().unwrap();
+        tiers::expire(&transaction, &retention, now).unwrap();
+        transaction.commit().unwrap();
+        let series: i64 = connection.query_row("SELECT count(*) FROM series", [], |row| row.get(0)).unwrap();
+        assert_eq!(series, left, "at {now}");
+    }
+}
+
+#[test]
+fn coarsest_tier_that_is_fine_enough_and_reaches_back_is_chosen() {
+    let retention = StoreConfig::default().retention();
+    let (s, h) = (Duration::from_secs, Duration::from_hours);
+    for (step, age, expected) in [
+        (s(1), h(1), Tier::TenSeconds),
+        (s(59), h(2), Tier::TenSeconds),
+        (s(60), h(2), Tier::Minute),
+        (s(7_200), h(2), Tier::Hour),
+        (s(10), h(48), Tier::Minute),
+        (s(10), h(24 * 90), Tier::Hour),
+        (s(10), h(24 * 9_000), Tier::Hour),
+    ] {
+        assert_eq!(Tier::for_step(step, age, &retention), expected, "{step:?} {age:?}");
+    }
+}
+
+#[test]
+fn damaged_file_is_put_aside_and_the_store_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("monitor.db");
+    std::fs::write(&path, vec![0x5a; 64 * 1024]).unwrap();
+    let config = StoreConfig { path: path.clone(), ..StoreConfig::default() };
+    let opened = open(&config, metrics(), at(7)).unwrap();
+    assert_eq!(opened.restored.alerts.len(), 0);
+    let names: Vec<String> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert!(names.iter().any(|name| name.contains(".damaged-")), "{names:?}");
+    assert!(path.exists(), "a new one is there");
+}
+
+#[test]
+fn path_that_cannot_be_used_leaves_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = StoreConfig { path: folder.path().to_owned(), ..StoreConfig::default() };
+    assert!(open(&config, metrics(), at(7)).is_ok(), "a folder is no database; the service goes on");
+    assert!(folder.path().exists(), "and nothing is renamed");
+}

@@ -1,0 +1,122 @@
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout, timeout_at},
+};
+use tracing::Instrument as _;
+
+use super::{Engine, MAX_ATTEMPTS, Read, Served, mark, statement_span};
+use crate::{
+    error::{Kind, QueryError},
+    session::{
+        self, Road,
+        stream::{Chunk, Sink, StreamLimits, WAITING_CHUNKS},
+    },
+};
+
+/// One read whose rows are sent in chunks.
+#[derive(Debug)]
+pub(crate) struct StreamRead {
+    /// Its limits of rows and bytes do not count here.
+    pub read: Read,
+    pub limits: StreamLimits,
+}
+
+/// For the last word to a caller that does not read.
+const LAST_WORD_WITHIN: Duration = Duration::from_secs(1);
+
+impl Engine {
+    /// Starts a read and returns where its chunks arrive; it ends when the receiver is dropped.
+    pub(crate) fn stream(self: &Arc<Self>, stream: StreamRead) -> mpsc::Receiver<Result<Chunk, QueryError>> {
+        let (chunks_tx, chunks) = mpsc::channel(WAITING_CHUNKS);
+        let engine = Arc::clone(self);
+        self.cx.spawn_work(async move {
+            let sink = Sink::new(chunks_tx);
+            tokio::select! {
+                biased;
+                // Dropping the other branch drops the connection, which cancels the statement.
+                () = sink.closed() => {}
+                () = engine.pour(&stream, &sink) => {}
+            }
+        });
+        chunks
+    }
+
+    async fn pour(&self, stream: &StreamRead, sink: &Sink) {
+        let begun_at = Instant::now();
+        let until = stream.read.until;
+        let result = match timeout_at(until.at, self.pour_from_any(stream, sink)).await {
+            Ok(result) => result,
+            Err(_) => Err(QueryError::Deadline { within: until.within, committing: false }),
+        };
+        let took = begun_at.elapsed();
+        self.metrics.answered(Kind::Stream, result.as_ref().err().map(QueryError::code), took);
+        let done = result.as_ref().ok().map(|(served, rows)| (served, *rows));
+        self.note(&stream.read.statement.sql, took, done);
+        match result {
+            Ok((_, rows)) => {
+                self.metrics.stream_rows.inc_by(rows);
+            }
+            Err(error) => {
+                // A caller that does not read sees a stream without a last chunk.
+                let _ = timeout(LAST_WORD_WITHIN, sink.fail(error)).await;
+            }
+        }
+    }
+
+    /// Tries a second node as long as nothing was sent.
+    async fn pour_from_any(&self, stream: &StreamRead, sink: &Sink) -> Result<(Served, u64), QueryError> {
+        let needs = self.needs(&stream.read)?;
+        let mut tried = None;
+        for attempts in 1.. {
+            let pick = self.route(&stream.read, &needs, tried).await?;
+            let (is_primary, staleness) = self.standing(pick.node);
+            let node = self.fleet.names[pick.node].clone();
+            let served = Served { node, is_primary, staleness, reason: pick.reason, attempts };
+            match self.pour_from(pick.node, served.clone(), stream, sink).await {
+                Ok(rows) => return Ok((served, rows)),
+                Err(error)
+                    if error.may_succeed_elsewhere() && !sink.has_begun() && attempts < MAX_ATTEMPTS =>
+                {
+                    tracing::debug!(node = served.node, %error, "stream tried again");
+                    self.metrics.retries.inc();
+                    tried = Some(pick.node);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        unreachable!("the loop ends by returning")
+    }
+
+    async fn pour_from(
+        &self,
+        index: usize,
+        served: Served,
+        stream: &StreamRead,
+        sink: &Sink,
+    ) -> Result<u64, QueryError> {
+        let node = &self.fleet.nodes[index];
+        let flight = node.begin()?;
+        let statement = &stream.read.statement;
+        let span = statement_span(node, statement);
+        let run = async {
+            loop {
+                let (pool, pgbouncer) = node.way(&statement.sql, Kind::Stream);
+                let road = Road { node: &node.name, pgbouncer, is_primary: served.is_primary };
+                let lease = pool.lease().await?;
+                let left = stream.read.until.left();
+                let out = (served.clone(), sink);
+                match session::stream::stream(lease, road, statement, stream.limits, left, out).await {
+                    Err(error) if pgbouncer && error.is_lost_statement() => {
+                        node.keep_from_pooler(&statement.sql);
+                    }
+                    result => return result,
+                }
+            }
+        };
+        let result = run.instrument(span.clone()).await.inspect_err(|error| mark(&span, error));
+        flight.end(&result);
+        result
+    }
+}

@@ -1,0 +1,101 @@
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+use crate::switchover::{State, View};
+
+/// Gauges by pair of tables, as of its last check; names of pairs come from the configuration.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct PairMetrics {
+    rows: Family<OfSide, Gauge>,
+    delta: Family<OfPair, Gauge>,
+    buckets: Family<OfPair, Gauge>,
+    verified: Family<OfPair, Gauge>,
+    mismatched: Family<OfPair, Gauge>,
+    oldest_seconds: Family<OfPair, Gauge<f64, AtomicU64>>,
+    compared: Family<OfPair, Counter>,
+    partitions: Family<OfPair, Gauge>,
+    gaps: Family<OfPair, Gauge>,
+    missing_future: Family<OfPair, Gauge>,
+    ready: Family<OfPair, Gauge>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct OfPair {
+    pub pair: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfSide {
+    pair: String,
+    table: Side,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum Side {
+    #[expect(non_camel_case_types, reason = "the name is the value of a label")]
+    legacy,
+    #[expect(non_camel_case_types, reason = "the name is the value of a label")]
+    partitioned,
+}
+
+impl PairMetrics {
+    pub(super) fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("switchover");
+        registry.register("rows", "Rows of a table of a pair", self.rows.clone());
+        registry.register(
+            "delta",
+            "Rows of the legacy table less those of the partitioned one",
+            self.delta.clone(),
+        );
+        registry.register("buckets", "Key ranges", self.buckets.clone());
+        registry.register("buckets_verified", "Key ranges verified at least once", self.verified.clone());
+        registry.register("buckets_mismatched", "Key ranges whose rows differ", self.mismatched.clone());
+        registry.register(
+            "oldest_seconds",
+            "Age of the oldest verification; absent while some range never was verified",
+            self.oldest_seconds.clone(),
+        );
+        registry.register("rows_compared", "Rows compared, both tables counted", self.compared.clone());
+        registry.register("partitions", "Partitions that are there", self.partitions.clone());
+        registry.register("gaps", "Times between partitions that none covers", self.gaps.clone());
+        registry.register("missing_future", "Partitions missing ahead of now", self.missing_future.clone());
+        registry.register("ready", "1 when every readiness check passes", self.ready.clone());
+    }
+
+    /// Tells what is known about a pair.
+    pub(crate) fn set(&self, label: &OfPair, view: &View) {
+        let standing = &view.standing;
+        let (legacy, partitioned, _) = view.rows();
+        let (legacy, partitioned) = (legacy.cast_signed(), partitioned.cast_signed());
+        let side = |table| OfSide { pair: label.pair.clone(), table };
+        self.rows.get_or_create(&side(Side::legacy)).set(legacy);
+        self.rows.get_or_create(&side(Side::partitioned)).set(partitioned);
+        self.delta.get_or_create(label).set(legacy - partitioned);
+        self.buckets.get_or_create(label).set(standing.n_buckets.into());
+        self.verified.get_or_create(label).set(standing.n_verified.into());
+        self.mismatched.get_or_create(label).set(standing.n_mismatched.into());
+        match standing.oldest_age {
+            Some(age) => {
+                self.oldest_seconds.get_or_create(label).set(age.as_secs_f64());
+            }
+            None => {
+                self.oldest_seconds.remove(label);
+            }
+        }
+        let compared = self.compared.get_or_create(label);
+        compared.inner().store(standing.rows_compared, std::sync::atomic::Ordering::Relaxed);
+        if let Some((catalog, _)) = &view.catalog {
+            let figure = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+            self.partitions.get_or_create(label).set(figure(catalog.partitions.len()));
+            self.gaps.get_or_create(label).set(figure(catalog.gaps.len()));
+            self.missing_future.get_or_create(label).set(figure(catalog.missing_future.len()));
+        }
+        let ready = view.checks.iter().all(|check| check.state == State::Pass);
+        self.ready.get_or_create(label).set(ready.into());
+    }
+}

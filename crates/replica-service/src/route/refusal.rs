@@ -1,0 +1,52 @@
+use std::fmt;
+
+/// Says that no node may answer, and why not for each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// One per candidate, in order.
+    pub refusals: Vec<Refusal>,
+}
+
+/// Why one node may not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    NotSeen,
+    Down,
+    PgBouncerDown,
+    /// Not in recovery, but not the primary either: an older timeline, or one of two primaries.
+    Fenced,
+    /// Belongs to another cluster (system identifier).
+    ForeignCluster,
+    BreakerOpen,
+    AlreadyTried,
+    WeightZero,
+    OtherTimeline,
+    StalenessUnproven,
+    TooStale,
+    TooManyBytes,
+    TokenNotReplayed,
+    PrimaryNotAllowed,
+    PrimaryWanted,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotSeen => "not seen yet",
+            Self::Down => "down",
+            Self::PgBouncerDown => "its pgbouncer is down",
+            Self::Fenced => "fenced: not in recovery, but not the primary",
+            Self::ForeignCluster => "belongs to another cluster",
+            Self::BreakerOpen => "breaker open",
+            Self::AlreadyTried => "already tried",
+            Self::WeightZero => "weight is 0",
+            Self::OtherTimeline => "on another timeline, or its timeline is not known",
+            Self::StalenessUnproven => "staleness not proven yet",
+            Self::TooStale => "too stale",
+            Self::TooManyBytes => "too many WAL bytes behind",
+            Self::TokenNotReplayed => "has not replayed the token",
+            Self::PrimaryNotAllowed => "primary not allowed for this read",
+            Self::PrimaryWanted => "only the primary was asked for",
+        })
+    }
+}

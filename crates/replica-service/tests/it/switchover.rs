@@ -1,0 +1,241 @@
+use std::time::Duration;
+
+use mainstay_devstack::{Devstack, SERVICE_ROLE, wait_until};
+use mainstay_proto::replica::v1::{
+    CheckState, ParityVerdict, PartitionMetricsRequest, PartitionPair, PartitionTableStatsRequest,
+    partition_service_client::PartitionServiceClient,
+};
+use mainstay_rpc::{ErrorCode, Failure};
+use replica_service::PairConfig;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::rig::*;
+
+/// A pair of 5,000 rows with dual-write triggers and monthly partitions up to three months ahead.
+const SETUP: &str = "\
+    CREATE TABLE NAME (id bigint PRIMARY KEY, at timestamptz NOT NULL, note text, doc json); \
+    CREATE TABLE NAME_p (id bigint NOT NULL, at timestamptz NOT NULL, note text, doc json, PRIMARY KEY (id, at)) \
+      PARTITION BY RANGE (at); \
+    DO $$ DECLARE month date := date_trunc('month', now()) - interval '2 months'; BEGIN \
+      WHILE month <= now() + interval '3 months' LOOP \
+        EXECUTE format('CREATE TABLE NAME_p%s PARTITION OF NAME_p FOR VALUES FROM (%L) TO (%L)', \
+          to_char(month, 'YYYYMM'), month, month + interval '1 month'); \
+        month := month + interval '1 month'; END LOOP; END $$; \
+    CREATE FUNCTION NAME_both() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+      IF TG_OP <> 'INSERT' THEN DELETE FROM NAME_p WHERE id = OLD.id AND at = OLD.at; END IF; \
+      IF TG_OP <> 'DELETE' THEN INSERT INTO NAME_p VALUES (NEW.*); END IF; RETURN NULL; END $$; \
+    CREATE TRIGGER NAME_both AFTER INSERT OR UPDATE OR DELETE ON NAME FOR EACH ROW EXECUTE FUNCTION NAME_both(); \
+    INSERT INTO NAME SELECT n, now() - n * interval '10 minutes', 'note ' || n, '{\"n\": 1}' \
+      FROM generate_series(1, 5000) AS n; \
+    ANALYZE NAME; ANALYZE NAME_p; \
+    GRANT SELECT, INSERT, UPDATE, DELETE ON NAME, NAME_p TO ROLE;";
+
+struct Watched {
+    rig: Rig,
+    partitions: PartitionServiceClient<Channel>,
+    table: String,
+}
+
+impl Watched {
+    async fn start(stack: &Devstack, name: &str) -> Self {
+        sql(primary(stack), &SETUP.replace("NAME", name).replace("ROLE", SERVICE_ROLE)).await;
+        stack.postgres().unwrap().wait_caught_up(primary(stack)).await.unwrap();
+        let rig = Rig::start(stack, Way::Direct, |config| {
+            let pair = PairConfig {
+                legacy: name.to_owned(),
+                partitioned: format!("{name}_p"),
+                key: "id".to_owned(),
+                time_column: "at".to_owned(),
+            };
+            config.switchover.insert("pair".to_owned(), pair);
+            config.parity.check_every = Duration::from_millis(200);
+            config.parity.duty_cycle = 0.5;
+            config.parity.bucket_rows = 500;
+        })
+        .await;
+        let address = rig.cx.listening()[0].address;
+        let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
+        Self { rig, partitions: PartitionServiceClient::new(channel), table: name.to_owned() }
+    }
+
+    async fn pair(&self) -> PartitionPair {
+        let request = PartitionMetricsRequest { pair: "pair".to_owned() };
+        self.partitions.clone().partition_metrics(request).await.unwrap().into_inner().pairs.remove(0)
+    }
+
+    async fn wait(&self, what: &str, wanted: impl Fn(&PartitionPair) -> bool) -> PartitionPair {
+        wait_until(what, EVERY, SOON, || async {
+            let pair = self.pair().await;
+            if wanted(&pair) { Ok(pair) } else { Err(format!("{pair:?}")) }
+        })
+        .await
+        .unwrap()
+    }
+
+    async fn wait_equal(&self) -> PartitionPair {
+        self.wait("all rows to be equal", |pair| {
+            pair.parity.as_ref().unwrap().verdict() == ParityVerdict::ParityEqual
+        })
+        .await
+    }
+
+    async fn break_it(&self, statement: &str, key: i64, kind: &str, delta: i64) {
+        let statement = statement.replace("NAME", &self.table);
+        self.rig.execute(&statement).await.unwrap();
+        let pair = self
+            .wait("the difference to be named", |pair| !pair.parity.as_ref().unwrap().differences.is_empty())
+            .await;
+        let parity = pair.parity.as_ref().unwrap();
+        let named: Vec<_> = parity.differences.iter().map(|found| (found.key, found.kind.as_str())).collect();
+        assert_eq!(
+            (named, parity.buckets_mismatched, pair.ready),
+            (vec![(key, kind)], 1, false),
+            "{statement}"
+        );
+        assert_eq!((pair.delta, pair.counts_exact), (delta, true), "{statement}");
+        let check = pair.checks.iter().find(|check| check.name == "parity").unwrap();
+        assert!(check.reason.contains(&format!("{key} {kind}")), "{}", check.reason);
+    }
+}
+
+fn failing(pair: &PartitionPair) -> Vec<&str> {
+    let failing = pair.checks.iter().filter(|check| check.state() != CheckState::CheckPass);
+    failing.map(|check| check.name.as_str()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_a_missing_an_extra_and_a_doubled_row_are_found_and_named() {
+    let stack = shared().await;
+    let watched = Watched::start(stack, "parity").await;
+    let pair = watched.wait_equal().await;
+    assert_eq!((pair.legacy_rows, pair.partitioned_rows, pair.ready), (5_000, 5_000, true), "{pair:?}");
+    let parity = pair.parity.unwrap();
+    assert!(parity.buckets >= 5 && parity.node.starts_with("replica"), "{parity:?}");
+    for (break_it, mend, key, kind, delta) in [
+        (
+            "UPDATE NAME_p SET note = 'other' WHERE id = 2500",
+            "UPDATE NAME SET note = 'same' WHERE id = 2500",
+            2_500,
+            "changed",
+            0,
+        ),
+        (
+            "UPDATE NAME_p SET doc = '{\"n\":1}' WHERE id = 7",
+            "UPDATE NAME SET note = 'same' WHERE id = 7",
+            7,
+            "changed",
+            0,
+        ),
+        ("DELETE FROM NAME_p WHERE id = 1", "UPDATE NAME SET note = 'same' WHERE id = 1", 1, "missing", 1),
+        (
+            "INSERT INTO NAME_p VALUES (9999, now(), 'extra', null)",
+            "DELETE FROM NAME_p WHERE id = 9999",
+            9_999,
+            "extra",
+            -1,
+        ),
+        (
+            "INSERT INTO NAME_p SELECT id, at + interval '1 second', note, doc FROM NAME WHERE id = 3000",
+            "UPDATE NAME_p SET id = -1 WHERE id = 3000 AND at NOT IN (SELECT at FROM NAME WHERE id = 3000)",
+            3_000,
+            "duplicated",
+            -1,
+        ),
+    ] {
+        watched.break_it(break_it, key, kind, delta).await;
+        watched.rig.execute(&mend.replace("NAME", &watched.table)).await.unwrap();
+        if kind != "duplicated" {
+            watched.wait_equal().await;
+        }
+    }
+    // The mend has made an extra row of the doubled one, below all keys.
+    watched
+        .wait("the extra row to be named", |pair| {
+            let parity = pair.parity.as_ref().unwrap();
+            parity.differences.iter().any(|found| found.key == -1 && found.kind == "extra")
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_stay_equal_while_both_are_written_and_new_rows_are_counted() {
+    let stack = shared().await;
+    let watched = Watched::start(stack, "dual").await;
+    watched.wait_equal().await;
+    let compared = watched.pair().await.parity.unwrap().rows_compared;
+    for n in 0..150 {
+        let insert = format!(
+            "INSERT INTO dual SELECT 5001 + {n} * 10 + i, now(), 'new', null FROM generate_series(0, 9) AS i"
+        );
+        watched.rig.execute(&insert).await.unwrap();
+        watched
+            .rig
+            .execute(&format!("UPDATE dual SET note = 'n{n}' WHERE id % 50 = {}", n % 50))
+            .await
+            .unwrap();
+        watched.rig.execute(&format!("DELETE FROM dual WHERE id = {}", 1 + n * 7)).await.unwrap();
+        let parity = watched.pair().await.parity.unwrap();
+        assert_eq!(parity.buckets_mismatched, 0, "{:?}", parity.differences);
+    }
+    let pair =
+        watched.wait("all rows to be counted", |pair| pair.counts_exact && pair.legacy_rows == 6_350).await;
+    assert_eq!((pair.delta, pair.parity.unwrap().rows_compared > compared), (0, true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stands_in_the_way_of_a_switchover_is_told_by_name() {
+    let stack = shared().await;
+    let watched = Watched::start(stack, "ready").await;
+    watched.wait("the pair to be ready", |pair| pair.ready && !pair.triggers.is_empty()).await;
+    for (spoil, mend, check) in [
+        (
+            "ALTER TABLE ready DISABLE TRIGGER ready_both",
+            "ALTER TABLE ready ENABLE TRIGGER ready_both",
+            "triggers",
+        ),
+        ("CREATE VIEW ready_view AS SELECT id FROM ready", "DROP VIEW ready_view", "dependents"),
+        ("CREATE TABLE ready_child (id bigint REFERENCES ready)", "DROP TABLE ready_child", "dependents"),
+        (
+            "ALTER TABLE ready_p ALTER note SET NOT NULL",
+            "ALTER TABLE ready_p ALTER note DROP NOT NULL",
+            "columns",
+        ),
+    ] {
+        sql(primary(stack), spoil).await;
+        let pair = watched.wait(check, |pair| failing(pair).contains(&check)).await;
+        assert_eq!(failing(&pair), [check], "{spoil}");
+        sql(primary(stack), mend).await;
+        watched.wait("the pair to be ready again", |pair| pair.ready).await;
+    }
+    let drop_last = "DO $$ BEGIN EXECUTE 'DROP TABLE ready_p' || to_char(now() + interval '3 months', 'YYYYMM'); \
+                     EXECUTE 'DROP TABLE ready_p' || to_char(now() + interval '1 month', 'YYYYMM'); END $$";
+    sql(primary(stack), drop_last).await;
+    let pair = watched.wait("a gap", |pair| !pair.gaps.is_empty()).await;
+    assert_eq!((failing(&pair), pair.gaps.len(), pair.missing_future.len()), (vec!["partitions"], 1, 0));
+    let drop_next =
+        "DO $$ BEGIN EXECUTE 'DROP TABLE ready_p' || to_char(now() + interval '2 months', 'YYYYMM'); END $$";
+    sql(primary(stack), drop_next).await;
+    let pair = watched.wait("months ahead to be missing", |pair| !pair.missing_future.is_empty()).await;
+    assert_eq!((failing(&pair), pair.missing_future.len()), (vec!["future_partitions"], 2));
+    let months = &pair.missing_future;
+    assert_eq!(months[0].to, months[1].from);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_are_told_partition_by_partition_and_unknown_pairs_are_refused() {
+    let stack = shared().await;
+    let watched = Watched::start(stack, "sizes").await;
+    watched.wait_equal().await;
+    let request = PartitionTableStatsRequest::default();
+    let pairs = watched.partitions.clone().partition_table_stats(request).await.unwrap().into_inner().pairs;
+    let (legacy, partitions) = (pairs[0].legacy.as_ref().unwrap(), &pairs[0].partitions);
+    assert!(legacy.name == "sizes" && legacy.rows == Some(5_000) && legacy.dead_rows.is_some(), "{legacy:?}");
+    assert_eq!(partitions.iter().map(|table| table.rows.unwrap()).sum::<u64>(), 5_000);
+    assert!(
+        partitions.windows(2).all(|pair| pair[0].to == pair[1].from && pair[0].bytes > 0),
+        "{partitions:?}"
+    );
+    let request = PartitionMetricsRequest { pair: "nobody".to_owned() };
+    let failure = Failure::from(watched.partitions.clone().partition_metrics(request).await.unwrap_err());
+    assert_eq!((failure.code(), failure.reason()), (ErrorCode::NotFound, "PAIR_UNKNOWN"));
+}

@@ -1,0 +1,211 @@
+//! Does what a session asks for: the commands that need the hub are carried out and answered here.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use crate::channel::Channel;
+use crate::codes::{Disconnect, ReplyError, Unsubscribed};
+use crate::hub::{Connection, Hub, Message, NotJoined, Seat, Subscribed, Subscription};
+use crate::protocol::{
+    self, ConnectResult, Empty, HistoryResult, Method, PresenceResult, PresenceStatsResult, Push,
+    SubRefreshResult, SubscribeResult,
+};
+use crate::publication::Publication;
+use crate::session::{Action, Ask, Open};
+
+/// Does what a session asks for, in the order given.
+pub(crate) fn carry_out(seat: &Seat, actions: Vec<Action>) {
+    let desk = Desk { hub: seat.hub(), connection: seat.connection() };
+    for action in actions {
+        match action {
+            Action::Admit(profile) => {
+                if !desk.hub.admit(desk.connection, profile) {
+                    desk.connection.outbox.close(Disconnect::CONNECTION_LIMIT);
+                    return;
+                }
+            }
+            Action::Open(open) => desk.open(&open),
+            Action::Ask { id, ask } => desk.serve(id, *ask),
+            Action::Reply { frame, method, code } => {
+                desk.hub.metrics().answered(method, code);
+                desk.hub.send(desk.connection, frame);
+            }
+            Action::Send(message) => {
+                desk.hub.send(desk.connection, message);
+            }
+            Action::Expire(channel) => {
+                desk.hub.unsubscribe(desk.connection, &channel, Unsubscribed::EXPIRED);
+            }
+            Action::RoundTrip(took) => desk.connection.traffic.round_trip(took),
+            Action::Close(disconnect) => {
+                desk.connection.outbox.close(disconnect);
+            }
+        }
+    }
+}
+
+/// Where one connection's commands are served.
+struct Desk<'a> {
+    hub: &'a Hub,
+    connection: &'a Arc<Connection>,
+}
+
+impl Desk<'_> {
+    /// Subscribes a new connection to what its token lists and then tells it all at once.
+    fn open(&self, open: &Open) {
+        let mut begun = Vec::with_capacity(open.subscriptions.len());
+        for wanted in &open.subscriptions {
+            // The list has no doubles and is within the limit; what can still happen is that the connection is gone.
+            let joined = self.hub.subscribe(self.connection, wanted, |subscribed| {
+                begun.push((&wanted.channel, subscribed));
+            });
+            if joined.is_err() {
+                return;
+            }
+        }
+        let subs = begun.iter().map(|(channel, subscribed)| (channel.as_str(), subscribed.shown()));
+        let result = ConnectResult {
+            client: &open.client,
+            version: &open.version,
+            lifetime: open.lifetime,
+            subs: subs.collect(),
+            ping: open.ping_s,
+            pong: true,
+        };
+        self.hub.metrics().answered(Method::Connect, 0);
+        self.hub.send_first(self.connection, protocol::reply(open.id, Method::Connect, &result));
+    }
+
+    fn serve(&self, id: u32, ask: Ask) {
+        let method = ask.method();
+        let outcome = match ask {
+            Ask::Subscribe(wanted) => {
+                let answer = |subscribed: Subscribed| self.answer(id, method, &subscribed.shown());
+                match self.hub.subscribe(self.connection, &wanted, answer) {
+                    Ok(()) | Err(NotJoined::Gone) => Ok(()),
+                    Err(NotJoined::Refused(error)) => Err(error),
+                }
+            }
+            Ask::Unsubscribe(channel) => {
+                self.hub.leave(self.connection, &channel);
+                self.answer(id, method, &Empty {});
+                Ok(())
+            }
+            Ask::Renew { channel, lifetime } => self.member(&channel, true).map(|()| {
+                self.answer(id, method, &SubRefreshResult { lifetime });
+            }),
+            Ask::Publish { channel, options, data, members_only } => {
+                self.member(&channel, members_only).and_then(|()| {
+                    let info = self.connection.info(None).ok_or(ReplyError::BAD_REQUEST)?;
+                    let publication = Arc::new(Publication::from_client(data, info));
+                    let message = Message { publication, exclusion: None, idempotency_key: "".into() };
+                    self.hub.publish(&channel, &options, &message);
+                    self.answer(id, method, &Empty {});
+                    Ok(())
+                })
+            }
+            Ask::Presence { channel, members_only } => {
+                self.member(&channel, members_only).and_then(|()| self.presence(id, &channel))
+            }
+            Ask::PresenceStats { channel, members_only } => {
+                self.member(&channel, members_only).map(|()| self.presence_stats(id, &channel))
+            }
+            Ask::History { channel, options, query, members_only } => {
+                self.member(&channel, members_only).and_then(|()| {
+                    let (items, position) = self
+                        .hub
+                        .history(&channel, &options, &query)
+                        .map_err(|_| ReplyError::UNRECOVERABLE_POSITION)?;
+                    let publications = items.iter().map(|item| item.shown()).collect();
+                    let result =
+                        HistoryResult { publications, epoch: &position.epoch, offset: position.offset };
+                    self.answer(id, method, &result);
+                    Ok(())
+                })
+            }
+        };
+        if let Err(error) = outcome {
+            self.hub.metrics().answered(method, error.code);
+            self.hub.send(self.connection, protocol::error_reply(id, error));
+        }
+    }
+
+    fn presence(&self, id: u32, channel: &Channel) -> Result<(), ReplyError> {
+        let clients = self.hub.presence(channel);
+        let presence: BTreeMap<_, _> =
+            clients.iter().map(|info| (info.client.to_string(), info.shown())).collect();
+        let frame = protocol::reply(id, Method::Presence, &PresenceResult { presence });
+        if frame.len() > self.hub.limits().answer_bytes() {
+            return Err(ReplyError::LIMIT_EXCEEDED);
+        }
+        self.hub.metrics().answered(Method::Presence, 0);
+        self.hub.send(self.connection, frame);
+        Ok(())
+    }
+
+    fn presence_stats(&self, id: u32, channel: &Channel) {
+        let (num_clients, num_users) = self.hub.presence_stats(channel);
+        self.answer(id, Method::PresenceStats, &PresenceStatsResult { num_clients, num_users });
+    }
+
+    fn member(&self, channel: &Channel, needed: bool) -> Result<(), ReplyError> {
+        if needed && !self.connection.is_subscribed(channel) {
+            return Err(ReplyError::PERMISSION_DENIED);
+        }
+        Ok(())
+    }
+
+    fn answer<T: serde::Serialize>(&self, id: u32, method: Method, result: &T) {
+        self.hub.metrics().answered(method, 0);
+        self.hub.send(self.connection, protocol::reply(id, method, result));
+    }
+}
+
+impl Hub {
+    /// Subscribes a connection that did not ask for it, and tells it; false when it is subscribed already, or leaving.
+    pub(crate) fn subscribe_unasked(&self, connection: &Arc<Connection>, wanted: &Subscription) -> bool {
+        let joined = self.subscribe(connection, wanted, |subscribed| {
+            let push = Push::Subscribe(protocol::Subscribed {
+                recoverable: subscribed.recoverable,
+                epoch: subscribed.epoch.as_deref().unwrap_or_default(),
+                offset: subscribed.offset,
+                positioned: subscribed.positioned,
+            });
+            self.send(connection, protocol::push(wanted.channel.as_str(), &push));
+        });
+        joined.is_ok()
+    }
+
+    /// Ends a subscription from this side and tells the client; false when there was none.
+    pub(crate) fn unsubscribe(&self, connection: &Connection, channel: &Channel, why: Unsubscribed) -> bool {
+        let left = self.leave(connection, channel);
+        if left {
+            self.send(connection, protocol::push(channel.as_str(), &Push::Unsubscribe(why)));
+        }
+        left
+    }
+
+    /// Counts the connections and the users in a channel.
+    pub(crate) fn presence_stats(&self, channel: &Channel) -> (u32, u32) {
+        let clients = self.presence(channel);
+        let users: HashSet<_> = clients.iter().map(|info| &*info.user).collect();
+        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        (number(clients.len()), number(users.len()))
+    }
+}
+
+impl Subscribed {
+    /// Shows it in the form of the protocol.
+    fn shown(&self) -> SubscribeResult<'_> {
+        SubscribeResult {
+            lifetime: self.lifetime,
+            recoverable: self.recoverable,
+            epoch: self.epoch.as_deref().unwrap_or_default(),
+            publications: self.missed.iter().map(|item| item.shown()).collect(),
+            recovered: self.recovered,
+            offset: self.offset,
+            positioned: self.positioned,
+            was_recovering: self.was_recovering,
+        }
+    }
+}

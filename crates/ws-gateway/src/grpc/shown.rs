@@ -1,0 +1,54 @@
+//! What is told to servers, in the form of the protocol buffers.
+
+use mainstay_proto::realtime::v1;
+
+use crate::engine::Item;
+use crate::hub::Connection;
+use crate::publication::ClientInfo;
+
+pub(super) fn described(connection: &Connection) -> v1::Connection {
+    let profile = connection.profile();
+    let (messages_sent, bytes_sent) = connection.traffic.total_sent();
+    let (messages_received, bytes_received) = connection.traffic.total_received();
+    let level = connection.outbox.level();
+    v1::Connection {
+        client: connection.client.to_string(),
+        user: profile.map(|profile| profile.user.to_string()).unwrap_or_default(),
+        remote: connection.remote.to_string(),
+        client_name: profile.map(|profile| profile.client_name.to_string()).unwrap_or_default(),
+        client_version: profile.map(|profile| profile.client_version.to_string()).unwrap_or_default(),
+        connected_at: Some(connection.connected_at.into()),
+        channels: connection.channels().iter().map(|channel| channel.as_str().to_owned()).collect(),
+        ping_rtt: connection.traffic.last_round_trip().and_then(|took| took.try_into().ok()),
+        queue_bytes: level.bytes as u64,
+        queue_bytes_peak: level.peak_bytes as u64,
+        messages_sent,
+        messages_received,
+        bytes_sent,
+        bytes_received,
+    }
+}
+
+pub(super) fn shown_client(info: &ClientInfo) -> v1::ClientInfo {
+    let bytes = |document: &Option<std::sync::Arc<serde_json::value::RawValue>>| {
+        document.as_ref().map(|document| document.get().to_owned().into()).unwrap_or_default()
+    };
+    v1::ClientInfo {
+        client: info.client.to_string(),
+        user: info.user.to_string(),
+        conn_info: bytes(&info.conn_info),
+        chan_info: bytes(&info.chan_info),
+    }
+}
+
+pub(super) fn shown_item(item: &Item) -> v1::Publication {
+    let publication = &item.publication;
+    let tags = publication.tags.iter();
+    v1::Publication {
+        offset: item.offset,
+        data: publication.data.get().to_owned().into(),
+        tags: tags.map(|(key, value)| (key.to_string(), value.to_string())).collect(),
+        info: publication.info.as_ref().map(shown_client),
+        published_at: Some(item.published_at.into()),
+    }
+}

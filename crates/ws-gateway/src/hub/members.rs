@@ -1,0 +1,113 @@
+//! Who joins and leaves which channel.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::{Connection, Hub, Room, Shard, Subscribed, Subscription};
+use crate::channel::Channel;
+use crate::codes::ReplyError;
+use crate::publication::ClientInfo;
+
+/// Why a connection does not join a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotJoined {
+    Refused(ReplyError),
+    /// The connection is on its way out and needs no answer.
+    Gone,
+}
+
+impl Hub {
+    /// Makes a connection a member of a channel. `answer` is called when all is decided and before anybody can publish
+    /// to the new member: what it queues comes before every publication that is not part of the answer.
+    pub(crate) fn subscribe(
+        &self,
+        connection: &Arc<Connection>,
+        wanted: &Subscription,
+        answer: impl FnOnce(Subscribed),
+    ) -> Result<(), NotJoined> {
+        let mut channels = connection.lock_channels();
+        let channels = channels.as_mut().ok_or(NotJoined::Gone)?;
+        if channels.contains(&wanted.channel) {
+            return Err(NotJoined::Refused(ReplyError::ALREADY_SUBSCRIBED));
+        }
+        if channels.len() >= self.limits.max_channels {
+            return Err(NotJoined::Refused(ReplyError::LIMIT_EXCEEDED));
+        }
+        let mut shard = self.shard(&wanted.channel).lock();
+        let new_room = || Room::new(Arc::clone(&wanted.options));
+        let room = shard.rooms.entry(wanted.channel.clone()).or_insert_with(new_room);
+        let subscribed = match room.prepare(connection, wanted, &self.limits, Instant::now()) {
+            Ok(subscribed) => subscribed,
+            Err(error) => {
+                shard.forget_if_empty(&wanted.channel);
+                return Err(NotJoined::Refused(error));
+            }
+        };
+        if subscribed.was_recovering {
+            self.metrics.recovered(subscribed.recovered);
+        }
+        answer(subscribed);
+        if room.join(connection, wanted) {
+            self.metrics.channels.inc();
+        }
+        self.metrics.subscriptions.inc();
+        room.announce(&wanted.channel, connection.id, |to, push| self.send(to, push));
+        channels.push(wanted.channel.clone());
+        Ok(())
+    }
+
+    /// Ends a membership; false when there was none.
+    pub(crate) fn leave(&self, connection: &Connection, channel: &Channel) -> bool {
+        let mut channels = connection.lock_channels();
+        let Some(channels) = channels.as_mut() else { return false };
+        let Some(index) = channels.iter().position(|joined| joined == channel) else { return false };
+        channels.swap_remove(index);
+        self.remove_member(connection.id, channel);
+        true
+    }
+
+    /// Returns the members of a channel in the order in which they connected.
+    pub(crate) fn members(&self, channel: &Channel) -> Vec<Arc<Connection>> {
+        let mut members: Vec<_> = match self.shard(channel).lock().rooms.get(channel) {
+            Some(room) => room.connections().cloned().collect(),
+            None => Vec::new(),
+        };
+        members.sort_unstable_by_key(|connection| connection.id);
+        members
+    }
+
+    /// Returns who is in a channel, in the order in which they connected.
+    pub(crate) fn presence(&self, channel: &Channel) -> Vec<ClientInfo> {
+        self.shard(channel).lock().rooms.get(channel).map(Room::presence).unwrap_or_default()
+    }
+
+    pub(super) fn remove_member(&self, id: u64, channel: &Channel) {
+        let mut shard = self.shard(channel).lock();
+        let Some(room) = shard.rooms.get_mut(channel) else { return };
+        if !room.leave(channel, id, |to, push| self.send(to, push)) {
+            return;
+        }
+        self.metrics.subscriptions.dec();
+        if room.n_members() == 0 {
+            self.metrics.channels.dec();
+        }
+        shard.forget_if_empty(channel);
+    }
+}
+
+impl Shard {
+    pub(super) fn forget_if_empty(&mut self, channel: &Channel) {
+        if self.rooms.get(channel).is_some_and(Room::is_forgotten) {
+            self.rooms.remove(channel);
+            self.shrink();
+        }
+    }
+
+    /// Hash tables never shrink by themselves, and what the channel of the day leaves behind adds up.
+    pub(super) fn shrink(&mut self) {
+        if self.rooms.capacity() > 64 && self.rooms.len() < self.rooms.capacity() / 8 {
+            self.rooms.shrink_to_fit();
+        }
+    }
+}

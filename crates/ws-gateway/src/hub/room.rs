@@ -1,0 +1,232 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::frames::Frames;
+use super::{Connection, Limits, Subscribed, Subscription};
+use crate::channel::Channel;
+use crate::codes::ReplyError;
+use crate::config::{NamespaceConfig, Recovery};
+use crate::engine::{Item, Stream};
+use crate::filter::Filter;
+use crate::protocol::{About, Push};
+use crate::publication::{ClientInfo, Exclusion, Publication};
+
+/// One channel: who listens, and what is remembered.
+pub(super) struct Room {
+    options: Arc<NamespaceConfig>,
+    members: HashMap<u64, Member>,
+    stream: Option<Box<Stream>>,
+}
+
+struct Member {
+    connection: Arc<Connection>,
+    chan_info: Option<Arc<RawValue>>,
+    filter: Option<Arc<Filter>>,
+    /// Is told who comes and goes.
+    hears_of_others: bool,
+}
+
+impl Room {
+    pub(super) fn new(options: Arc<NamespaceConfig>) -> Self {
+        Self { options, members: HashMap::new(), stream: None }
+    }
+
+    /// Says how a subscription begins, without beginning it.
+    pub(super) fn prepare(
+        &mut self,
+        connection: &Connection,
+        wanted: &Subscription,
+        limits: &Limits,
+        now: Instant,
+    ) -> Result<Subscribed, ReplyError> {
+        let options = Arc::clone(&self.options);
+        let recoverable = options.recovery != Recovery::Off
+            && (options.force_recovery || wanted.recoverable || wanted.recover.is_some());
+        let positioned =
+            options.keeps_history() && (options.force_positioning || wanted.positioned || recoverable);
+        let mut subscribed = Subscribed {
+            recoverable,
+            positioned,
+            was_recovering: wanted.recover.is_some(),
+            lifetime: wanted.lifetime,
+            ..Subscribed::default()
+        };
+        if positioned {
+            self.recover(connection, wanted, limits, now, &mut subscribed);
+        }
+        if wanted.reject_unrecovered && wanted.recover.is_some() && !subscribed.recovered {
+            return Err(ReplyError::UNRECOVERABLE_POSITION);
+        }
+        Ok(subscribed)
+    }
+
+    fn recover(
+        &mut self,
+        connection: &Connection,
+        wanted: &Subscription,
+        limits: &Limits,
+        now: Instant,
+        subscribed: &mut Subscribed,
+    ) {
+        let (mode, max_bytes) = (self.options.recovery, limits.answer_bytes());
+        let stream = self.stream(now);
+        let position = stream.position();
+        let since = wanted.recover.as_ref();
+        let is_wanted = |item: &&Item| {
+            !is_left_out(connection, item.exclusion.as_deref())
+                && wanted.filter.as_ref().is_none_or(|filter| filter.wants(&item.publication.tags))
+        };
+        match (mode, since) {
+            (Recovery::Stream, Some(since)) => {
+                if let Some(missed) = stream.recover(since, limits.history_items, max_bytes) {
+                    subscribed.missed = missed.filter(is_wanted).cloned().collect();
+                    subscribed.recovered = true;
+                    // The client goes on from where it was and moves with each publication it is given.
+                    subscribed.offset = since.offset;
+                }
+            }
+            (Recovery::Cache, _) if subscribed.recoverable => {
+                subscribed.was_recovering = true;
+                if let Some(latest) = stream.latest() {
+                    subscribed.recovered = true;
+                    let has_it = since.is_some_and(|since| {
+                        since.offset == position.offset && *since.epoch == *position.epoch
+                    });
+                    subscribed.missed =
+                        [latest].into_iter().filter(|_| !has_it).filter(is_wanted).cloned().collect();
+                }
+            }
+            _ => {}
+        }
+        if mode != Recovery::Stream || !subscribed.recovered {
+            subscribed.offset = position.offset;
+        }
+        subscribed.epoch = Some(position.epoch);
+    }
+
+    /// Lets a connection in; true when it is the first.
+    pub(super) fn join(&mut self, connection: &Arc<Connection>, wanted: &Subscription) -> bool {
+        let was_empty = self.members.is_empty();
+        let member = Member {
+            connection: Arc::clone(connection),
+            chan_info: wanted.chan_info.clone(),
+            filter: wanted.filter.clone(),
+            hears_of_others: self.options.join_leave && (self.options.force_join_leave || wanted.join_leave),
+        };
+        self.members.insert(connection.id, member);
+        was_empty
+    }
+
+    /// Tells those who want to know that somebody came.
+    pub(super) fn announce(&self, channel: &Channel, id: u64, send: impl Fn(&Connection, Bytes) -> bool) {
+        let Some(member) = self.members.get(&id).filter(|_| self.options.join_leave) else { return };
+        if let Some(info) = member.info() {
+            self.tell(&Frames::new(channel, Push::Join(About { info: info.shown() })), send);
+        }
+    }
+
+    /// Lets a connection out and tells those who want to know; false when it was not there.
+    pub(super) fn leave(
+        &mut self,
+        channel: &Channel,
+        id: u64,
+        send: impl Fn(&Connection, Bytes) -> bool,
+    ) -> bool {
+        let Some(member) = self.members.remove(&id) else { return false };
+        if self.options.join_leave
+            && let Some(info) = member.info()
+        {
+            self.tell(&Frames::new(channel, Push::Leave(About { info: info.shown() })), send);
+        }
+        true
+    }
+
+    fn tell(&self, frames: &Frames<'_>, send: impl Fn(&Connection, Bytes) -> bool) {
+        for member in self.members.values().filter(|member| member.hears_of_others) {
+            send(&member.connection, frames.get());
+        }
+    }
+
+    /// Gives a push to everybody who wants a publication; returns to how many.
+    pub(super) fn deliver(
+        &self,
+        frames: &Frames<'_>,
+        publication: &Publication,
+        exclusion: Option<&Exclusion>,
+        send: impl Fn(&Connection, Bytes) -> bool,
+    ) -> u64 {
+        let wanting = self.members.values().filter(|member| {
+            !is_left_out(&member.connection, exclusion)
+                && member.filter.as_ref().is_none_or(|filter| filter.wants(&publication.tags))
+        });
+        wanting.filter(|member| send(&member.connection, frames.get())).count() as u64
+    }
+
+    /// Returns what is remembered, beginning to remember if need be.
+    pub(super) fn stream(&mut self, now: Instant) -> &mut Stream {
+        let options = &self.options;
+        let stream = self.stream.get_or_insert_with(|| Box::new(Stream::new(new_epoch(), now)));
+        stream.expire(now, options.history_ttl);
+        stream
+    }
+
+    pub(super) fn history(&self) -> Option<&Stream> {
+        self.stream.as_deref()
+    }
+
+    /// Forgets what is too old; false when there is nothing left to remember.
+    pub(super) fn sweep(&mut self, now: Instant, limits: &Limits) -> bool {
+        if let Some(stream) = &mut self.stream {
+            stream.expire(now, self.options.history_ttl);
+            let never_used = stream.position().offset == 0;
+            let kept_for = if never_used { self.options.history_ttl } else { limits.position_ttl };
+            let is_idle = now.saturating_duration_since(stream.touched_at()) >= kept_for;
+            if self.members.is_empty() && stream.len() == 0 && is_idle {
+                self.stream = None;
+            }
+        }
+        !self.is_forgotten()
+    }
+
+    pub(super) fn is_forgotten(&self) -> bool {
+        self.members.is_empty() && self.stream.is_none()
+    }
+
+    pub(super) fn n_members(&self) -> usize {
+        self.members.len()
+    }
+
+    pub(super) fn connections(&self) -> impl Iterator<Item = &Arc<Connection>> {
+        self.members.values().map(|member| &member.connection)
+    }
+
+    /// Returns who is here, in the order in which they connected.
+    pub(super) fn presence(&self) -> Vec<ClientInfo> {
+        let mut members: Vec<_> = self.members.values().collect();
+        members.sort_unstable_by_key(|member| member.connection.id);
+        members.into_iter().filter_map(Member::info).collect()
+    }
+}
+
+impl Member {
+    fn info(&self) -> Option<ClientInfo> {
+        self.connection.info(self.chan_info.clone())
+    }
+}
+
+fn is_left_out(connection: &Connection, exclusion: Option<&Exclusion>) -> bool {
+    exclusion
+        .is_some_and(|exclusion| exclusion.covers(connection.client, connection.user().unwrap_or_default()))
+}
+
+/// Enough to tell one numbering of a channel from the one before it.
+fn new_epoch() -> Arc<str> {
+    let mut text = Uuid::new_v4().simple().to_string();
+    text.truncate(8);
+    text.into()
+}

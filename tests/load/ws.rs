@@ -1,0 +1,192 @@
+//! Prints what WebSocket connections and deliveries cost: memory and processor time per idle connection, connects per
+//! second, deliveries per second and their latency.
+//!
+//! `bench-ws [CONNECTIONS] [--gateway PROGRAM]`: 10,000 connections by default. It starts a gateway of its own. Figures
+//! per core are by the processor time the gateway used, so they hold on a machine that is busy with other things.
+
+#![expect(clippy::print_stdout, reason = "a program for people: its output is the result")]
+#![expect(clippy::disallowed_methods, reason = "measures real time and owns its tasks")]
+
+#[path = "ws/client.rs"]
+mod client;
+#[path = "ws/gateway.rs"]
+mod gateway;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use client::{Client, Tally};
+use gateway::Gateway;
+use mainstay_tests::binary;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+const DEFAULT_CONNECTIONS: usize = 10_000;
+/// Handshakes under way at once.
+const OPENING: usize = 64;
+/// How long things are left alone before they are measured.
+const SETTLE: Duration = Duration::from_secs(3);
+/// Long enough for every connection to be pinged about once.
+const IDLE: Duration = Duration::from_secs(25);
+const FANOUT: Duration = Duration::from_secs(8);
+/// Publications of one call when throughput is measured.
+const BURST: usize = 32;
+const DATA_BYTES: usize = 128;
+/// Longest wait for what was published to arrive.
+const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
+
+const IDLE_BYTES_BAR: f64 = 4096.0;
+const IDLE_CORE_BAR: f64 = 0.01;
+const CONNECTS_BAR: f64 = 5_000.0;
+const DELIVERIES_BAR: f64 = 300_000.0;
+const LATENCY_BAR: Duration = Duration::from_millis(50);
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let (n_connections, program) = arguments()?;
+    let gateway = Gateway::start(&program).await?;
+    let tally = Arc::new(Tally::new());
+    println!("{n_connections} connections, each with a token of its own and one subscription");
+    let clients = connect(&gateway, n_connections, &tally).await?;
+    idle(&gateway, n_connections, clients.before_bytes).await?;
+    let per_second = throughput(&gateway, n_connections, &tally).await?;
+    latency(&gateway, n_connections, &tally, per_second / 2.0).await?;
+    sleep(SETTLE).await;
+    let (received, published) = (tally.received(), tally.published());
+    ensure!(received == published, "{received} were received, {published} were to be received");
+    ensure!(tally.lost() == 0, "{} connections were lost", tally.lost());
+    Ok(())
+}
+
+fn arguments() -> anyhow::Result<(usize, PathBuf)> {
+    let (mut n_connections, mut program) = (DEFAULT_CONNECTIONS, None);
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--gateway" => program = Some(arguments.next().context("--gateway needs a program")?.into()),
+            number => n_connections = number.parse().with_context(|| format!("{number} is no number"))?,
+        }
+    }
+    Ok((n_connections, program.unwrap_or_else(|| binary("ws-gateway"))))
+}
+
+/// Connections that answer pings and count what they receive, until dropped.
+struct Clients {
+    _tasks: JoinSet<()>,
+    before_bytes: u64,
+}
+
+async fn connect(gateway: &Gateway, n_connections: usize, tally: &Arc<Tally>) -> anyhow::Result<Clients> {
+    let tokens: Vec<_> = (0..n_connections).map(gateway::token).collect();
+    let before_bytes = gateway.resident_bytes()?;
+    let (cpu, began_at) = (gateway.cpu()?, Instant::now());
+    let (slots, address) = (Arc::new(Semaphore::new(OPENING)), gateway.websocket);
+    let mut opening = JoinSet::new();
+    for (index, token) in tokens.into_iter().enumerate() {
+        let slot = Arc::clone(&slots).acquire_owned().await?;
+        let tally = Arc::clone(tally);
+        opening.spawn(async move {
+            let client = Client::open(address, index, &token, &tally).await;
+            drop(slot);
+            client
+        });
+    }
+    let mut tasks = JoinSet::new();
+    while let Some(client) = opening.join_next().await {
+        tasks.spawn(client??.hold(Arc::clone(tally)));
+    }
+    let (took, cpu) = (began_at.elapsed(), gateway.cpu()? - cpu);
+    let per_core = n_connections as f64 / cpu.as_secs_f64();
+    println!(
+        "  connects            {:>10.0} /s, {per_core:.0} per core and second  {}",
+        n_connections as f64 / took.as_secs_f64(),
+        verdict(per_core >= CONNECTS_BAR)
+    );
+    Ok(Clients { _tasks: tasks, before_bytes })
+}
+
+async fn idle(gateway: &Gateway, n_connections: usize, before_bytes: u64) -> anyhow::Result<()> {
+    sleep(SETTLE).await;
+    let held = gateway.resident_bytes()?.saturating_sub(before_bytes);
+    let each = held as f64 / n_connections as f64;
+    println!("  memory, idle        {each:>10.0} bytes per connection  {}", verdict(each <= IDLE_BYTES_BAR));
+    let cpu = gateway.cpu()?;
+    sleep(IDLE).await;
+    let cores = (gateway.cpu()? - cpu).as_secs_f64() / IDLE.as_secs_f64();
+    let per_ten_thousand = cores * 10_000.0 / n_connections as f64;
+    println!(
+        "  processor, idle     {:>10.2} % of a core per 10,000 connections  {}",
+        per_ten_thousand * 100.0,
+        verdict(per_ten_thousand <= IDLE_CORE_BAR)
+    );
+    Ok(())
+}
+
+/// Publishes as fast as everybody can read; gives the deliveries per second of this run.
+async fn throughput(gateway: &Gateway, n_connections: usize, tally: &Tally) -> anyhow::Result<f64> {
+    let mut api = gateway.api().await?;
+    let (received, cpu, began_at) = (tally.received(), gateway.cpu()?, Instant::now());
+    let mut expected = received;
+    while began_at.elapsed() < FANOUT {
+        api.broadcast(gateway::burst(BURST, tally.now_us(), DATA_BYTES)).await?;
+        expected += tally.will_receive(BURST * n_connections);
+        // One burst may be on its way while the next is published; more would only fill the outboxes.
+        arrived(tally, expected - (BURST * n_connections) as u64).await?;
+    }
+    arrived(tally, expected).await?;
+    let (took, cpu) = (began_at.elapsed(), gateway.cpu()? - cpu);
+    let deliveries = (expected - received) as f64;
+    let (per_second, per_core) = (deliveries / took.as_secs_f64(), deliveries / cpu.as_secs_f64());
+    println!(
+        "  fan-out, bursts     {per_second:>10.0} deliveries/s, {per_core:.0} per core and second  {}",
+        verdict(per_core >= DELIVERIES_BAR)
+    );
+    Ok(per_second)
+}
+
+/// Publishes one message at a time at half of the greatest rate and prints how long they take.
+async fn latency(gateway: &Gateway, n_connections: usize, tally: &Tally, rate: f64) -> anyhow::Result<()> {
+    let mut api = gateway.api().await?;
+    sleep(SETTLE).await;
+    tally.forget_latencies();
+    let every = Duration::from_secs_f64(n_connections as f64 / rate);
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut expected, began_at) = (tally.received(), Instant::now());
+    while began_at.elapsed() < FANOUT {
+        ticks.tick().await;
+        api.broadcast(gateway::burst(1, tally.now_us(), DATA_BYTES)).await?;
+        expected += tally.will_receive(n_connections);
+    }
+    arrived(tally, expected).await?;
+    let (median, p99) = tally.latencies();
+    println!("  latency, half rate  {median:>10.1?} median, {p99:.1?} p99  {}", verdict(p99 <= LATENCY_BAR));
+
+    let (received, cpu, began_at) = (tally.received(), gateway.cpu()?, Instant::now());
+    let mut expected = received;
+    while began_at.elapsed() < FANOUT / 2 {
+        api.broadcast(gateway::burst(1, tally.now_us(), DATA_BYTES)).await?;
+        expected += tally.will_receive(n_connections);
+        arrived(tally, expected).await?;
+    }
+    let deliveries = (expected - received) as f64;
+    let cpu = (gateway.cpu()? - cpu).as_secs_f64();
+    println!("  fan-out, one by one {:>10.2} us of processor time per delivery", cpu / deliveries * 1e6);
+    Ok(())
+}
+
+async fn arrived(tally: &Tally, expected: u64) -> anyhow::Result<()> {
+    let began_at = Instant::now();
+    while tally.received() < expected {
+        ensure!(began_at.elapsed() < ARRIVES_WITHIN, "{} of {expected} arrived", tally.received());
+        sleep(Duration::from_millis(1)).await;
+    }
+    Ok(())
+}
+
+fn verdict(holds: bool) -> &'static str {
+    if holds { "ok" } else { "OVER THE BAR" }
+}

@@ -1,0 +1,98 @@
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use mainstay_auth::jwt::{Claims, sign_hs256};
+use mainstay_devstack::http_get;
+use mainstay_proto::realtime::v1::BroadcastRequest;
+use mainstay_proto::realtime::v1::realtime_service_client::RealtimeServiceClient;
+use tokio::process::{Child, Command};
+use tonic::transport::{Channel, Endpoint};
+
+/// The channel everybody listens to.
+pub(crate) const CHANNEL: &str = "bench";
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+const LISTENS_WITHIN: Duration = Duration::from_secs(10);
+/// What `/proc/PID/stat` counts in.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// A gateway process, ended with this value.
+pub(crate) struct Gateway {
+    pub(crate) websocket: SocketAddr,
+    internal: SocketAddr,
+    pid: u32,
+    _child: Child,
+}
+
+impl Gateway {
+    pub(crate) async fn start(program: &Path) -> anyhow::Result<Self> {
+        let (internal, websocket) = (free()?, free()?);
+        let mut child = Command::new(program)
+            .env("MAINSTAY__SERVER__LISTEN", internal.to_string())
+            .env("MAINSTAY__WEBSOCKET__LISTEN", websocket.to_string())
+            .env("MAINSTAY__AUTH__JWT_SECRET", SECRET)
+            .env("MAINSTAY__TELEMETRY__LOG", "warn")
+            .current_dir(std::env::temp_dir())
+            .stdout(Stdio::null())
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("starting {}", program.display()))?;
+        let began_at = Instant::now();
+        while !matches!(http_get(internal, "/livez", Duration::from_secs(1)).await, Ok((200, _))) {
+            ensure!(child.try_wait()?.is_none(), "the gateway ended");
+            ensure!(began_at.elapsed() < LISTENS_WITHIN, "the gateway does not listen");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let pid = child.id().context("the gateway ended")?;
+        Ok(Self { websocket, internal, pid, _child: child })
+    }
+
+    pub(crate) async fn api(&self) -> anyhow::Result<RealtimeServiceClient<Channel>> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.internal))?;
+        Ok(RealtimeServiceClient::new(endpoint.connect().await?))
+    }
+
+    pub(crate) fn resident_bytes(&self) -> anyhow::Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").trim().parse::<u64>()? * 1024)
+    }
+
+    /// Gives the processor time used so far, in user and kernel mode.
+    pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid))?;
+        // The name of the program stands in parentheses and may contain anything.
+        let fields: Vec<&str> = stat.rsplit(')').next().context("no fields")?.split_whitespace().collect();
+        let ticks = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
+        Ok(Duration::from_secs_f64(ticks / TICKS_PER_SECOND))
+    }
+}
+
+/// Signs the token of one user.
+pub(crate) fn token(index: usize) -> String {
+    let claims = Claims { sub: format!("user-{index}"), exp: Some(4_000_000_000), ..Claims::default() };
+    sign_hs256(&claims, SECRET.as_bytes()).expect("a secret of 32 bytes signs")
+}
+
+/// Makes a call that publishes `n` times, each time `data_bytes` with the time in front.
+pub(crate) fn burst(n: usize, now_us: u64, data_bytes: usize) -> BroadcastRequest {
+    let mut data = format!("{{\"t\":{now_us},\"x\":\"");
+    while data.len() < data_bytes - 2 {
+        data.push('x');
+    }
+    data.push_str("\"}");
+    BroadcastRequest {
+        channels: vec![CHANNEL.to_owned(); n],
+        data: data.into(),
+        ..BroadcastRequest::default()
+    }
+}
+
+/// Gives an address on which nothing listens now.
+fn free() -> anyhow::Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
