@@ -110,7 +110,7 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn run_up(up: Up) -> anyhow::Result<ExitCode> {
     let mut stop = StopSignals::listen()?;
-    let (json, otlp_endpoint) = (up.json, up.otlp_endpoint.clone());
+    let (json, otlp_endpoint, demo_data) = (up.json, up.otlp_endpoint.clone(), up.demo_data);
     let stack = tokio::select! {
         started = builder(up).start() => started?,
         () = stop.next() => {
@@ -118,7 +118,7 @@ async fn run_up(up: Up) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(INTERRUPTED));
         }
     };
-    print(&summary(&stack, json, otlp_endpoint.as_deref())?);
+    print(&summary(&stack, json, otlp_endpoint.as_deref(), demo_data)?);
     loop {
         tokio::select! {
             () = stop.next() => break,
@@ -162,13 +162,18 @@ fn builder(up: Up) -> mainstay_devstack::Builder {
     builder
 }
 
-fn summary(stack: &Devstack, json: bool, otlp_endpoint: Option<&str>) -> anyhow::Result<String> {
+fn summary(
+    stack: &Devstack,
+    json: bool,
+    otlp_endpoint: Option<&str>,
+    demo_data: bool,
+) -> anyhow::Result<String> {
     let endpoints = stack.endpoints();
     if json {
         return serde_json::to_string(endpoints).context("write the endpoints as JSON");
     }
     let token = sign(endpoints, "you", Role::Viewer, SCREEN_TOKEN_TTL)?;
-    Ok(Screen { endpoints, token: &token, otlp_endpoint }.render())
+    Ok(Screen { endpoints, token: &token, otlp_endpoint, demo_data }.render())
 }
 
 fn run_down(dir: &Path) -> anyhow::Result<ExitCode> {

@@ -11,6 +11,8 @@ pub(crate) struct Screen<'a> {
     pub(crate) token: &'a str,
     /// Where spans go; none when they are not sent.
     pub(crate) otlp_endpoint: Option<&'a str>,
+    /// The demo tables are there.
+    pub(crate) demo_data: bool,
 }
 
 impl Screen<'_> {
@@ -96,8 +98,11 @@ impl Screen<'_> {
             ),
         ];
         if self.endpoints.postgres.is_some() {
-            let sql =
-                "select category, count(*), sum(amount) from revenue_transactions group by 1 order by 1";
+            let sql = if self.demo_data {
+                "select category, count(*), sum(amount) from revenue_transactions group by 1 order by 1"
+            } else {
+                "select version(), pg_is_in_recovery()"
+            };
             commands.push(format!("curl {key} {json} -d '{{\"sql\":\"{sql}\"}}' {edge}/database/query"));
         } else {
             commands.push(format!("curl {key} {edge}/monitoring/unified/metrics"));
