@@ -70,8 +70,8 @@ pub struct AuthConfig {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ApiKeyConfig {
-    /// SHA-256 of the key, 64 hex digits.
-    pub sha256: String,
+    /// SHA-256 of the key, 64 hex digits. A secret only so that it may come from a file, as others do in containers.
+    pub sha256: Secret,
     pub role: Role,
     #[serde(default)]
     pub scopes: Vec<String>,
@@ -153,7 +153,7 @@ impl AuthConfig {
         };
         let keys = ApiKeys::try_new(self.api_keys.iter().map(|(id, key)| mainstay_auth::api_key::ApiKey {
             id: id.clone(),
-            sha256: key.sha256.clone(),
+            sha256: key.sha256.expose().to_owned(),
             role: key.role,
             scopes: key.scopes.clone(),
         }))
@@ -217,7 +217,8 @@ impl AuthConfig {
             format!("must be empty or at least 32 bytes, is {secret_bytes}"),
         );
         for (id, key) in &self.api_keys {
-            let is_digest = key.sha256.len() == 64 && key.sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let digest = key.sha256.expose();
+            let is_digest = digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
             problems.ensure(
                 is_digest,
                 &format!("auth.api_keys.{id}.sha256"),
@@ -256,7 +257,8 @@ mod tests {
         config.limits.read.quota = 2_000_000;
         config.limits.shared_within = Duration::from_secs(2);
         config.auth.jwt_secret = serde_json::from_str("\"short\"").expect("a secret is a string");
-        let key = ApiKeyConfig { sha256: "abc".to_owned(), role: Role::Viewer, scopes: Vec::new() };
+        let sha256 = serde_json::from_str("\"abc\"").expect("a secret is a string");
+        let key = ApiKeyConfig { sha256, role: Role::Viewer, scopes: Vec::new() };
         config.auth.api_keys.insert("ci".to_owned(), key);
         config.upstreams.cache.endpoints = vec!["ftp://nowhere".to_owned()].into();
 
