@@ -35,6 +35,8 @@ pub(crate) fn document(operations: Vec<Operation>, schemas: Vec<(String, RefOr<S
             entry[method] = described;
         }
     }
+    // By name: a new path then adds lines in one place of the document.
+    paths.sort_keys();
     let mut sorted: Vec<(String, RefOr<Schema>)> = schemas;
     sorted.sort_by(|one, other| one.0.cmp(&other.0));
     let mut schemas: Map<String, Value> = Map::new();

@@ -1,0 +1,16 @@
+//! SQL, and the PostgreSQL nodes.
+
+use utoipa_axum::routes;
+
+use crate::map::Map;
+use crate::routes::database;
+
+pub(super) fn paths(map: Map) -> Map {
+    map.viewer("/database/info", routes!(database::info))
+        .viewer("/database/replica/health", routes!(database::health))
+        .viewer("/database/replica/stats", routes!(database::stats))
+        .viewer("/database/replica/lag", routes!(database::lag))
+        .viewer("/database/replica/pool-stats", routes!(database::pool_stats))
+        .viewer("/database/query", routes!(database::query))
+        .admin("/database/execute", routes!(database::execute))
+}

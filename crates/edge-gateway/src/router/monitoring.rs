@@ -1,0 +1,18 @@
+//! The unified view.
+
+use utoipa_axum::routes;
+
+use crate::map::Map;
+use crate::routes::{invalidation, live, monitoring, realtime};
+
+pub(super) fn paths(map: Map) -> Map {
+    map.public("/monitoring/unified/health", routes!(monitoring::unified_health))
+        .viewer("/monitoring/unified/metrics", routes!(monitoring::unified_metrics))
+        .viewer("/monitoring/unified/alerts", routes!(monitoring::alerts))
+        .operator("/monitoring/unified/acknowledge-alert", routes!(monitoring::acknowledge))
+        .viewer("/monitoring/live", routes!(live::events))
+        .viewer("/monitoring/history", routes!(monitoring::history))
+        .viewer("/monitoring/websocket/connections", routes!(realtime::connections))
+        .viewer("/monitoring/cache/invalidation-metrics", routes!(invalidation::metrics))
+        .viewer("/monitoring/cache/key-stats", routes!(invalidation::key_stats))
+}
