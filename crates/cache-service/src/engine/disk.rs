@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Engine, Found, FoundEntry, Loading, Policy, confirmed_entry};
+use super::keep::{Loading, confirmed_entry, own};
+use super::{Engine, Found, FoundEntry, Policy};
 use crate::entry::{Draft, Envelope, Written};
 use crate::key::Key;
 use crate::layer::disk::{Disk, Raised};
@@ -67,7 +68,7 @@ impl Engine {
             return;
         }
         let grace = if self.redis_of(policy).is_some() { policy.grace } else { Duration::ZERO };
-        let value = envelope.value.as_ref().map(super::own);
+        let value = envelope.value.as_ref().map(own);
         disk.put(key, Envelope { value, ..envelope.clone() }, grace, policy.compress_above);
     }
 

@@ -11,7 +11,8 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Engine, Found, FoundEntry, Namespace, Policy, Times, xfetch};
+use super::keep::{Times, entry_of};
+use super::{Engine, Found, FoundEntry, Namespace, Policy, xfetch};
 use crate::config::Strategy;
 use crate::entry::{Condition, Decision, Draft, Written};
 use crate::error::CacheError;
@@ -277,7 +278,7 @@ impl Engine {
         let version = match self.redis_of(policy) {
             None => {
                 let times = Times { fresh_for: ttl, ..times(true) };
-                let entry = super::entry_of(&draft, here, times, self.time.now());
+                let entry = entry_of(&draft, here, times, self.time.now());
                 if self.memory.mark(key) != mark || !self.invalidation.admits(key, &entry) {
                     return Ok(None);
                 }
@@ -295,7 +296,7 @@ impl Engine {
                 Ok(Decision::LeaseLost | Decision::Refused { .. }) => return Ok(None),
                 Err(_) => {
                     if policy.memory {
-                        let entry = super::entry_of(&draft, here, times(false), self.time.now());
+                        let entry = entry_of(&draft, here, times(false), self.time.now());
                         self.memory.fill(key, entry, mark);
                     }
                     version

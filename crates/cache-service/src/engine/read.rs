@@ -1,0 +1,131 @@
+//! What a read asks below memory, and how an answer goes back into memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::Instrument as _;
+
+use super::keep::{Loading, confirmed_entry};
+use super::reconcile::{Right, reconcile};
+use super::{Engine, Found, FoundEntry, Policy};
+use crate::config::Strategy;
+use crate::entry::{Entry, Envelope};
+use crate::error::CacheError;
+use crate::key::Key;
+use crate::layer::redis::RedisLayer;
+use crate::metrics::LastLayer;
+use crate::time::Moment;
+
+impl Engine {
+    pub(super) async fn read(&self, key: &Key, left: Duration) -> Result<Found, CacheError> {
+        let namespace = self.namespace(key)?;
+        let (policy, now) = (&namespace.policy, self.time.now());
+        let held = if policy.memory { self.held(key) } else { None };
+        let alone = held.as_ref().and_then(|entry| self.alone(policy, entry, now));
+        let found = match (alone, self.redis_of(policy)) {
+            (Some(found), _) => {
+                self.refresh_ahead(&namespace, key, &found);
+                Ok(found)
+            }
+            (None, _) if policy.strategy != Strategy::CacheAside => {
+                let stale = held.filter(|entry| entry.value.is_some() && entry.is_kept(now));
+                let stale = stale.map(|entry| self.found_in_memory(&entry, now));
+                let span = tracing::info_span!("cache.get", cache.namespace = key.namespace());
+                self.load(key, policy, stale, left).instrument(span).await
+            }
+            (None, Some(redis)) => {
+                let span = tracing::info_span!("cache.get", cache.namespace = key.namespace());
+                self.read_below(redis, key, policy, held, left).instrument(span).await
+            }
+            (None, None) => {
+                if held.is_some() {
+                    self.memory.expire(key, now);
+                }
+                let loading = Loading { mark: self.memory.mark(key), epoch: self.invalidation.epoch() };
+                Ok(self.found_on_disk(key, policy, loading).await.unwrap_or_else(Found::nothing))
+            }
+        };
+        namespace.gets.inc();
+        let is_hit = matches!(&found, Ok(found) if found.entry.is_some());
+        if is_hit {
+            namespace.hits.inc();
+        }
+        self.insight.observe(key, is_hit);
+        found
+    }
+
+    pub(super) async fn read_below(
+        &self,
+        redis: &RedisLayer,
+        key: &Key,
+        policy: &Policy,
+        held: Option<Arc<Entry>>,
+        left: Duration,
+    ) -> Result<Found, CacheError> {
+        let loading = Loading { mark: self.memory.mark(key), epoch: self.invalidation.epoch() };
+        let answer = redis.read(key, left).await;
+        // It may have been invalidated while Redis was asked.
+        let held = held.filter(|held| self.invalidation.admits(key, held));
+        let now = self.time.now();
+        match (answer, held) {
+            (Ok(found), held) => match (reconcile(held.as_deref(), found.as_ref(), now), held, found) {
+                (Right::Memory, Some(held), _) => {
+                    Ok(Found { degraded: true, ..self.found_in_memory(&held, now) })
+                }
+                (_, _, Some(envelope)) => Ok(self.found_in_redis(key, policy, envelope, loading)),
+                // An ended entry may still be given while the origin fails.
+                (_, _, None) if policy.strategy != Strategy::CacheAside => Ok(Found::nothing()),
+                (_, _, None) => {
+                    self.memory.forget(key, loading.mark);
+                    self.forget_on_disk(key);
+                    Ok(Found::nothing())
+                }
+            },
+            (Err(_), Some(held)) if held.is_kept(now) => {
+                Ok(Found { stale: true, degraded: true, ..self.found_in_memory(&held, now) })
+            }
+            (Err(error), _) if error.is_overload() => Err(CacheError::Overloaded),
+            (Err(_), _) => {
+                let found = self.found_on_disk(key, policy, loading).await;
+                Ok(Found { degraded: true, ..found.unwrap_or_else(Found::nothing) })
+            }
+        }
+    }
+
+    pub(super) fn found_in_memory(&self, entry: &Entry, now: Moment) -> Found {
+        let entry = entry.value.as_ref().map(|value| FoundEntry {
+            value: value.clone(),
+            content_type: entry.content_type.clone(),
+            version: entry.version,
+            ttl_left: entry.lives_until.left(now),
+            age: self.age(entry.set_at_unix_ms),
+        });
+        Found { entry, layer: LastLayer::L1, stale: false, degraded: false }
+    }
+
+    pub(super) fn found_in_redis(
+        &self,
+        key: &Key,
+        policy: &Policy,
+        envelope: Envelope,
+        loading: Loading,
+    ) -> Found {
+        let now = self.time.now();
+        self.versions.see(envelope.version);
+        // Redis says by having it that it lives, whatever our clock says of its end.
+        let ttl_left = Duration::from_millis(envelope.expires_at_unix_ms.saturating_sub(self.time.unix_ms()));
+        if policy.memory && !ttl_left.is_zero() {
+            let entry = confirmed_entry(&envelope, policy, ttl_left, now, loading.epoch);
+            self.memory.fill(key, entry, loading.mark);
+            self.to_disk(key, policy, &envelope);
+        }
+        let entry = envelope.value.map(|value| FoundEntry {
+            age: self.age(envelope.set_at_unix_ms),
+            value,
+            content_type: envelope.content_type,
+            version: envelope.version,
+            ttl_left,
+        });
+        Found { entry, layer: LastLayer::L2, stale: false, degraded: false }
+    }
+}
