@@ -8,9 +8,9 @@ use mainstay_runtime::{Problems, ServerConfig, ServiceConfig, TelemetryConfig};
 use serde::{Deserialize, Serialize};
 
 mod disk;
+mod invalidation;
 mod namespace;
 mod origin;
-mod redis;
 mod shared;
 mod streams;
 
@@ -18,10 +18,10 @@ mod streams;
 mod tests;
 
 pub use disk::DiskConfig;
+pub use invalidation::InvalidationConfig;
+pub use mainstay_redis::{RedisConfig, RedisMode};
 pub use namespace::{NamespaceConfig, NamespaceOverrides, Strategy};
 pub use origin::OriginConfig;
-pub(crate) use redis::Address;
-pub use redis::{RedisConfig, RedisMode};
 pub use shared::{CounterConfig, LockConfig, RateLimitConfig, SessionConfig, WhenFull};
 pub use streams::StreamsConfig;
 
@@ -37,6 +37,8 @@ pub struct CacheConfig {
     pub memory: MemoryConfig,
     /// L2.
     pub redis: RedisConfig,
+    /// The log of changes that nodes tell each other.
+    pub invalidation: InvalidationConfig,
     /// L3.
     pub disk: DiskConfig,
     /// The streaming door.
@@ -77,6 +79,7 @@ impl Default for CacheConfig {
             telemetry: TelemetryConfig::default(),
             memory: MemoryConfig::default(),
             redis: RedisConfig::default(),
+            invalidation: InvalidationConfig::default(),
             disk: DiskConfig::default(),
             streams: StreamsConfig::default(),
             rate_limits: RateLimitConfig::default(),
@@ -109,6 +112,7 @@ impl ServiceConfig for CacheConfig {
     fn check(&self, problems: &mut Problems) {
         problems.range("memory.capacity", self.memory.capacity, ByteSize::mib(1)..=ByteSize::tib(1));
         self.redis.check(problems);
+        self.invalidation.check(problems);
         for (name, origin) in &self.origins {
             origin.check(&format!("origins.{name}"), problems);
         }

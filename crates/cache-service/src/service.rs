@@ -52,7 +52,8 @@ pub async fn start(cx: Context, config: CacheConfig) -> anyhow::Result<()> {
 
     // 5. The engine over all.
     let origins = Origins::try_new(&config)?;
-    let invalidation = Invalidation::new(config.redis.current_for, cx.metrics(InvalidationMetrics::register));
+    let invalidation =
+        Invalidation::new(config.invalidation.current_for, cx.metrics(InvalidationMetrics::register));
     let engine = Arc::new_cyclic(|engine| Engine {
         insight: Insight::new(),
         memory,
@@ -85,8 +86,8 @@ pub async fn start(cx: Context, config: CacheConfig) -> anyhow::Result<()> {
 }
 
 fn connect(cx: &Context, config: &CacheConfig, metrics: &Arc<CacheMetrics>) -> Arc<RedisLayer> {
-    let redis = Arc::new(Redis::new(&config.redis));
-    if let Some(watch) = Watch::new(Arc::clone(&redis), &config.redis, cx) {
+    let redis = Arc::new(Redis::new(&config.redis, config.invalidation.log_length));
+    if let Some(watch) = Watch::new(Arc::clone(&*redis), &config.redis, cx) {
         redis.watched_by(cx.background("redis.watch", Schedule::EveryOrTrigger(Watch::EVERY), watch));
     }
     Arc::new(RedisLayer::new(redis, &config.redis, Arc::clone(metrics)))

@@ -91,17 +91,3 @@ fn a_listed_namespace_inherits_what_it_leaves_out() {
     assert_eq!((users.ttl, users.grace), (Duration::from_mins(1), Duration::from_hours(2)));
     assert_eq!(users.max_value_size, ByteSize::mib(1));
 }
-
-#[test]
-fn addresses_are_host_and_port() {
-    for (text, host, port) in
-        [("redis:6379", "redis", 6379), ("[::1]:1", "::1", 1), ("10.0.0.7:65535", "10.0.0.7", 65535)]
-    {
-        let address: Address = text.parse().unwrap();
-        assert_eq!((address.host.as_str(), address.port), (host, port));
-        assert_eq!(address.to_string(), text);
-    }
-    for text in ["", "redis", ":1", "redis:0", "redis:65536", "redis://h:1", "a b:1"] {
-        assert!(text.parse::<Address>().is_err(), "{text:?}");
-    }
-}

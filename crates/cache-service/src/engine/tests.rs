@@ -17,7 +17,7 @@ fn engine(config: &CacheConfig) -> (Engine, ClockHandle) {
     let metrics = Arc::new(CacheMetrics::register(&mut Registry::default()));
     let redis = (config.redis.mode != RedisMode::None).then(|| {
         // Nobody connects it: the Redis of these tests is one that is away.
-        let redis = Arc::new(Redis::new(&config.redis));
+        let redis = Arc::new(Redis::new(&config.redis, config.invalidation.log_length));
         Arc::new(RedisLayer::new(redis, &config.redis, Arc::clone(&metrics)))
     });
     let engine = Engine {
@@ -30,7 +30,7 @@ fn engine(config: &CacheConfig) -> (Engine, ClockHandle) {
         time: Time::by_clock_alone(clock),
         versions: Versions::default(),
         invalidation: Invalidation::new(
-            config.redis.current_for,
+            config.invalidation.current_for,
             InvalidationMetrics::register(&mut Registry::default()),
         ),
         policies: RunTimePolicies::default(),

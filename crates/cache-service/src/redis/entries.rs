@@ -7,10 +7,9 @@
 use std::time::Duration;
 
 use fred::types::Value;
+use mainstay_redis::{RedisError, Script, number};
 
-use super::error::RedisError;
-use super::script::Script;
-use super::{Redis, number};
+use super::Redis;
 use crate::entry::{Body, Condition, Decision, Draft, Written};
 use crate::key::Key;
 

@@ -2,14 +2,12 @@ use std::time::Duration;
 
 use fred::interfaces::{ClientLike as _, KeysInterface as _};
 use fred::types::{ClusterHash, CustomCommand, Value};
+use mainstay_redis::{Address, Link, RedisError, number};
 use mainstay_runtime::Context;
-use tokio::time::timeout;
 
+use super::Redis;
 use super::entries::{LOG, SEQUENCE};
-use super::error::RedisError;
-use super::link::Link;
-use super::{FRED_EXTRA, Redis, number};
-use crate::config::{Address, RedisConfig};
+use crate::config::RedisConfig;
 use crate::invalidation::LogEntry;
 
 /// A connection of its own on which the log of changes is read: waiting for entries would hold up commands.
@@ -43,7 +41,7 @@ impl LogLink {
     /// Returns the last number given.
     pub(crate) async fn end(&self) -> Result<u64, RedisError> {
         let client = self.link.commands(self.within);
-        let number: Option<u64> = self.run(self.within, client.get(&self.sequence)).await?;
+        let number: Option<u64> = self.link.run(self.within, client.get(&self.sequence)).await?;
         Ok(number.unwrap_or(0))
     }
 
@@ -79,7 +77,7 @@ impl LogLink {
             let stream = stream.into_array();
             stream.into_iter().nth(1).map(Value::into_array).unwrap_or_default()
         });
-        entries.map(|entry| parse(entry).ok_or(RedisError::ForeignLog)).collect()
+        entries.map(|entry| parse(entry).ok_or(RedisError::Foreign)).collect()
     }
 
     async fn command(
@@ -90,22 +88,7 @@ impl LogLink {
     ) -> Result<Value, RedisError> {
         let command = CustomCommand::new_static(name, ClusterHash::FirstKey, false);
         let client = self.link.commands(within);
-        self.run(within, client.custom(command, arguments)).await
-    }
-
-    async fn run<T>(
-        &self,
-        within: Duration,
-        command: impl Future<Output = Result<T, fred::error::Error>>,
-    ) -> Result<T, RedisError> {
-        tokio::select! {
-            biased;
-            answer = timeout(within + FRED_EXTRA, command) => match answer {
-                Ok(answer) => answer.map_err(RedisError::from_fred),
-                Err(_) => Err(RedisError::Timeout),
-            },
-            () = self.link.closed() => Err(RedisError::Lost),
-        }
+        self.link.run(within, client.custom(command, arguments)).await
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use cache_service::{CacheConfig, RedisConfig};
+use cache_service::{CacheConfig, InvalidationConfig, RedisConfig};
 use mainstay_devstack::{ChaosProxy, Devstack, wait_until};
 use mainstay_proto::cache::v1::cache_admin_client::CacheAdminClient;
 use mainstay_proto::cache::v1::{
@@ -20,7 +20,12 @@ use crate::node::{CacheNode, LOOK_EVERY, WITHIN, redis, single};
 const MEMORY_TTL: Duration = Duration::from_hours(1);
 
 async fn node(redis: RedisConfig) -> CacheNode {
-    let mut config = CacheConfig { redis, ..CacheConfig::default() };
+    node_current_for(redis, InvalidationConfig::default().current_for).await
+}
+
+async fn node_current_for(redis: RedisConfig, current_for: Duration) -> CacheNode {
+    let invalidation = InvalidationConfig { current_for, ..InvalidationConfig::default() };
+    let mut config = CacheConfig { redis, invalidation, ..CacheConfig::default() };
     config.namespace_defaults.memory_ttl = MEMORY_TTL;
     let node = CacheNode::start_with(config).await;
     node.wait_ready(true).await;
@@ -31,12 +36,8 @@ async fn node(redis: RedisConfig) -> CacheNode {
 async fn proxied(stack: &Devstack) -> (CacheNode, ChaosProxy) {
     let address = single(stack).address.parse().unwrap();
     let proxy = ChaosProxy::start(address).unwrap();
-    let config = RedisConfig {
-        address: proxy.address().to_string(),
-        current_for: Duration::from_millis(400),
-        ..single(stack)
-    };
-    (node(config).await, proxy)
+    let redis = RedisConfig { address: proxy.address().to_string(), ..single(stack) };
+    (node_current_for(redis, Duration::from_millis(400)).await, proxy)
 }
 
 impl CacheNode {

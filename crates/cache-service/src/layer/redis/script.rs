@@ -8,7 +8,7 @@ use crate::redis::Script;
 
 impl RedisLayer {
     /// Runs a script; `left` is the time the caller has. `name` names its span.
-    pub(crate) async fn script<T: FromValue>(
+    pub(crate) async fn script<T: FromValue + Send>(
         &self,
         name: &'static str,
         script: &Script,

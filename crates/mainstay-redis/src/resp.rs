@@ -11,7 +11,7 @@ const MOST_ITEMS: usize = 64;
 
 /// Holds one reply; lists of lists are not needed and not read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Reply {
+pub(crate) enum Reply {
     Nil,
     Text(String),
     List(Vec<String>),
@@ -19,7 +19,7 @@ pub(super) enum Reply {
 }
 
 /// Writes a command.
-pub(super) fn encode(words: &[&str]) -> Vec<u8> {
+pub(crate) fn encode(words: &[&str]) -> Vec<u8> {
     let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
     for word in words {
         bytes.extend_from_slice(format!("${}\r\n{word}\r\n", word.len()).as_bytes());
@@ -28,7 +28,7 @@ pub(super) fn encode(words: &[&str]) -> Vec<u8> {
 }
 
 /// Reads one reply.
-pub(super) async fn read(stream: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Reply> {
+pub(crate) async fn read(stream: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Reply> {
     let line = read_line(stream).await?;
     match line.split_at_checked(1) {
         Some(("*", "-1")) => Ok(Reply::Nil),

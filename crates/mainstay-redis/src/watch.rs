@@ -5,17 +5,17 @@ use mainstay_resilience::backoff::Backoff;
 use mainstay_runtime::{Activate, Component, ComponentKind, Context};
 use tokio::time::Instant;
 
-use super::Redis;
-use super::error::RedisError;
-use super::link::Link;
-use super::sentinel::{Poll, Sentinels};
-use super::view::{RedisView, SentinelView, pick_fields};
 use crate::config::{Address, RedisConfig, RedisMode};
+use crate::error::RedisError;
+use crate::link::Link;
+use crate::redis::Redis;
+use crate::sentinel::{Poll, Sentinels};
+use crate::view::{RedisView, SentinelView, pick_fields};
 
 /// Keeps the connection to the primary: looks where it is, connects, asks how it is, and tells the components.
 ///
 /// Runs every second, and at once when a command fails.
-pub(crate) struct Watch {
+pub struct Watch {
     redis: Arc<Redis>,
     config: RedisConfig,
     place: Place,
@@ -35,11 +35,12 @@ enum Place {
 }
 
 impl Watch {
-    pub(crate) const EVERY: Duration = Duration::from_secs(1);
+    /// How often it looks while nothing fails.
+    pub const EVERY: Duration = Duration::from_secs(1);
     const RETRY_FIRST: Duration = Duration::from_millis(50);
 
     /// Adds the components; none when the mode is `none`.
-    pub(crate) fn new(redis: Arc<Redis>, config: &RedisConfig, cx: &Context) -> Option<Self> {
+    pub fn new(redis: Arc<Redis>, config: &RedisConfig, cx: &Context) -> Option<Self> {
         let place = match config.mode {
             RedisMode::None => return None,
             RedisMode::Single => {
@@ -164,7 +165,7 @@ impl Activate for Watch {
         self.look_behind_address = is_replica && matches!(self.place, Place::Fixed(_));
         let view = RedisView { info: info.as_deref().map(pick_fields).unwrap_or_default(), sentinel };
         self.report(&view);
-        self.redis.view.store(Arc::new(view));
+        self.redis.saw(view);
         // A Redis that is away is the component's news, not a failure of the look.
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use mainstay_runtime::{Problems, Secret};
 use serde::{Deserialize, Serialize};
 
-/// Configures L2.
+/// Configures the way to Redis: the section `[redis]`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RedisConfig {
@@ -35,18 +35,13 @@ pub struct RedisConfig {
     pub command_within: Duration,
     /// Commands in flight at most; more are refused at once. 1 to 1,000,000.
     pub max_in_flight: u32,
-    /// Changes kept for nodes that were cut off; more are found by asking anew. 1,000 to 10,000,000.
-    pub log_length: u64,
-    /// How long memory may answer alone without proof that no change was missed; 100 ms to 1 min.
-    #[serde(with = "humantime_serde")]
-    pub current_for: Duration,
 }
 
 /// How Redis is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RedisMode {
-    /// Not at all: memory only.
+    /// Not at all.
     None,
     /// One server at a fixed address.
     Single,
@@ -80,14 +75,13 @@ impl Default for RedisConfig {
             connect_within: Duration::from_millis(500),
             command_within: Duration::from_millis(500),
             max_in_flight: 10_000,
-            log_length: 100_000,
-            current_for: Duration::from_secs(2),
         }
     }
 }
 
 impl RedisConfig {
-    pub(super) fn check(&self, problems: &mut Problems) {
+    /// Adds what is wrong with it.
+    pub fn check(&self, problems: &mut Problems) {
         match self.mode {
             RedisMode::None => {}
             RedisMode::Single => check_address("redis.address", &self.address, problems),
@@ -112,8 +106,6 @@ impl RedisConfig {
         problems.duration("redis.connect_within", self.connect_within, ms(10)..=ms(10_000));
         problems.duration("redis.command_within", self.command_within, ms(1)..=ms(10_000));
         problems.range("redis.max_in_flight", self.max_in_flight, 1..=1_000_000);
-        problems.range("redis.log_length", self.log_length, 1_000..=10_000_000);
-        problems.duration("redis.current_for", self.current_for, ms(100)..=ms(60_000));
     }
 }
 
@@ -125,9 +117,11 @@ fn check_address(key: &str, address: &str, problems: &mut Problems) {
 
 /// A host, by name or number, and a port.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Address {
-    pub(crate) host: String,
-    pub(crate) port: u16,
+pub struct Address {
+    /// Name or number, without brackets.
+    pub host: String,
+    /// Never 0.
+    pub port: u16,
 }
 
 impl FromStr for Address {
@@ -158,4 +152,23 @@ impl fmt::Display for Address {
 /// Says that a text is not `host:port`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("is not host:port")]
-pub(crate) struct InvalidAddress;
+pub struct InvalidAddress;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_host_and_port() {
+        for (text, host, port) in
+            [("redis:6379", "redis", 6379), ("[::1]:1", "::1", 1), ("10.0.0.7:65535", "10.0.0.7", 65535)]
+        {
+            let address: Address = text.parse().unwrap();
+            assert_eq!((address.host.as_str(), address.port), (host, port));
+            assert_eq!(address.to_string(), text);
+        }
+        for text in ["", "redis", ":1", "redis:0", "redis:65536", "redis://h:1", "a b:1"] {
+            assert!(text.parse::<Address>().is_err(), "{text:?}");
+        }
+    }
+}

@@ -2,7 +2,7 @@ use fred::error::{Error, ErrorKind};
 
 /// Says why a command has no answer.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum RedisError {
+pub enum RedisError {
     #[error("not connected to redis")]
     NotConnected,
     #[error("redis did not answer in time")]
@@ -22,8 +22,8 @@ pub(crate) enum RedisError {
     /// The server cannot serve now: loading, a replica without its primary, a password that it does not know.
     #[error("redis cannot serve")]
     CannotServe(#[source] Error),
-    #[error("the log in redis has entries that are not ours")]
-    ForeignLog,
+    #[error("what lies in redis is not ours")]
+    Foreign,
     #[error("the connection to redis failed")]
     Connection(#[source] Error),
 }
@@ -34,7 +34,7 @@ const CANNOT_SERVE: [&str; 6] = ["LOADING", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH
 const WRITE_REFUSED: [&str; 3] = ["READONLY", "NOREPLICAS", "MISCONF"];
 
 impl RedisError {
-    pub(super) fn from_fred(error: Error) -> Self {
+    pub(crate) fn from_fred(error: Error) -> Self {
         let begins = |prefix: &str| error.details().starts_with(prefix);
         if CANNOT_SERVE.into_iter().any(begins) {
             return Self::CannotServe(error);
@@ -54,33 +54,31 @@ impl RedisError {
     }
 
     /// Tells whether it speaks against the server, and not against this one command.
-    pub(crate) fn is_outage(&self) -> bool {
+    pub fn is_outage(&self) -> bool {
         match self {
             Self::NotConnected | Self::Timeout | Self::Lost | Self::CannotServe(_) | Self::Connection(_) => {
                 true
             }
-            Self::Overloaded
-            | Self::NoScript
-            | Self::ForeignLog
-            | Self::Refused(_)
-            | Self::WriteRefused(_) => false,
+            Self::Overloaded | Self::NoScript | Self::Foreign | Self::Refused(_) | Self::WriteRefused(_) => {
+                false
+            }
         }
     }
 
     /// Returns the value of the metric label `kind`.
-    pub(crate) fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> &'static str {
         match self {
             Self::NotConnected | Self::Lost | Self::Connection(_) => "unreachable",
             Self::Timeout => "timeout",
             Self::Overloaded => "overloaded",
-            Self::NoScript | Self::ForeignLog | Self::Refused(_) => "refused",
+            Self::NoScript | Self::Foreign | Self::Refused(_) => "refused",
             Self::WriteRefused(_) => "write_refused",
             Self::CannotServe(_) => "cannot_serve",
         }
     }
 
     /// Says it with its cause in one line.
-    pub(crate) fn in_full(&self) -> String {
+    pub fn in_full(&self) -> String {
         match self {
             Self::Refused(cause)
             | Self::WriteRefused(cause)
@@ -92,7 +90,7 @@ impl RedisError {
             | Self::Timeout
             | Self::Lost
             | Self::Overloaded
-            | Self::ForeignLog
+            | Self::Foreign
             | Self::NoScript => self.to_string(),
         }
     }

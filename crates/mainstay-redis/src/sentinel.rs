@@ -13,12 +13,12 @@ use tokio::io::{AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::resp::{self, Reply};
 use crate::config::{Address, RedisConfig};
+use crate::resp::{self, Reply};
 
 /// Asks the configured Sentinels.
 #[derive(Debug)]
-pub(super) struct Sentinels {
+pub(crate) struct Sentinels {
     addresses: Vec<Address>,
     master_name: String,
     password: Option<String>,
@@ -27,12 +27,12 @@ pub(super) struct Sentinels {
 
 /// What the Sentinels said, each with its address.
 #[derive(Debug)]
-pub(super) struct Poll {
+pub(crate) struct Poll {
     answers: Vec<(Address, Result<Address, SentinelError>)>,
 }
 
 impl Sentinels {
-    pub(super) fn new(config: &RedisConfig) -> Self {
+    pub(crate) fn new(config: &RedisConfig) -> Self {
         let password = config.sentinel_password.expose();
         Self {
             addresses: config.sentinels.iter().filter_map(|address| address.parse().ok()).collect(),
@@ -43,7 +43,7 @@ impl Sentinels {
     }
 
     /// Asks all at once; takes no longer than `redis.connect_within`.
-    pub(super) async fn ask_all(&self) -> Poll {
+    pub(crate) async fn ask_all(&self) -> Poll {
         let answers = self.addresses.iter().map(async |address| {
             let answer = timeout(self.within, self.ask(address)).await;
             (address.clone(), answer.unwrap_or(Err(SentinelError::Timeout)))
@@ -80,16 +80,16 @@ async fn exchange(stream: &mut BufReader<TcpStream>, words: &[&str]) -> Result<R
 }
 
 impl Poll {
-    pub(super) fn n_asked(&self) -> usize {
+    pub(crate) fn n_asked(&self) -> usize {
         self.answers.len()
     }
 
-    pub(super) fn n_reachable(&self) -> usize {
+    pub(crate) fn n_reachable(&self) -> usize {
         self.answers.iter().filter(|(_, answer)| answer.is_ok()).count()
     }
 
     /// Returns the server that most of those who answered name, and how many do; of equals the lower address.
-    pub(super) fn favourite(&self) -> Option<(&Address, usize)> {
+    pub(crate) fn favourite(&self) -> Option<(&Address, usize)> {
         let mut votes: BTreeMap<&Address, usize> = BTreeMap::new();
         for (_, answer) in &self.answers {
             if let Ok(named) = answer {
@@ -103,7 +103,7 @@ impl Poll {
     ///
     /// A working connection is left only when more than half of all Sentinels name another server: one that is cut off
     /// from the rest may go on naming the old primary. Without a connection any named server is better than none.
-    pub(super) fn decide(&self, working: Option<&Address>) -> Option<Address> {
+    pub(crate) fn decide(&self, working: Option<&Address>) -> Option<Address> {
         let Some((named, n_votes)) = self.favourite() else { return working.cloned() };
         match working {
             Some(working) if n_votes * 2 <= self.n_asked() => Some(working.clone()),
@@ -112,7 +112,7 @@ impl Poll {
     }
 
     /// Says in one line what went wrong, e.g. `127.0.0.1:26379: cannot be reached: connection refused`.
-    pub(super) fn troubles(&self) -> String {
+    pub(crate) fn troubles(&self) -> String {
         let troubles = self.answers.iter().filter_map(|(address, answer)| {
             let error = answer.as_ref().err()?;
             Some(match std::error::Error::source(error) {
@@ -126,7 +126,7 @@ impl Poll {
 
 /// Says why a Sentinel did not name a server.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SentinelError {
+pub(crate) enum SentinelError {
     #[error("no answer in time")]
     Timeout,
     #[error("cannot be reached")]

@@ -5,19 +5,20 @@ use fred::interfaces::LuaInterface as _;
 use fred::types::{FromValue, Value};
 use tokio::time::Instant;
 
-use super::Redis;
-use super::error::RedisError;
+use crate::error::RedisError;
+use crate::redis::Redis;
 
 /// A script that Redis runs as one step.
 #[derive(Debug)]
-pub(crate) struct Script {
+pub struct Script {
     text: &'static str,
     /// As the first server gave it, and any other would: it is the SHA-1 of the text.
     hash: OnceLock<String>,
 }
 
 impl Script {
-    pub(crate) const fn new(text: &'static str) -> Self {
+    /// Keeps the text; the server is told at the first use.
+    pub const fn new(text: &'static str) -> Self {
         Self { text, hash: OnceLock::new() }
     }
 }
@@ -26,7 +27,10 @@ impl Redis {
     /// Runs a script over keys, which get the prefix.
     ///
     /// After [`RedisError::Timeout`], [`RedisError::Lost`] or [`RedisError::Connection`] it may have run or not.
-    pub(crate) async fn run_script<T: FromValue>(
+    ///
+    /// # Errors
+    /// Fails when there is no connection, when it is lost, when the server refuses, and at the deadline.
+    pub async fn run_script<T: FromValue + Send>(
         &self,
         script: &Script,
         keys: &[&str],

@@ -9,17 +9,19 @@ use mainstay_runtime::Context;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFuture};
 
-use super::error::RedisError;
 use crate::config::{Address, RedisConfig};
+use crate::error::RedisError;
 
 /// fred keeps a few commands of its own in the same buffer.
 const BUFFER_EXTRA: usize = 64;
+/// fred marks a command that timed out so that it is not sent late; this gives it the time to.
+const FRED_EXTRA: Duration = Duration::from_millis(50);
 const QUIT_WITHIN: Duration = Duration::from_millis(200);
 
 /// One connection to one server, from its making to its loss. It never reconnects: a lost link is replaced by a new
 /// one, made after a new look at where the primary is. Dropping it closes the connection.
 #[derive(Debug)]
-pub(super) struct Link {
+pub struct Link {
     address: Address,
     client: Client,
     command_within: Duration,
@@ -29,11 +31,10 @@ pub(super) struct Link {
 
 impl Link {
     /// Connects, and signs in, within a few times `redis.connect_within`.
-    pub(super) async fn open(
-        address: Address,
-        config: &RedisConfig,
-        cx: &Context,
-    ) -> Result<Self, RedisError> {
+    ///
+    /// # Errors
+    /// Fails when the server cannot be reached, does not answer, or refuses.
+    pub async fn open(address: Address, config: &RedisConfig, cx: &Context) -> Result<Self, RedisError> {
         let client = build(&address, config).map_err(RedisError::Connection)?;
         // fred bounds each of the two steps; this is the belt to its braces.
         let connecting = timeout(config.connect_within * 2 + QUIT_WITHIN, client.init()).await;
@@ -52,16 +53,17 @@ impl Link {
         Ok(Self { address, client, command_within, closed, _close_on_drop: close_on_drop })
     }
 
-    pub(super) fn address(&self) -> &Address {
+    /// Returns the server it leads to.
+    pub fn address(&self) -> &Address {
         &self.address
     }
 
-    pub(super) fn command_within(&self) -> Duration {
+    pub(crate) fn command_within(&self) -> Duration {
         self.command_within
     }
 
     /// Returns a client whose commands end after `within` and are sent once.
-    pub(super) fn commands(&self, within: Duration) -> WithOptions<Client> {
+    pub fn commands(&self, within: Duration) -> WithOptions<Client> {
         // Zero would mean no limit at all.
         let within = within.max(Duration::from_millis(1));
         let options =
@@ -69,11 +71,36 @@ impl Link {
         self.client.with_options(&options)
     }
 
-    pub(super) fn is_closed(&self) -> bool {
+    /// Waits for a command given to [`Link::commands`], for little more than `within`.
+    ///
+    /// # Errors
+    /// Fails when the connection is lost, when the server refuses, and at the deadline.
+    pub fn run<'a, T: 'a>(
+        &'a self,
+        within: Duration,
+        command: impl Future<Output = Result<T, fred::error::Error>> + Send + 'a,
+    ) -> impl Future<Output = Result<T, RedisError>> + Send + 'a {
+        // Futures of fred take 10 KiB, and every async function between it and its caller would hold one.
+        let command = Box::pin(command);
+        async move {
+            tokio::select! {
+                biased;
+                answer = timeout(within + FRED_EXTRA, command) => match answer {
+                    Ok(answer) => answer.map_err(RedisError::from_fred),
+                    Err(_) => Err(RedisError::Timeout),
+                },
+                () = self.closed() => Err(RedisError::Lost),
+            }
+        }
+    }
+
+    /// Tells whether the connection has ended.
+    pub fn is_closed(&self) -> bool {
         self.closed.is_cancelled()
     }
 
-    pub(super) fn closed(&self) -> WaitForCancellationFuture<'_> {
+    /// Waits for the end of the connection.
+    pub fn closed(&self) -> WaitForCancellationFuture<'_> {
         self.closed.cancelled()
     }
 }

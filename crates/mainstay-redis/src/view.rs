@@ -2,20 +2,20 @@ use std::collections::BTreeMap;
 
 /// What the last look at Redis found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct RedisView {
+pub struct RedisView {
     /// Fields of INFO that matter; empty while Redis does not answer.
-    pub(crate) info: BTreeMap<String, String>,
+    pub info: BTreeMap<String, String>,
     /// Present in mode `sentinel`.
-    pub(crate) sentinel: Option<SentinelView>,
+    pub sentinel: Option<SentinelView>,
 }
 
 /// What the last look at the Sentinels found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct SentinelView {
+pub struct SentinelView {
     /// The server most Sentinels name; empty when none answers.
-    pub(crate) master: String,
-    pub(crate) n_configured: u32,
-    pub(crate) n_reachable: u32,
+    pub master: String,
+    pub n_configured: u32,
+    pub n_reachable: u32,
 }
 
 const FIELDS: [&str; 28] = [
@@ -50,7 +50,7 @@ const FIELDS: [&str; 28] = [
 ];
 
 /// Picks the fields that matter out of the text of INFO.
-pub(super) fn pick_fields(info: &str) -> BTreeMap<String, String> {
+pub(crate) fn pick_fields(info: &str) -> BTreeMap<String, String> {
     let pairs = info.lines().filter_map(|line| line.trim_end().split_once(':'));
     let wanted = pairs.filter(|(name, _)| FIELDS.contains(name));
     wanted.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
