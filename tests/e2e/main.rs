@@ -13,6 +13,7 @@ mod health;
 mod invalidation;
 mod live;
 mod monitor;
+mod partitions;
 mod realtime;
 mod roles;
 mod trace;

@@ -9,6 +9,7 @@ pub(crate) mod health;
 pub(crate) mod invalidation;
 pub(crate) mod live;
 pub(crate) mod monitoring;
+pub(crate) mod partitions;
 pub(crate) mod realtime;
 
 mod page;

@@ -33,7 +33,6 @@ type Progress = Arc<dyn Fn(&str) + Send + Sync>;
 pub struct Builder {
     dir: Option<PathBuf>,
     wishes: Wishes,
-    demo_data: bool,
     bin_dir: Option<PathBuf>,
     extra_env: Vec<(Service, String, String)>,
     progress: Option<Progress>,
@@ -89,7 +88,7 @@ impl Builder {
 
     /// Fills the database with [`demo`](mod@crate::demo) data.
     pub fn demo_data(mut self, on: bool) -> Self {
-        self.demo_data = on;
+        self.wishes.demo_data = on;
         self
     }
 
@@ -216,7 +215,7 @@ impl Builder {
         let nodes = postgres.nodes().iter().map(name).collect::<Vec<_>>().join(", ");
         let bouncers = if self.wishes.pgbouncer { ", a pgbouncer each" } else { "" };
         self.tell(&format!("postgres: {nodes}{bouncers}, ready in {took:.1} s"));
-        if self.demo_data {
+        if self.wishes.demo_data {
             let began = Instant::now();
             demo::fill(postgres, &plan.credentials.postgres_password).await?;
             self.tell(&format!("demo data: filled in {:.1} s", began.elapsed().as_secs_f64()));

@@ -57,6 +57,7 @@ pub(crate) struct Wishes {
     pub(crate) postgres: bool,
     pub(crate) pgbouncer: bool,
     pub(crate) fsync: bool,
+    pub(crate) demo_data: bool,
     pub(crate) services: BTreeSet<Service>,
     pub(crate) otlp_endpoint: Option<String>,
     pub(crate) proxied: BTreeSet<Component>,
@@ -194,6 +195,7 @@ impl<'a> Layout<'a> {
             postgres: postgres
                 .map(|postgres| postgres.nodes().iter().map(node).collect())
                 .unwrap_or_default(),
+            demo_data: self.wishes.postgres && self.wishes.demo_data,
             credentials: credentials.clone(),
             otlp_endpoint: self.wishes.otlp_endpoint.clone(),
         })

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Error,
     credentials::{Credentials, sha256_hex},
+    demo,
     manifest::{Kind, Manifest},
     node::{Node, NodeParams},
     postgres::{DATABASE, SERVICE_ROLE},
@@ -56,6 +57,8 @@ pub(crate) struct Surroundings {
     pub(crate) sentinels: Vec<SocketAddr>,
     /// Name, server and PgBouncer of each node; empty without PostgreSQL.
     pub(crate) postgres: Vec<(String, SocketAddr, Option<SocketAddr>)>,
+    /// The demo tables are there.
+    pub(crate) demo_data: bool,
     pub(crate) credentials: Credentials,
     pub(crate) otlp_endpoint: Option<String>,
 }
@@ -147,6 +150,13 @@ fn replica(env: &mut Env, around: &Surroundings) {
         if let Some(bouncer) = bouncer {
             env.set(&format!("NODES__{name}__PGBOUNCER"), bouncer);
         }
+    }
+    for table in demo::TABLES.iter().filter(|_| around.demo_data) {
+        let name = table.trim_end_matches("_transactions").to_uppercase();
+        env.set(&format!("SWITCHOVER__{name}__LEGACY"), table);
+        env.set(&format!("SWITCHOVER__{name}__PARTITIONED"), format!("{table}_partitioned"));
+        env.set(&format!("SWITCHOVER__{name}__KEY"), "id");
+        env.set(&format!("SWITCHOVER__{name}__TIME_COLUMN"), "occurred_at");
     }
 }
 
@@ -261,6 +271,7 @@ mod tests {
             running: Service::ALL.into(),
             sentinels: vec![local(26390), local(26391)],
             postgres: vec![("replica1".to_owned(), local(5441), Some(local(6441)))],
+            demo_data: false,
             credentials: Credentials::random(),
             otlp_endpoint: None,
         }
@@ -308,6 +319,17 @@ mod tests {
         let env = environment(Service::ReplicaService, &around());
         assert_eq!(value(&env, "MAINSTAY__NODES__REPLICA1__ADDRESS").unwrap(), "127.0.0.1:5441");
         assert_eq!(value(&env, "MAINSTAY__NODES__REPLICA1__PGBOUNCER").unwrap(), "127.0.0.1:6441");
+    }
+
+    #[test]
+    fn demo_tables_are_pairs_to_switch_over() {
+        let mut around = around();
+        let env = environment(Service::ReplicaService, &around);
+        assert!(env.iter().all(|(key, _)| !key.contains("SWITCHOVER")), "{env:?}");
+        around.demo_data = true;
+        let env = environment(Service::ReplicaService, &around);
+        let twin = value(&env, "MAINSTAY__SWITCHOVER__REVENUE__PARTITIONED").unwrap();
+        assert_eq!(twin, "revenue_transactions_partitioned");
     }
 
     #[test]

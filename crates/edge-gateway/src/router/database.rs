@@ -3,7 +3,7 @@
 use utoipa_axum::routes;
 
 use crate::map::Map;
-use crate::routes::database;
+use crate::routes::{database, partitions};
 
 pub(super) fn paths(map: Map) -> Map {
     map.viewer("/database/info", routes!(database::info))
@@ -13,4 +13,6 @@ pub(super) fn paths(map: Map) -> Map {
         .viewer("/database/replica/pool-stats", routes!(database::pool_stats))
         .viewer("/database/query", routes!(database::query))
         .admin("/database/execute", routes!(database::execute))
+        .viewer("/monitoring/partitions/metrics", routes!(partitions::metrics))
+        .viewer("/monitoring/partitions/table-stats", routes!(partitions::table_stats))
 }

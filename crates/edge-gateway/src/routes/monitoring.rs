@@ -28,6 +28,7 @@ use answer::{
 use super::cache::CacheStats;
 use super::database::{self, DatabaseInfo};
 use super::health::{Process, completeness, overall, processes, uptime_seconds};
+use super::partitions::{self, PartitionFigures};
 use super::realtime::{self, WebsocketFigures};
 use super::words::{self, seconds, wire_duration};
 use crate::body::{Json, Params, Who};
@@ -70,8 +71,9 @@ pub(crate) async fn unified_metrics(State(app): State<Arc<App>>, Who(caller): Wh
 /// Asks every service at once; says also whether every part answered.
 pub(crate) async fn unified(app: &App, caller: impl Into<Option<Caller>>) -> (UnifiedMetrics, bool) {
     let (within, caller) = (app.part_within, caller.into());
-    let (processes, cache, topology, nodes, alerts) = tokio::join!(
+    let (processes, partitions, cache, topology, nodes, alerts) = tokio::join!(
         processes(app),
+        Box::pin(partitions::fetch(app, caller.clone(), within)),
         cache_stats(app, caller.clone(), within),
         database::topology(app, caller.clone(), within),
         realtime::nodes(app, realtime::nodes_call(caller.clone()).within(within)),
@@ -84,6 +86,7 @@ pub(crate) async fn unified(app: &App, caller: impl Into<Option<Caller>>) -> (Un
             uptime: uptime_seconds(app),
             reasons: processes.iter().flat_map(Process::reasons).collect(),
         },
+        partitions: parts.take("partitions", partitions.map(PartitionFigures::from)),
         cache: parts.take("cache", cache),
         replicas: parts.take("replicas", topology.map(|topology| DatabaseInfo::from(&topology))),
         websockets: parts.take("websockets", nodes.map(|nodes| WebsocketFigures::from(&*nodes))),

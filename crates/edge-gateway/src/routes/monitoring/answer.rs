@@ -11,6 +11,7 @@ use crate::live::AlertNow;
 use crate::part::{Freshness, PartInfo};
 use crate::routes::cache::CacheStats;
 use crate::routes::database::DatabaseInfo;
+use crate::routes::partitions::PartitionFigures;
 use crate::routes::realtime::WebsocketFigures;
 use crate::routes::words::{Status, alert_state, rfc3339, severity};
 
@@ -27,6 +28,7 @@ pub(crate) struct QuickCheck {
 #[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct UnifiedMetrics {
     pub(super) system: SystemFigures,
+    pub(super) partitions: Option<PartitionFigures>,
     pub(super) cache: Option<CacheStats>,
     pub(super) replicas: Option<DatabaseInfo>,
     pub(super) websockets: Option<WebsocketFigures>,
