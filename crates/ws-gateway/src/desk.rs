@@ -201,11 +201,16 @@ impl Subscribed {
             lifetime: self.lifetime,
             recoverable: self.recoverable,
             epoch: self.epoch.as_deref().unwrap_or_default(),
-            publications: self.missed.iter().map(|item| item.shown()).collect(),
+            publications: self.missed.iter().map(|item| self.as_wanted(item.shown())).collect(),
             recovered: self.recovered,
             offset: self.offset,
             positioned: self.positioned,
             was_recovering: self.was_recovering,
+            delta: self.delta,
         }
+    }
+
+    fn as_wanted<'a>(&self, publication: protocol::Publication<'a>) -> protocol::Publication<'a> {
+        if self.delta { publication.whole() } else { publication }
     }
 }

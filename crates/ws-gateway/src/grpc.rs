@@ -304,6 +304,7 @@ impl RealtimeService for RealtimeApi {
             positioned: true,
             recoverable: true,
             join_leave: true,
+            delta: false,
             filter: None,
             chan_info: None,
             lifetime: Lifetime::default(),

@@ -29,6 +29,7 @@ use crate::session::Profile;
 
 mod channels;
 mod connection;
+mod delta;
 mod frames;
 mod members;
 mod recent;
@@ -83,6 +84,8 @@ pub(crate) struct Subscription {
     pub(crate) positioned: bool,
     pub(crate) recoverable: bool,
     pub(crate) join_leave: bool,
+    /// The client can apply deltas.
+    pub(crate) delta: bool,
     pub(crate) filter: Option<Arc<Filter>>,
     pub(crate) chan_info: Option<Arc<RawValue>>,
     pub(crate) lifetime: Lifetime,
@@ -100,6 +103,8 @@ pub(crate) struct Subscribed {
     /// None when it is not positioned.
     pub(crate) epoch: Option<Epoch>,
     pub(crate) lifetime: Lifetime,
+    /// Publications come with deltas.
+    pub(crate) delta: bool,
 }
 
 /// A publication and what is to be done with it.

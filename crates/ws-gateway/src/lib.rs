@@ -11,6 +11,7 @@ mod drain;
 mod engine;
 mod error;
 mod filter;
+mod fossil;
 mod grpc;
 mod hub;
 mod metrics;

@@ -34,6 +34,9 @@ pub(crate) struct Figures {
     pub(crate) history_bytes: Gauge,
     pub(crate) history_evictions: Counter,
     pub(crate) publish_seconds: Histogram,
+    pub(crate) delta_patches: Counter,
+    pub(crate) delta_wholes: Counter,
+    pub(crate) delta_saved_bytes: Counter,
     disconnects: Family<DisconnectLabels, Counter>,
     commands: Family<CommandLabels, Counter>,
     refusals: Family<RefusalLabels, Counter>,
@@ -82,6 +85,9 @@ impl Metrics {
             history_bytes: Gauge::default(),
             history_evictions: Counter::default(),
             publish_seconds: Histogram::new(SECONDS),
+            delta_patches: Counter::default(),
+            delta_wholes: Counter::default(),
+            delta_saved_bytes: Counter::default(),
             disconnects: Family::default(),
             commands: Family::default(),
             refusals: Family::default(),
@@ -119,6 +125,21 @@ impl Figures {
             "publish_seconds",
             "Time to queue one publication to all subscribers of its channel",
             self.publish_seconds.clone(),
+        );
+        registry.register(
+            "delta_patches",
+            "Publications queued as what they change",
+            self.delta_patches.clone(),
+        );
+        registry.register(
+            "delta_wholes",
+            "Publications queued whole to subscribers who want deltas",
+            self.delta_wholes.clone(),
+        );
+        registry.register(
+            "delta_saved_bytes",
+            "Data that deltas made unnecessary to send",
+            self.delta_saved_bytes.clone(),
         );
         registry.register("disconnects", "Ends of connections by close code", self.disconnects.clone());
         registry.register("commands", "Commands answered, by method and result", self.commands.clone());

@@ -13,6 +13,9 @@ mod connecting;
 #[path = "gateway/delivery.rs"]
 mod delivery;
 #[cfg(test)]
+#[path = "gateway/deltas.rs"]
+mod deltas;
+#[cfg(test)]
 #[path = "gateway/ends.rs"]
 mod ends;
 #[cfg(test)]

@@ -64,6 +64,8 @@ pub struct NamespaceConfig {
     pub force_positioning: bool,
     /// Lets subscribers filter publications by tags.
     pub filters: bool,
+    /// Sends what has changed instead of whole data to subscribers who can apply it.
+    pub delta: bool,
     /// What the part of the name after the colon must look like, `*` standing for anything; empty: like anything.
     pub pattern: String,
 }
@@ -122,6 +124,7 @@ impl Default for NamespaceConfig {
             force_recovery: false,
             force_positioning: false,
             filters: true,
+            delta: false,
             pattern: String::new(),
         }
     }

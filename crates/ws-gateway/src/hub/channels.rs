@@ -4,12 +4,10 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::frames::Frames;
-use super::{Hub, Message, Published, Room, SHARDS, Shard};
+use super::{Connection, Hub, Message, Published, Room, SHARDS, Shard};
 use crate::channel::Channel;
 use crate::config::NamespaceConfig;
 use crate::engine::{HistoryQuery, Item, NotThisEpoch, Position};
-use crate::protocol::Push;
 
 impl Hub {
     /// Queues a publication to everybody in a channel and remembers it, if the namespace keeps a history. Places in the
@@ -31,10 +29,9 @@ impl Hub {
         }
         let position =
             options.keeps_history().then(|| self.remember(&mut shard, channel, options, message, now));
-        let receivers = shard.rooms.get(channel).map_or(0, |room| {
-            let publication = &message.publication;
-            let frames = Frames::new(channel, Push::Pub(publication.shown(position.as_ref())));
-            room.deliver(&frames, publication, message.exclusion.as_deref(), |to, push| self.send(to, push))
+        let receivers = shard.rooms.get_mut(channel).map_or(0, |room| {
+            let send = |to: &Connection, push| self.send(to, push);
+            room.deliver(channel, message, position.as_ref(), (&self.metrics, send))
         });
         let published = Published { receivers, position, duplicate: false };
         if !key.is_empty() {

@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::cell::OnceCell;
 
 use bytes::Bytes;
@@ -46,7 +47,14 @@ impl Publication {
 
     fn shown_at<'a>(&'a self, offset: u64, epoch: &'a str) -> protocol::Publication<'a> {
         let info = self.info.as_ref().map(ClientInfo::shown);
-        protocol::Publication { data: &self.data, info, offset, tags: &self.tags, epoch }
+        protocol::Publication {
+            data: Cow::Borrowed(&*self.data),
+            delta: None,
+            info,
+            offset,
+            tags: &self.tags,
+            epoch,
+        }
     }
 }
 

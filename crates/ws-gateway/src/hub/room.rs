@@ -6,21 +6,25 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::delta::{Base, DeltaFrames, Deltas};
 use super::frames::Frames;
-use super::{Connection, Limits, Subscribed, Subscription};
+use super::{Connection, Limits, Message, Subscribed, Subscription};
 use crate::channel::Channel;
 use crate::codes::ReplyError;
 use crate::config::{NamespaceConfig, Recovery};
-use crate::engine::{Item, Stream};
+use crate::engine::{Item, Position, Stream};
 use crate::filter::Filter;
+use crate::metrics::Metrics;
 use crate::protocol::{About, Push};
-use crate::publication::{ClientInfo, Exclusion, Publication};
+use crate::publication::{ClientInfo, Exclusion};
 
 /// One channel: who listens, and what is remembered.
 pub(super) struct Room {
     options: Arc<NamespaceConfig>,
     members: HashMap<u64, Member>,
     stream: Option<Box<Stream>>,
+    /// None while nobody here wants deltas.
+    deltas: Option<Box<Deltas>>,
 }
 
 struct Member {
@@ -29,11 +33,12 @@ struct Member {
     filter: Option<Arc<Filter>>,
     /// Is told who comes and goes.
     hears_of_others: bool,
+    base: Base,
 }
 
 impl Room {
     pub(super) fn new(options: Arc<NamespaceConfig>) -> Self {
-        Self { options, members: HashMap::new(), stream: None }
+        Self { options, members: HashMap::new(), stream: None, deltas: None }
     }
 
     /// Says how a subscription begins, without beginning it.
@@ -54,6 +59,7 @@ impl Room {
             positioned,
             was_recovering: wanted.recover.is_some(),
             lifetime: wanted.lifetime,
+            delta: options.delta && wanted.delta,
             ..Subscribed::default()
         };
         if positioned {
@@ -112,11 +118,17 @@ impl Room {
     /// Lets a connection in; true when it is the first.
     pub(super) fn join(&mut self, connection: &Arc<Connection>, wanted: &Subscription) -> bool {
         let was_empty = self.members.is_empty();
+        // The first publication comes whole: what the client has from before may be older than ours.
+        let base = if self.options.delta && wanted.delta { Base::NOTHING } else { Base::NEVER };
+        if base.is_wanted() {
+            self.deltas.get_or_insert_default().n_members += 1;
+        }
         let member = Member {
             connection: Arc::clone(connection),
             chan_info: wanted.chan_info.clone(),
             filter: wanted.filter.clone(),
             hears_of_others: self.options.join_leave && (self.options.force_join_leave || wanted.join_leave),
+            base,
         };
         self.members.insert(connection.id, member);
         was_empty
@@ -138,6 +150,9 @@ impl Room {
         send: impl Fn(&Connection, Bytes) -> bool,
     ) -> bool {
         let Some(member) = self.members.remove(&id) else { return false };
+        if member.base.is_wanted() {
+            self.deltas = self.deltas.take().filter(|deltas| deltas.n_members > 1).map(Deltas::without_one);
+        }
         if self.options.join_leave
             && let Some(info) = member.info()
         {
@@ -152,19 +167,31 @@ impl Room {
         }
     }
 
-    /// Gives a push to everybody who wants a publication; returns to how many.
+    /// Gives a publication to everybody who wants it; returns to how many.
     pub(super) fn deliver(
-        &self,
-        frames: &Frames<'_>,
-        publication: &Publication,
-        exclusion: Option<&Exclusion>,
-        send: impl Fn(&Connection, Bytes) -> bool,
+        &mut self,
+        channel: &Channel,
+        message: &Message,
+        position: Option<&Position>,
+        (metrics, send): (&Metrics, impl Fn(&Connection, Bytes) -> bool),
     ) -> u64 {
-        let wanting = self.members.values().filter(|member| {
-            !is_left_out(&member.connection, exclusion)
+        let publication = &message.publication;
+        let turn = self.deltas.as_mut().map(|deltas| deltas.turn(publication));
+        let shown = publication.shown(position);
+        let delta_frames = turn.as_ref().map(|turn| DeltaFrames::new(channel, &shown, turn));
+        let frames = Frames::new(channel, Push::Pub(shown.clone()));
+        let wanting = self.members.values_mut().filter(|member| {
+            !is_left_out(&member.connection, message.exclusion.as_deref())
                 && member.filter.as_ref().is_none_or(|filter| filter.wants(&publication.tags))
         });
-        wanting.filter(|member| send(&member.connection, frames.get())).count() as u64
+        let sent = wanting.filter_map(|member| {
+            let frame = match &delta_frames {
+                Some(frames) if member.base.is_wanted() => frames.next(&mut member.base, metrics),
+                _ => frames.get(),
+            };
+            send(&member.connection, frame).then_some(())
+        });
+        sent.count() as u64
     }
 
     /// Returns what is remembered, beginning to remember if need be.

@@ -49,6 +49,7 @@ fn wanted(name: &str, options: &Arc<NamespaceConfig>) -> Subscription {
         positioned: false,
         recoverable: false,
         join_leave: false,
+        delta: false,
         filter: None,
         chan_info: None,
         lifetime: Lifetime::default(),

@@ -106,6 +106,9 @@ pub(crate) struct SubscribeRequest<'a> {
     pub(crate) recoverable: bool,
     /// The client wants to be told who comes and goes.
     pub(crate) join_leave: bool,
+    /// The kind of deltas the client can apply; empty for none.
+    #[serde(borrow)]
+    pub(crate) delta: Cow<'a, str>,
     /// Filter by tags.
     pub(crate) tf: Option<FilterNode>,
     /// Bit 2: answer with an error rather than with `recovered: false`.

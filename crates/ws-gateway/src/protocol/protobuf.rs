@@ -118,7 +118,7 @@ fn write_value(kind: Type, value: &Wire<'_>, depth: usize, json: &mut String) ->
         (Type::Signed, Wire::Varint(number)) => json.push_str(&number.cast_signed().to_string()),
         (Type::Bool, Wire::Varint(number)) => json.push_str(if *number == 0 { "false" } else { "true" }),
         (Type::Text, Wire::Bytes(text)) => push_text(str::from_utf8(text).map_err(|_| Malformed)?, json),
-        (Type::Json, Wire::Bytes(document)) => {
+        (Type::Json | Type::Payload, Wire::Bytes(document)) => {
             let document: &RawValue = serde_json::from_slice(document).map_err(|_| Malformed)?;
             // Lines are what separates commands; inside a document they stand only between tokens.
             json.extend(document.get().chars().map(|c| if c == '\n' { ' ' } else { c }));
@@ -185,7 +185,12 @@ type Object<'a> = BTreeMap<String, &'a RawValue>;
 fn encode_object(object: &Object<'_>, fields: &[Field], message: &mut Vec<u8>) {
     for field in fields {
         if let Some(value) = object.get(field.name) {
-            encode_field(field.number, field.kind, value, message);
+            let kind = match field.kind {
+                Type::Payload if object.contains_key("delta") => Type::Text,
+                Type::Payload => Type::Json,
+                kind => kind,
+            };
+            encode_field(field.number, kind, value, message);
         }
     }
 }
@@ -196,7 +201,7 @@ fn encode_field(number: u64, kind: Type, value: &RawValue, message: &mut Vec<u8>
         Type::Signed => put_number(number, ours::<i64>(value).cast_unsigned(), message),
         Type::Bool => put_number(number, ours::<bool>(value).into(), message),
         Type::Text => put_bytes(number, ours::<String>(value).as_bytes(), message),
-        Type::Json => put_bytes(number, value.get().as_bytes(), message),
+        Type::Json | Type::Payload => put_bytes(number, value.get().as_bytes(), message),
         Type::Message(fields) => {
             let mut inner = Vec::new();
             encode_object(&ours(value), fields, &mut inner);

@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -60,9 +61,13 @@ pub(crate) struct About<'a> {
 }
 
 /// One message of a channel.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Publication<'a> {
-    pub(crate) data: &'a RawValue,
+    /// A document; beside `delta` the text of one, or a patch that makes one from the publication before.
+    pub(crate) data: Cow<'a, RawValue>,
+    /// Whether data are a patch; absent for those who want no deltas.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) delta: Option<bool>,
     /// Who published it, if that was a client.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) info: Option<ClientInfo<'a>>,
@@ -74,6 +79,23 @@ pub(crate) struct Publication<'a> {
     /// With the first offset only: a numbering begins.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub(crate) epoch: &'a str,
+}
+
+impl Publication<'_> {
+    /// Returns it for those who want deltas, without one.
+    pub(crate) fn whole(&self) -> Self {
+        self.with_text(self.data.get(), false)
+    }
+
+    /// Returns it as what has changed.
+    pub(crate) fn patched(&self, patch: &str) -> Self {
+        self.with_text(patch, true)
+    }
+
+    fn with_text(&self, text: &str, delta: bool) -> Self {
+        let data = serde_json::value::to_raw_value(text).expect("texts can be written");
+        Self { data: Cow::Owned(data), delta: Some(delta), ..self.clone() }
+    }
 }
 
 /// Where a subscription begins that the client did not ask for.
@@ -149,6 +171,9 @@ pub(crate) struct SubscribeResult<'a> {
     /// Whether the client asked for what it missed.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) was_recovering: bool,
+    /// Whether publications come with deltas.
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) delta: bool,
 }
 
 #[derive(Debug, Serialize)]

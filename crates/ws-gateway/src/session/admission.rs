@@ -121,6 +121,7 @@ fn server_side(
             positioned: true,
             recoverable: true,
             join_leave: true,
+            delta: false,
             filter: None,
             chan_info: None,
             lifetime: Lifetime::default(),

@@ -21,6 +21,9 @@ use crate::protocol::{
 /// Bit of `SubscribeRequest.flag`: answer with an error rather than with `recovered: false`.
 const REJECT_UNRECOVERED: i64 = 2;
 
+/// The one kind of deltas served.
+const FOSSIL: &str = "fossil";
+
 /// What a command comes to: something for the hub, or an error.
 type Outcome = Result<Ask, ReplyError>;
 
@@ -102,6 +105,8 @@ impl Turn<'_> {
             positioned: request.positioned,
             recoverable: request.recoverable,
             join_leave: request.join_leave,
+            // Publications that a filter leaves out would be missing in the chain.
+            delta: request.delta == FOSSIL && filter.is_none(),
             filter,
             chan_info: permit.chan_info,
             lifetime: permit.lifetime,

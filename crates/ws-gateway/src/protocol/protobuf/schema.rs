@@ -15,13 +15,15 @@ pub(super) enum Type {
     Text,
     /// Bytes that are a JSON document.
     Json,
+    /// The same; beside a field `delta` any bytes, which JSON carries as a text.
+    Payload,
     Message(&'static [Field]),
     List(&'static Type),
     /// From texts.
     Map(&'static Type),
 }
 
-use Type::{Bool, Json, List, Map, Message, Signed, Text, Unsigned};
+use Type::{Bool, Json, List, Map, Message, Payload, Signed, Text, Unsigned};
 
 const fn field(number: u64, name: &'static str, kind: Type) -> Field {
     Field { number, name, kind }
@@ -131,6 +133,7 @@ const SUBSCRIBE_RESULT: &[Field] = &[
     field(10, "positioned", Bool),
     field(11, "data", Json),
     field(12, "was_recovering", Bool),
+    field(13, "delta", Bool),
 ];
 
 const PRESENCE_STATS: &[Field] = &[field(1, "num_clients", Unsigned), field(2, "num_users", Unsigned)];
@@ -173,10 +176,11 @@ const SUBSCRIBED: &[Field] = &[
 ];
 
 const PUBLICATION: &[Field] = &[
-    field(4, "data", Json),
+    field(4, "data", Payload),
     field(5, "info", Message(CLIENT_INFO)),
     field(6, "offset", Unsigned),
     field(7, "tags", Map(&Text)),
+    field(8, "delta", Bool),
     field(9, "time", Signed),
     field(14, "epoch", Text),
 ];
