@@ -69,6 +69,11 @@ impl Disconnect {
     /// RFC 6455, section 7.4.1: SDKs take it as final, since the same message would be as large again.
     pub(crate) const MESSAGE_SIZE_LIMIT: Self = Self::new(1009, "message size limit");
 
+    /// Says whether SDKs come back after it.
+    pub(crate) const fn is_temporary(self) -> bool {
+        matches!(self.code, 3_000..=3_499 | 4_000..=4_499)
+    }
+
     const fn new(code: u16, reason: &'static str) -> Self {
         Self { code, reason }
     }

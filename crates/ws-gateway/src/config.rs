@@ -61,6 +61,8 @@ pub struct WebSocketConfig {
     pub max_message_size: ByteSize,
     /// What may wait for one client; more and it is disconnected as slow.
     pub outbox_size: ByteSize,
+    /// Serves streams over HTTP too, for networks that let no WebSocket through.
+    pub fallbacks: bool,
     /// Channels of one connection at once.
     pub max_channels_per_client: u32,
 }
@@ -109,6 +111,7 @@ impl Default for WebSocketConfig {
             max_connections_per_user: 0,
             max_message_size: ByteSize::kib(64),
             outbox_size: ByteSize::mib(1),
+            fallbacks: true,
             max_channels_per_client: 128,
         }
     }

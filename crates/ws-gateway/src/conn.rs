@@ -19,8 +19,10 @@ use crate::hub::Seat;
 use crate::session::{Now, Session};
 
 mod form;
+mod stream;
 
 pub(crate) use form::Form;
+pub(crate) use stream::{Framing, StreamConn};
 
 /// Messages written with one call when many wait.
 const BATCH_MESSAGES: usize = 16;

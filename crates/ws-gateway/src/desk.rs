@@ -71,6 +71,8 @@ impl Desk<'_> {
             subs: subs.collect(),
             ping: open.ping_s,
             pong: true,
+            session: open.emulated.as_ref().map(|emulated| emulated.session),
+            node: open.emulated.as_ref().map_or("", |emulated| &emulated.node),
         };
         self.hub.metrics().answered(Method::Connect, 0);
         self.hub.send_first(self.connection, protocol::reply(open.id, Method::Connect, &result));

@@ -19,9 +19,12 @@ use tokio::time::{Instant, timeout};
 
 use crate::codec::{NotWebSocket, check_request};
 use crate::conn::{Conn, Form};
+use crate::emulation::Emulation;
 use crate::hub::{Hub, NoRoom};
 use crate::origin::OriginPattern;
 use crate::session::{Now, Rules, Session};
+
+mod fallback;
 
 /// Where clients connect.
 pub(crate) const PATH: &str = "/connection/websocket";
@@ -39,6 +42,10 @@ pub(crate) struct Door {
     pub(crate) rules: Arc<Rules>,
     pub(crate) origins: Vec<OriginPattern>,
     pub(crate) max_message_bytes: usize,
+    /// None when nothing but WebSocket is served.
+    pub(crate) emulation: Option<Arc<Emulation>>,
+    /// Time for the body of a request.
+    pub(crate) body_within: Duration,
 }
 
 /// Why a handshake leads to no connection.
@@ -47,10 +54,17 @@ enum Refused {
     NotWebSocket(NotWebSocket),
     Origin,
     NoRoom(NoRoom),
+    /// The body of a request did not come, or is none.
+    Body(StatusCode),
 }
 
 pub(crate) fn app(door: Arc<Door>) -> Router {
-    Router::new().route(PATH, get(handshake)).with_state(door)
+    let app = Router::new().route(PATH, get(handshake));
+    let app = match &door.emulation {
+        Some(emulation) => app.merge(fallback::routes(&door, emulation)),
+        None => app,
+    };
+    app.with_state(door)
 }
 
 async fn handshake(
@@ -133,6 +147,7 @@ impl Refused {
             Self::Origin => "origin",
             Self::NoRoom(NoRoom::Full) => "full",
             Self::NoRoom(NoRoom::Draining) => "draining",
+            Self::Body(_) => "body",
         }
     }
 
@@ -144,6 +159,7 @@ impl Refused {
                 (StatusCode::UPGRADE_REQUIRED, SPOKEN, format!("{}\n", NotWebSocket::Version)).into_response()
             }
             Self::NotWebSocket(problem) => (StatusCode::BAD_REQUEST, format!("{problem}\n")).into_response(),
+            Self::Body(status) => (status, "the body cannot be read\n").into_response(),
             Self::Origin => (StatusCode::FORBIDDEN, "this origin is not allowed\n").into_response(),
             Self::NoRoom(NoRoom::Full) => {
                 (StatusCode::SERVICE_UNAVAILABLE, SOON, "this node is full\n").into_response()

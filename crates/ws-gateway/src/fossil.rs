@@ -10,6 +10,9 @@ const DIGITS: &[u8; 64] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmno
 /// The old text is looked up in blocks of this size.
 const BLOCK_BYTES: usize = 16;
 
+/// Places looked at for one block; those that find none free are left out.
+const PROBES: usize = 8;
+
 /// Naming a shorter piece of the old text takes about as much room as repeating it.
 const SHORTEST_COPY: usize = 10;
 
@@ -50,7 +53,7 @@ impl Writer<'_> {
         let searched = new.len() - tail;
         let mut at = self.written;
         while let Some(block) = new[..searched].get(at..at + BLOCK_BYTES) {
-            at = match blocks.find(self.old, block) {
+            at = match blocks.find(block) {
                 Some(from) if self.extended(from, at, searched) => self.written,
                 _ => at + 1,
             };
@@ -97,37 +100,46 @@ impl Writer<'_> {
     }
 }
 
-/// Where the blocks of a text are. Of those that fall on one place in the table the first is kept, so that looking one up
-/// takes one comparison.
-struct Blocks {
-    /// Number of the block, plus one; 0 where there is none.
+/// Where the blocks of a text are, for the first block of each content.
+struct Blocks<'a> {
+    text: &'a [u8],
+    /// Number of the block, plus one; 0 where there is none. A quarter of the places is taken at most.
     table: Vec<u32>,
 }
 
-impl Blocks {
-    fn new(text: &[u8]) -> Self {
+impl<'a> Blocks<'a> {
+    fn new(text: &'a [u8]) -> Self {
         let n_blocks = text.len() / BLOCK_BYTES;
-        let mut blocks = Self { table: vec![0; (2 * n_blocks).next_power_of_two()] };
+        let mut blocks = Self { text, table: vec![0; (4 * n_blocks).next_power_of_two()] };
         for (number, block) in (1..).zip(text.chunks_exact(BLOCK_BYTES)) {
-            let place = blocks.place(block);
-            if blocks.table[place] == 0 {
-                blocks.table[place] = number;
+            if let Some(free) = blocks.places(block).find(|&place| !blocks.is_other(place, block))
+                && blocks.table[free] == 0
+            {
+                blocks.table[free] = number;
             }
         }
         blocks
     }
 
-    fn find(&self, text: &[u8], block: &[u8]) -> Option<usize> {
-        let at = (self.table[self.place(block)] as usize).checked_sub(1)? * BLOCK_BYTES;
-        (text[at..at + BLOCK_BYTES] == *block).then_some(at)
+    fn find(&self, block: &[u8]) -> Option<usize> {
+        let place = self.places(block).find(|&place| !self.is_other(place, block))?;
+        Some((self.table[place] as usize).checked_sub(1)? * BLOCK_BYTES)
     }
 
-    fn place(&self, block: &[u8]) -> usize {
+    /// Returns where a block may stand, the likeliest place first.
+    fn places(&self, block: &[u8]) -> impl Iterator<Item = usize> + use<> {
         let (head, tail) = block.split_at(8);
         let number = |part: &[u8]| u64::from_le_bytes(part.try_into().expect("half a block has 8 bytes"));
         // Fibonacci hashing: the upper bits of the product depend on all of the input.
         let mixed = (number(head) ^ number(tail).rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (mixed >> 32) as usize & (self.table.len() - 1)
+        let (first, mask) = ((mixed >> 32) as usize, self.table.len() - 1);
+        (first..first + PROBES).map(move |place| place & mask)
+    }
+
+    /// Tells whether another block stands in a place.
+    fn is_other(&self, place: usize, block: &[u8]) -> bool {
+        let Some(at) = (self.table[place] as usize).checked_sub(1) else { return false };
+        self.text[at * BLOCK_BYTES..][..BLOCK_BYTES] != *block
     }
 }
 

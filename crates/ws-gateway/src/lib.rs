@@ -8,6 +8,7 @@ mod conn;
 mod desk;
 mod door;
 mod drain;
+mod emulation;
 mod engine;
 mod error;
 mod filter;

@@ -103,6 +103,11 @@ impl Outbox {
         Level { bytes: queue.bytes, peak_bytes: queue.peak_bytes }
     }
 
+    /// Makes the reader look, also at what is not here.
+    pub(crate) fn wake(&self) {
+        self.reader.wake();
+    }
+
     /// Forgets the reader, so that a finished task is not kept in memory by its outbox.
     pub(crate) fn forget_reader(&self) {
         drop(self.reader.take());

@@ -7,10 +7,12 @@ use anyhow::Context as _;
 use mainstay_proto::realtime::v1::realtime_service_server::RealtimeServiceServer;
 use mainstay_rpc::{Routes, ServeOptions, server_tls};
 use mainstay_runtime::{ComponentKind, Context, Schedule};
+use socket2::SockRef;
 use tokio::time::Instant;
 
 use crate::config::{GatewayConfig, bytes};
 use crate::door::{self, Door};
+use crate::emulation::Emulation;
 use crate::grpc::{NodeIdentity, RealtimeApi};
 use crate::hub::{Hub, Limits};
 use crate::metrics::Metrics;
@@ -28,6 +30,13 @@ const SWEEP_EVERY: Duration = Duration::from_secs(5);
 pub async fn start(cx: Context, config: GatewayConfig) -> anyhow::Result<()> {
     // 1. The clients' port, before anything else: a taken port must be known at once.
     let listener = cx.bind("websocket", "websocket.listen", config.websocket.listen).await?;
+
+    // What a client does not acknowledge is given up by the system when a WebSocket would be for a missing pong. An answer
+    // over HTTP that nobody reads is held by nothing else. Sockets take the option over from the port.
+    let silent_within = config.websocket.ping_every + config.websocket.pong_within;
+    SockRef::from(&listener)
+        .set_tcp_user_timeout(Some(silent_within))
+        .context("websocket.listen: the port has no time limit for silent peers")?;
 
     // 2. Who may connect, and what they may do.
     let tls = server_tls(&config.websocket.tls).context("websocket.tls")?;
@@ -58,7 +67,18 @@ pub async fn start(cx: Context, config: GatewayConfig) -> anyhow::Result<()> {
 
     // 5. The clients' door.
     let max_message_bytes = config.websocket.max_message_bytes();
-    let door = Arc::new(Door { cx: cx.clone(), hub: Arc::clone(&hub), rules, origins, max_message_bytes });
+    let door = Arc::new(Door {
+        cx: cx.clone(),
+        hub: Arc::clone(&hub),
+        rules,
+        origins,
+        max_message_bytes,
+        emulation: config
+            .websocket
+            .fallbacks
+            .then(|| Emulation::new(&cx.identity().instance, 2 * max_message_bytes)),
+        body_within: config.websocket.header_within,
+    });
     let options = ServeOptions {
         tls,
         max_connections: config.websocket.max_connections,

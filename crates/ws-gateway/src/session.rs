@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::channel::Channel;
 use crate::codes::{Disconnect, ReplyError};
 use crate::config::NamespaceConfig;
+use crate::emulation::Emulated;
 use crate::engine::HistoryQuery;
 use crate::hub::Subscription;
 use crate::namespace::Namespaces;
@@ -88,6 +89,8 @@ pub(crate) struct Open {
     pub(crate) lifetime: Lifetime,
     pub(crate) ping_s: u32,
     pub(crate) subscriptions: Vec<Subscription>,
+    /// Where the requests of a client go that comes over HTTP; filled in by whoever carries the session.
+    pub(crate) emulated: Option<Emulated>,
 }
 
 /// A command that only the hub can answer. The session has checked all that it can know; `members_only` says that the

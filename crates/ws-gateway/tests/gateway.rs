@@ -19,6 +19,9 @@ mod deltas;
 #[path = "gateway/ends.rs"]
 mod ends;
 #[cfg(test)]
+#[path = "gateway/fallback.rs"]
+mod fallback;
+#[cfg(test)]
 #[path = "gateway/model.rs"]
 mod model;
 #[cfg(test)]

@@ -6,6 +6,7 @@ import http2 from 'node:http2';
 import { fileURLToPath } from 'node:url';
 import { Centrifuge as JsonCentrifuge } from 'centrifuge';
 import { Centrifuge as ProtobufCentrifuge } from 'centrifuge/build/protobuf';
+import { EventSource } from 'eventsource';
 import protobuf from 'protobufjs';
 import WebSocket from 'ws';
 
@@ -18,6 +19,9 @@ const PATIENCE_MS = 10_000;
 export const VARIANTS = [
   { name: 'websocket, JSON', transport: 'websocket' },
   { name: 'websocket, Protobuf', transport: 'websocket', protobuf: true },
+  { name: 'HTTP stream, JSON', transport: 'http_stream' },
+  { name: 'HTTP stream, Protobuf', transport: 'http_stream', protobuf: true },
+  { name: 'SSE, JSON', transport: 'sse' },
 ];
 
 export function unique(name) {
@@ -39,6 +43,8 @@ export function client(variant, claims = { sub: '42' }, options = {}) {
   const Centrifuge = variant.protobuf ? ProtobufCentrifuge : JsonCentrifuge;
   const made = new Centrifuge(endpoint(variant), {
     websocket: WebSocket,
+    eventsource: EventSource,
+    emulationEndpoint: `http://${ADDRESS}/emulation`,
     getToken: async () => token(claims),
     minReconnectDelay: 20,
     maxReconnectDelay: 100,
@@ -48,8 +54,9 @@ export function client(variant, claims = { sub: '42' }, options = {}) {
   return made;
 }
 
-function endpoint() {
-  return `ws://${ADDRESS}/connection/websocket`;
+function endpoint({ transport }) {
+  if (transport === 'websocket') return `ws://${ADDRESS}/connection/websocket`;
+  return [{ transport, endpoint: `http://${ADDRESS}/connection/${transport}` }];
 }
 
 // Data are bytes in Protobuf and values in JSON; the gateway takes JSON documents in both.

@@ -67,7 +67,7 @@ fn texts_with_nothing_in_common_have_no_patch() {
 #[test]
 fn the_same_text_is_one_copy() {
     let text = "the same text again and again";
-    assert_eq!(patch(text, text).unwrap(), format!("S\nS@0,{};", digits(checksum(text.as_bytes()))));
+    assert_eq!(patch(text, text).unwrap(), format!("T\nT@0,{};", digits(checksum(text.as_bytes()))));
 }
 
 fn digits(number: u32) -> String {

@@ -48,6 +48,27 @@ pub(crate) fn from_json(line: &[u8]) -> Bytes {
     framed.into()
 }
 
+/// A request that belongs to a stream over HTTP.
+pub(crate) struct EmulationRequest<'a> {
+    pub(crate) node: &'a str,
+    pub(crate) session: &'a str,
+    /// Commands behind their lengths.
+    pub(crate) frame: &'a [u8],
+}
+
+/// Reads the body of such a request.
+pub(crate) fn emulation_request(mut message: &[u8]) -> Result<EmulationRequest<'_>, Malformed> {
+    let mut fields: [&[u8]; 3] = [&[]; 3];
+    while !message.is_empty() {
+        if let (number @ 1..=3, Some(Wire::Bytes(bytes))) = read_field(&mut message)? {
+            fields[number as usize - 1] = bytes;
+        }
+    }
+    let [node, session, frame] = fields;
+    let text = |bytes| str::from_utf8(bytes).map_err(|_| Malformed);
+    Ok(EmulationRequest { node: text(node)?, session: text(session)?, frame })
+}
+
 fn write_object(
     mut message: &[u8],
     fields: &[Field],

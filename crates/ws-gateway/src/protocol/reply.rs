@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
 use super::Method;
-use crate::codes::{ReplyError, Unsubscribed};
+use crate::codes::{Disconnect, ReplyError, Unsubscribed};
 use crate::filter::Tags;
 
 /// The empty reply: a client answers it with an empty command.
@@ -29,6 +30,7 @@ pub(crate) fn error_reply(id: u32, error: ReplyError) -> Bytes {
 pub(crate) fn push(channel: &str, push: &Push<'_>) -> Bytes {
     #[derive(Serialize)]
     struct Outer<'a> {
+        #[serde(skip_serializing_if = "str::is_empty")]
         channel: &'a str,
         #[serde(flatten)]
         push: &'a Push<'a>,
@@ -52,6 +54,24 @@ pub(crate) enum Push<'a> {
     Subscribe(Subscribed<'a>),
     /// The server ended the subscription.
     Unsubscribe(Unsubscribed),
+    /// The connection ends, where no close frame can say so.
+    Disconnect(Disconnected),
+}
+
+/// Why a connection ends.
+#[derive(Debug, Serialize)]
+pub(crate) struct Disconnected {
+    code: u16,
+    reason: &'static str,
+    /// Whether the client is to come back.
+    reconnect: bool,
+}
+
+impl From<Disconnect> for Disconnected {
+    fn from(disconnect: Disconnect) -> Self {
+        let Disconnect { code, reason } = disconnect;
+        Self { code, reason, reconnect: disconnect.is_temporary() }
+    }
 }
 
 /// Who comes or goes.
@@ -137,6 +157,11 @@ pub(crate) struct ConnectResult<'a> {
     pub(crate) ping: u32,
     /// Whether pings are to be answered.
     pub(crate) pong: bool,
+    /// Where requests go that belong to a stream over HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) session: Option<Uuid>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(crate) node: &'a str,
 }
 
 #[derive(Serialize)]

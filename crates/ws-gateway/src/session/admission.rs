@@ -69,6 +69,7 @@ impl Session {
             lifetime,
             ping_s,
             subscriptions,
+            emulated: None,
         })));
         let pulse = Pulse::new(now.at, rules, self.jitter);
         Ok(Connected { user, expires_at, pulse, subscriptions_end: Vec::new() })

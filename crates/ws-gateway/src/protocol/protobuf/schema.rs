@@ -120,6 +120,8 @@ const CONNECT_RESULT: &[Field] = &[
     field(6, "subs", Map(&Message(SUBSCRIBE_RESULT))),
     field(7, "ping", Unsigned),
     field(8, "pong", Bool),
+    field(9, "session", Text),
+    field(10, "node", Text),
 ];
 
 const SUBSCRIBE_RESULT: &[Field] = &[
@@ -162,8 +164,12 @@ const PUSH: &[Field] = &[
     field(7, "unsubscribe", Message(&[field(2, "code", Unsigned), field(3, "reason", Text)])),
     field(8, "message", Message(DATA)),
     field(9, "subscribe", Message(SUBSCRIBED)),
+    field(11, "disconnect", Message(DISCONNECTED)),
     field(12, "refresh", Message(LIFETIME)),
 ];
+
+const DISCONNECTED: &[Field] =
+    &[field(1, "code", Unsigned), field(2, "reason", Text), field(3, "reconnect", Bool)];
 
 const ABOUT: &[Field] = &[field(1, "info", Message(CLIENT_INFO))];
 
