@@ -8,3 +8,4 @@ mod drain;
 mod killed;
 mod limits;
 mod network;
+mod tokens;

@@ -95,7 +95,7 @@ async fn start(builder: Builder) -> Devstack {
 }
 
 /// Seconds since 1970.
-pub(crate) fn unix_s() -> u64 {
+pub fn unix_s() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.expect("the clock is past 1970").as_secs()
 }

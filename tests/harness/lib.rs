@@ -13,7 +13,7 @@ mod wait;
 
 pub use binaries::{Finished, binary, run_to_end};
 pub use centrifuge::Centrifuge;
-pub use house::{House, shared};
+pub use house::{House, shared, unix_s};
 pub use mainstay_devstack::{ChaosProxy, Component, Devstack, Direction, Service};
 pub use otlp::{OtlpReceiver, Span};
 pub use rest::{Answer, Rest};

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use bytesize::ByteSize;
 use mainstay_auth::api_key::ApiKeys;
-use mainstay_auth::jwt::{Verifier, VerifierConfig};
+use mainstay_auth::jwt::{RotatingKeys, Verifier, VerifierConfig};
 use mainstay_auth::{Authenticator, Role};
+use mainstay_jwks::JwksConfig;
 use mainstay_rpc::{ServerTls, server_tls};
 use mainstay_runtime::{Problems, Secret, ServerConfig, ServiceConfig, TelemetryConfig, UpstreamConfig};
 use serde::{Deserialize, Serialize};
@@ -56,8 +58,12 @@ pub struct HttpConfig {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthConfig {
-    /// HS256 secret of bearer tokens, at least 32 bytes; empty means no bearer tokens.
+    /// HS256 secret of bearer tokens, at least 32 bytes; empty means none.
     pub jwt_secret: Secret,
+    /// PEM files with public keys of bearer tokens: RSA for RS256, P-256 for ES256, Ed25519 for EdDSA.
+    pub jwt_public_keys: Vec<PathBuf>,
+    /// A key set that is read again and again.
+    pub jwks: JwksConfig,
     /// Demanded `iss`; empty means any.
     pub issuer: String,
     /// Demanded `aud`; empty means any.
@@ -138,19 +144,14 @@ impl UpstreamsConfig {
 }
 
 impl AuthConfig {
-    /// Builds what checks credentials.
-    pub(crate) fn authenticator(&self) -> anyhow::Result<Authenticator> {
-        let verifier = if self.jwt_secret.is_empty() {
-            None
-        } else {
-            let config = VerifierConfig {
-                hs256_secrets: vec![self.jwt_secret.expose().as_bytes().to_vec()],
-                issuer: some(&self.issuer),
-                audience: some(&self.audience),
-                ..VerifierConfig::default()
-            };
-            Some(Verifier::try_new(config).context("reading auth.jwt_secret")?)
-        };
+    /// Says whether any bearer token can be good.
+    pub(crate) fn takes_tokens(&self) -> bool {
+        !self.jwt_secret.is_empty() || !self.jwt_public_keys.is_empty() || self.jwks.is_configured()
+    }
+
+    /// Builds what checks credentials; `rotating` are the keys of [`Self::jwks`], kept by somebody else.
+    pub(crate) fn authenticator(&self, rotating: &RotatingKeys) -> anyhow::Result<Authenticator> {
+        let verifier = self.takes_tokens().then(|| self.verifier(rotating)).transpose()?;
         let keys = ApiKeys::try_new(self.api_keys.iter().map(|(id, key)| mainstay_auth::api_key::ApiKey {
             id: id.clone(),
             sha256: key.sha256.expose().to_owned(),
@@ -159,6 +160,19 @@ impl AuthConfig {
         }))
         .context("reading auth.api_keys")?;
         Ok(Authenticator::new(verifier, keys))
+    }
+
+    fn verifier(&self, rotating: &RotatingKeys) -> anyhow::Result<Verifier> {
+        let secret = self.jwt_secret.expose().as_bytes();
+        let config = VerifierConfig {
+            hs256_secrets: (!secret.is_empty()).then(|| secret.to_vec()).into_iter().collect(),
+            public_keys: mainstay_jwks::public_keys(&self.jwt_public_keys).context("auth.jwt_public_keys")?,
+            rotating_keys: self.jwks.is_configured().then(|| rotating.clone()),
+            issuer: some(&self.issuer),
+            audience: some(&self.audience),
+            ..VerifierConfig::default()
+        };
+        Verifier::try_new(config).context("reading auth.jwt_secret")
     }
 }
 
@@ -216,6 +230,10 @@ impl AuthConfig {
             "auth.jwt_secret",
             format!("must be empty or at least 32 bytes, is {secret_bytes}"),
         );
+        if let Err(error) = mainstay_jwks::public_keys(&self.jwt_public_keys) {
+            problems.add("auth.jwt_public_keys", format!("{error:#}"));
+        }
+        self.jwks.check(problems, "auth.jwks", &self.audience);
         for (id, key) in &self.api_keys {
             let digest = key.sha256.expose();
             let is_digest = digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -258,6 +276,8 @@ mod tests {
         config.limits.shared_within = Duration::from_secs(2);
         config.auth.jwt_secret = serde_json::from_str("\"short\"").expect("a secret is a string");
         let sha256 = serde_json::from_str("\"abc\"").expect("a secret is a string");
+        config.auth.jwt_public_keys = vec!["/nowhere/key.pem".into()];
+        config.auth.jwks.source = "http://id.example.org/jwks".to_owned();
         let key = ApiKeyConfig { sha256, role: Role::Viewer, scopes: Vec::new() };
         config.auth.api_keys.insert("ci".to_owned(), key);
         config.upstreams.cache.endpoints = vec!["ftp://nowhere".to_owned()].into();
@@ -272,6 +292,8 @@ mod tests {
             "limits.read.quota",
             "limits.shared_within",
             "auth.jwt_secret",
+            "auth.jwt_public_keys",
+            "auth.jwks.source",
             "auth.api_keys.ci.sha256",
             "upstreams.cache.endpoints",
         ] {

@@ -9,10 +9,10 @@ use crate::config::EdgeConfig;
 
 /// Says once, at start, what kind of door this is.
 pub(crate) fn announce(cx: &Context, config: &EdgeConfig) {
-    let (jwt, api_keys) = (!config.auth.jwt_secret.is_empty(), config.auth.api_keys.len());
+    let (jwt, api_keys) = (config.auth.takes_tokens(), config.auth.api_keys.len());
     if !jwt && api_keys == 0 {
         tracing::warn!(
-            "no credentials are configured: only public paths will answer; set auth.jwt_secret or auth.api_keys"
+            "no credentials are configured: only public paths will answer; set auth.jwt_secret, auth.jwt_public_keys, auth.jwks or auth.api_keys"
         );
     }
     tracing::info!(

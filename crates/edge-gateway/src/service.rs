@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use mainstay_auth::jwt::RotatingKeys;
 use mainstay_rpc::{Routes, ServeOptions, server_tls};
 use mainstay_runtime::{ComponentKind, Context};
 
@@ -23,7 +24,11 @@ pub async fn start(cx: Context, config: EdgeConfig) -> anyhow::Result<()> {
     let listener = cx.bind("http", "http.listen", config.http.listen).await?;
 
     // 2. Who may come in.
-    let authenticator = config.auth.authenticator()?;
+    let rotating = RotatingKeys::default();
+    let authenticator = config.auth.authenticator(&rotating)?;
+    if config.auth.jwks.is_configured() {
+        mainstay_jwks::keep(&cx, &config.auth.jwks, rotating).context("reading auth.jwks")?;
+    }
 
     // 3. The services behind; nothing is connected yet.
     let upstreams = Upstreams::try_new(&config.upstreams)?;

@@ -5,16 +5,22 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, DecodingKey};
+use jsonwebtoken::Algorithm;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+#[cfg(test)]
+mod asymmetric_tests;
 mod claims;
+mod keys;
+mod rotating;
 mod sign;
 #[cfg(test)]
 mod tests;
 
 pub use claims::Claims;
+pub use keys::KeySet;
+pub use rotating::RotatingKeys;
 pub use sign::{SignError, sign_hs256};
 
 /// HMAC keys must be at least as long as the hash (RFC 7518, section 3.2).
@@ -23,21 +29,19 @@ const SHORTEST_SECRET_BYTES: usize = 32;
 /// Longer texts are refused unread.
 const LONGEST_TOKEN_BYTES: usize = 16 * 1_024;
 
-/// Checks tokens against a fixed set of keys, each pinned to one algorithm (RFC 8725, section 3.1).
+/// What a token may call itself (RFC 8725, section 3.11): tokens made for another purpose by the same issuer, like
+/// `logout+jwt`, are not taken.
+const TYPES: [&str; 4] = ["jwt", "at+jwt", "application/jwt", "application/at+jwt"];
+
+/// Checks tokens against keys, each pinned to one algorithm (RFC 8725, section 3.1).
 #[derive(Debug, Clone)]
 pub struct Verifier {
-    keys: Vec<Key>,
+    keys: KeySet,
+    rotating: Option<RotatingKeys>,
     issuer: Option<String>,
     audience: Option<String>,
     leeway_s: u64,
     require_exp: bool,
-}
-
-/// One verification key; `jsonwebtoken` keeps its bytes out of `Debug`.
-#[derive(Debug, Clone)]
-struct Key {
-    algorithm: Algorithm,
-    key: DecodingKey,
 }
 
 /// Says which keys a verifier trusts and what it demands of a token.
@@ -45,6 +49,10 @@ struct Key {
 pub struct VerifierConfig {
     /// Secrets of at least 32 bytes, all valid at the same time, so that they can be rotated.
     pub hs256_secrets: Vec<Vec<u8>>,
+    /// Public keys that do not change while the process runs.
+    pub public_keys: KeySet,
+    /// Public keys that somebody keeps fresh.
+    pub rotating_keys: Option<RotatingKeys>,
     /// The `iss` a token must have.
     pub issuer: Option<String>,
     /// A value a token must have in its `aud`.
@@ -58,18 +66,16 @@ pub struct VerifierConfig {
 impl Verifier {
     /// Refuses to work without keys or with weak ones.
     pub fn try_new(config: VerifierConfig) -> Result<Self, InvalidKey> {
-        if config.hs256_secrets.is_empty() {
-            return Err(InvalidKey::None);
-        }
-        let mut keys = Vec::with_capacity(config.hs256_secrets.len());
+        let mut keys = config.public_keys;
         for (index, secret) in config.hs256_secrets.iter().enumerate() {
-            if secret.len() < SHORTEST_SECRET_BYTES {
-                return Err(InvalidKey::ShortSecret { index, len_bytes: secret.len() });
-            }
-            keys.push(Key { algorithm: Algorithm::HS256, key: DecodingKey::from_secret(secret) });
+            keys.push_secret(index, secret)?;
+        }
+        if keys.is_empty() && config.rotating_keys.is_none() {
+            return Err(InvalidKey::None);
         }
         Ok(Self {
             keys,
+            rotating: config.rotating_keys,
             issuer: config.issuer,
             audience: config.audience,
             leeway_s: config.leeway.as_secs(),
@@ -98,17 +104,46 @@ impl Verifier {
             // RFC 7515, section 4.1.11: extensions that are not understood must not be passed over.
             return Err(TokenError::Malformed);
         }
+        if header.typ.as_ref().is_some_and(|typ| !TYPES.iter().any(|known| typ.eq_ignore_ascii_case(known))) {
+            return Err(TokenError::WrongType);
+        }
         // Parsing fails for `none` and for everything the library does not know.
         let algorithm: Algorithm = header.alg.parse().map_err(|_| TokenError::UnsupportedAlgorithm)?;
-        let mut verdict = TokenError::UnsupportedAlgorithm;
-        for key in self.keys.iter().filter(|key| key.algorithm == algorithm) {
-            match jsonwebtoken::crypto::verify(signature, message.as_bytes(), &key.key, algorithm) {
+        let rotating = self.rotating.as_ref().map(RotatingKeys::current);
+        let rotating_keys = rotating.iter().flat_map(|set| set.keys());
+        let mut verdict = None;
+        for key in self.keys.keys().iter().chain(rotating_keys) {
+            if !key.fits(algorithm, header.kid.as_deref()) {
+                continue;
+            }
+            match key.signed(signature, message) {
                 Ok(true) => return Ok(()),
-                Ok(false) => verdict = TokenError::BadSignature,
+                Ok(false) => verdict = Some(TokenError::BadSignature),
                 Err(_) => return Err(TokenError::Malformed),
             }
         }
-        Err(verdict)
+        Err(self.why_nobody_signed(algorithm, verdict, header.kid.is_some()))
+    }
+
+    /// Tells why no key fits; a rotated key looks like that, so whoever keeps the rotating keys is told.
+    fn why_nobody_signed(
+        &self,
+        algorithm: Algorithm,
+        verdict: Option<TokenError>,
+        named_its_key: bool,
+    ) -> TokenError {
+        let rotates = matches!(algorithm, Algorithm::RS256 | Algorithm::ES256 | Algorithm::EdDSA);
+        match (&self.rotating, verdict) {
+            (Some(rotating), None) if rotates => {
+                rotating.missed();
+                TokenError::UnknownKey
+            }
+            (Some(rotating), Some(verdict)) if rotates && !named_its_key => {
+                rotating.missed();
+                verdict
+            }
+            (_, verdict) => verdict.unwrap_or(TokenError::UnsupportedAlgorithm),
+        }
     }
 
     fn check_time(&self, claims: &Claims, now_unix_s: u64) -> Result<(), TokenError> {
@@ -137,6 +172,8 @@ impl Verifier {
 #[derive(Deserialize)]
 struct Header {
     alg: String,
+    kid: Option<String>,
+    typ: Option<String>,
     crit: Option<serde_json::Value>,
 }
 
@@ -154,6 +191,8 @@ impl Default for VerifierConfig {
     fn default() -> Self {
         Self {
             hs256_secrets: Vec::new(),
+            public_keys: KeySet::default(),
+            rotating_keys: None,
             issuer: None,
             audience: None,
             leeway: Duration::from_secs(5),
@@ -166,6 +205,8 @@ impl fmt::Debug for VerifierConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VerifierConfig")
             .field("n_hs256_secrets", &self.hs256_secrets.len())
+            .field("n_public_keys", &self.public_keys.len())
+            .field("rotating", &self.rotating_keys.is_some())
             .field("issuer", &self.issuer)
             .field("audience", &self.audience)
             .field("leeway", &self.leeway)
@@ -201,6 +242,12 @@ pub enum TokenError {
     /// There is no key for its algorithm; `none` always ends here.
     #[error("token algorithm is not supported")]
     UnsupportedAlgorithm,
+    /// It names a key that is not known, or not yet: keys are fetched again soon.
+    #[error("token was signed with an unknown key")]
+    UnknownKey,
+    /// Its `typ` says that it was made for another purpose.
+    #[error("token is of the wrong type")]
+    WrongType,
 }
 
 impl TokenError {
@@ -215,6 +262,8 @@ impl TokenError {
             Self::WrongIssuer => "wrong_issuer",
             Self::WrongAudience => "wrong_audience",
             Self::UnsupportedAlgorithm => "unsupported_algorithm",
+            Self::UnknownKey => "unknown_key",
+            Self::WrongType => "wrong_type",
         }
     }
 }
@@ -232,5 +281,25 @@ pub enum InvalidKey {
         index: usize,
         /// Its length.
         len_bytes: usize,
+    },
+    /// A PEM block is no public key of RSA (2,048 to 4,096 bits), P-256 or Ed25519.
+    #[error("public key number {} is not RSA of 2048 to 4096 bits, P-256 or Ed25519", index + 1)]
+    PublicKey {
+        /// Its position in the text, from 0.
+        index: usize,
+    },
+    /// The text is no JSON Web Key Set.
+    #[error("not a JSON Web Key Set")]
+    Jwks,
+    /// Every token would be refused.
+    #[error("no key in it can check RS256, ES256 or EdDSA signatures")]
+    NoUsableKey,
+    /// A token without a key id would cost too much.
+    #[error("{n_keys} keys are too many, at most {most} are used")]
+    TooManyKeys {
+        /// How many there are.
+        n_keys: usize,
+        /// How many there may be.
+        most: usize,
     },
 }

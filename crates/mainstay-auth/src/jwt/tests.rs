@@ -15,6 +15,7 @@ fn config() -> VerifierConfig {
         audience: Some("mainstay".into()),
         leeway: Duration::from_secs(5),
         require_exp: true,
+        ..VerifierConfig::default()
     }
 }
 

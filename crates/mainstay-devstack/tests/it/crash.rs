@@ -265,6 +265,7 @@ async fn token_carries_role_and_subject_and_is_signed_with_the_secret_of_the_sta
         audience: None,
         leeway: Duration::ZERO,
         require_exp: true,
+        ..VerifierConfig::default()
     })
     .unwrap();
     let claims = verifier.verify(token.trim(), 0).unwrap();
