@@ -20,6 +20,7 @@ mod watched;
 mod tests;
 
 use crate::server::{ListenerLabels, ServerConfig, ServerMetrics};
+use crate::tls::{LOOK_EVERY, PortTls};
 use connection::Connection;
 
 /// The kernel holds no more than this for a listener made by tokio.
@@ -30,8 +31,8 @@ const MAX_BACKLOG: usize = 1024;
 pub struct ServeOptions {
     /// Purpose of the port in logs and metrics, e.g. `internal`.
     pub name: &'static str,
-    /// Certificates; none means plain text.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Certificates, read again as their files change; none means plain text.
+    pub tls: Option<PortTls>,
     /// Connections held at once; more are closed as soon as they are accepted. Upgraded connections no longer count.
     pub max_connections: u32,
     /// Streams at once on one HTTP/2 connection.
@@ -88,6 +89,7 @@ pub async fn serve(
         () = aborting.cancelled() => Ok(()),
         () = stopping.cancelled() => port.take_backlog(listener),
         () = port.accept_forever(&listener) => Ok(()),
+        () = port.follow_certificate() => Ok(()),
     };
     port.connections.close();
     port.connections.wait().await;
@@ -122,6 +124,31 @@ impl Port {
                     backoff.next(1.0);
                 }
             }
+        }
+    }
+
+    /// Reads the certificate again as its files change; never returns.
+    async fn follow_certificate(&self) {
+        let Some(tls) = self.options.tls.clone() else { return std::future::pending().await };
+        let listener = self.options.name;
+        loop {
+            sleep(LOOK_EVERY).await;
+            let certificate = Arc::clone(&tls.certificate);
+            let read = tokio::task::spawn_blocking(move || certificate.reread()).await;
+            let outcome = match read {
+                Ok(Ok(false)) => continue,
+                Ok(Ok(true)) => {
+                    tracing::info!(listener, "certificate replaced");
+                    "replaced"
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(listener, %error, "certificate cannot be read again, the old one stays");
+                    "failed"
+                }
+                // Only a panic or the end of the runtime gets here; the old certificate stays.
+                Err(_) => "failed",
+            };
+            self.options.metrics.certificate_read(listener, outcome);
         }
     }
 

@@ -11,6 +11,10 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
 
+mod certificate;
+
+pub(crate) use certificate::{Certificate, LOOK_EVERY};
+
 /// Names the files with which a server proves itself and knows its clients.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -37,8 +41,15 @@ pub struct ClientTls {
     pub domain: String,
 }
 
+/// What a port needs to speak TLS. While it is served its certificate follows the files.
+#[derive(Clone, Debug)]
+pub struct PortTls {
+    pub(crate) config: Arc<rustls::ServerConfig>,
+    pub(crate) certificate: Arc<Certificate>,
+}
+
 /// Reads a server's certificates; none when TLS is not configured.
-pub fn server_tls(tls: &ServerTls) -> Result<Option<Arc<rustls::ServerConfig>>, InvalidTls> {
+pub fn server_tls(tls: &ServerTls) -> Result<Option<PortTls>, InvalidTls> {
     let (Some(cert), Some(key)) = (&tls.cert, &tls.key) else {
         let nothing_set = tls.cert.is_none() && tls.key.is_none() && tls.client_ca.is_none();
         return if nothing_set { Ok(None) } else { Err(InvalidTls::Half) };
@@ -56,10 +67,10 @@ pub fn server_tls(tls: &ServerTls) -> Result<Option<Arc<rustls::ServerConfig>>, 
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let mut config =
-        builder.with_single_cert(certificates(cert)?, private_key(key)?).map_err(InvalidTls::Rejected)?;
+    let certificate = Arc::new(Certificate::read(cert.clone(), key.clone())?);
+    let mut config = builder.with_cert_resolver(Arc::clone(&certificate) as _);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Some(Arc::new(config)))
+    Ok(Some(PortTls { config: Arc::new(config), certificate }))
 }
 
 /// Reads a client's certificates; none when no authority is configured.

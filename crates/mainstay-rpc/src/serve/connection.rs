@@ -48,7 +48,7 @@ impl Connection {
             return;
         }
         let Some(tls) = self.options.tls.clone() else { return self.speak_http(stream).await };
-        match timeout(self.options.header_within, TlsAcceptor::from(tls).accept(stream)).await {
+        match timeout(self.options.header_within, TlsAcceptor::from(tls.config).accept(stream)).await {
             Ok(Ok(stream)) => self.speak_http(stream).await,
             Ok(Err(error)) => {
                 tracing::debug!(listener = self.options.name, peer = %self.peer, %error, "TLS handshake failed");

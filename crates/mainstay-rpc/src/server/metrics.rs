@@ -17,6 +17,7 @@ pub struct ServerMetrics {
     pub(super) shed: Counter,
     pub(crate) connections: Family<ListenerLabels, Gauge>,
     pub(crate) connections_refused: Family<ListenerLabels, Counter>,
+    certificate_reads: Family<ReadLabels, Counter>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -35,7 +36,18 @@ pub(crate) struct ListenerLabels {
     pub(crate) listener: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ReadLabels {
+    listener: &'static str,
+    outcome: &'static str,
+}
+
 impl ServerMetrics {
+    /// Counts a certificate that was replaced, or could not be read again.
+    pub(crate) fn certificate_read(&self, listener: &'static str, outcome: &'static str) {
+        self.certificate_reads.get_or_create(&ReadLabels { listener, outcome }).inc();
+    }
+
     /// Creates the metrics and names them in `registry`.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
@@ -54,6 +66,11 @@ impl ServerMetrics {
             "Connections closed at once because too many were open",
             metrics.connections_refused.clone(),
         );
+        rpc.register(
+            "certificate_reads",
+            "Certificates replaced while the port was served, or not readable",
+            metrics.certificate_reads.clone(),
+        );
         metrics
     }
 }
@@ -68,6 +85,7 @@ impl Default for ServerMetrics {
             shed: Counter::default(),
             connections: Family::default(),
             connections_refused: Family::default(),
+            certificate_reads: Family::default(),
         }
     }
 }
