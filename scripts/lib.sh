@@ -9,6 +9,10 @@ UP_DIR=${TMPDIR:-/tmp}/mainstay-up-$(id -u)
 # Programs that must be on the machine, each with the Debian and the Homebrew package that brings it.
 NEEDED_ALWAYS="cc:gcc:"
 NEEDED_REDIS="redis-server:redis-server:redis redis-sentinel:redis-sentinel:redis"
+# Python with the module that makes virtual environments.
+NEEDED_PYTHON="python3:python3-venv:python@3"
+SCHEMATHESIS=4.32.5
+NEEDED_BROWSER="chromium:chromium:chromium"
 NEEDED_POSTGRES="initdb:postgresql:postgresql@17 pgbouncer:pgbouncer:pgbouncer"
 
 say() { printf '%s\n' "$*"; }

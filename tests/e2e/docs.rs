@@ -21,6 +21,23 @@ async fn pages_bring_all_they_need_and_are_sent_once() {
 }
 
 #[tokio::test]
+async fn what_the_dashboard_loads_may_be_kept_for_ever_and_is_small() {
+    let rest = shared().await.anonymous().with_header("accept-encoding", "gzip");
+    let page = shared().await.anonymous().get("/dashboard").await.text();
+    let named = page.split('"').filter(|part| part.starts_with("/dashboard/assets/"));
+    let mut bytes = page.len();
+    for path in named.clone() {
+        let asset = rest.get(path).await;
+        assert_eq!((asset.status.as_u16(), asset.header("content-encoding")), (200, "gzip"), "{path}");
+        assert_eq!(asset.header("cache-control"), "public, max-age=31536000, immutable", "{path}");
+        bytes += asset.body.len();
+    }
+    assert!(named.count() > 5 && bytes < 300 * 1_024, "{bytes} bytes");
+    rest.get("/dashboard/assets/app-0000000000000000.js").await.problem(404, "ASSET_NOT_FOUND");
+    rest.get("/dashboard/assets/..%2f..%2fCargo.toml").await.problem(404, "ASSET_NOT_FOUND");
+}
+
+#[tokio::test]
 async fn document_is_that_of_the_running_edge() {
     let document = shared().await.anonymous().get("/openapi.json").await.ok();
     assert_eq!(document["openapi"], "3.1.0");

@@ -10,6 +10,7 @@ mod channels;
 mod database;
 mod docs;
 mod health;
+mod idempotency;
 mod invalidation;
 mod live;
 mod monitor;

@@ -2,9 +2,12 @@
 //!
 //! Every test starts what it breaks.
 
+mod browsers;
 mod config;
 mod dependency;
 mod drain;
+mod hostile;
+mod idempotency;
 mod killed;
 mod limits;
 mod network;

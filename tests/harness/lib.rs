@@ -5,6 +5,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests own their tasks and read the real clock")]
 
 mod binaries;
+mod browser;
 mod centrifuge;
 mod house;
 mod otlp;
@@ -12,6 +13,7 @@ mod rest;
 mod wait;
 
 pub use binaries::{Finished, binary, run_to_end};
+pub use browser::Browser;
 pub use centrifuge::Centrifuge;
 pub use house::{House, shared, unix_s};
 pub use mainstay_devstack::{ChaosProxy, Component, Devstack, Direction, Service};

@@ -3,20 +3,21 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::Context as _;
-use bytesize::ByteSize;
 use mainstay_auth::api_key::ApiKeys;
 use mainstay_auth::jwt::{RotatingKeys, Verifier, VerifierConfig};
 use mainstay_auth::{Authenticator, Role};
 use mainstay_jwks::JwksConfig;
-use mainstay_rpc::{ServerTls, server_tls};
 use mainstay_runtime::{Problems, Secret, ServerConfig, ServiceConfig, TelemetryConfig, UpstreamConfig};
 use serde::{Deserialize, Serialize};
 
+mod http;
+mod idempotency;
 mod limits;
 
+pub(crate) use self::http::HttpConfig;
+pub(crate) use idempotency::IdempotencyConfig;
 pub(crate) use limits::LimitsConfig;
 
 /// The whole configuration; every section has working defaults for one machine.
@@ -28,30 +29,8 @@ pub struct EdgeConfig {
     pub http: HttpConfig,
     pub auth: AuthConfig,
     pub limits: LimitsConfig,
+    pub idempotency: IdempotencyConfig,
     pub upstreams: UpstreamsConfig,
-}
-
-/// The public port.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct HttpConfig {
-    pub listen: SocketAddr,
-    pub tls: ServerTls,
-    /// Largest request body, in bytes.
-    pub max_body_size: ByteSize,
-    /// Requests under way at once; the next one is answered 503 at once.
-    pub max_in_flight: u32,
-    /// Connections open at once.
-    pub max_connections: u32,
-    /// Time a client has for sending its request head.
-    #[serde(with = "humantime_serde")]
-    pub header_within: Duration,
-    /// Time a whole request may take.
-    #[serde(with = "humantime_serde")]
-    pub request_within: Duration,
-    /// Time a merged answer waits for each of its parts.
-    #[serde(with = "humantime_serde")]
-    pub part_within: Duration,
 }
 
 /// Who may come in.
@@ -101,22 +80,8 @@ impl Default for EdgeConfig {
             http: HttpConfig::default(),
             auth: AuthConfig::default(),
             limits: LimitsConfig::default(),
+            idempotency: IdempotencyConfig::default(),
             upstreams: UpstreamsConfig::default(),
-        }
-    }
-}
-
-impl Default for HttpConfig {
-    fn default() -> Self {
-        Self {
-            listen: loopback(4000),
-            tls: ServerTls::default(),
-            max_body_size: ByteSize::mib(2),
-            max_in_flight: 2048,
-            max_connections: 8192,
-            header_within: Duration::from_secs(5),
-            request_within: Duration::from_secs(5),
-            part_within: Duration::from_millis(800),
         }
     }
 }
@@ -189,35 +154,12 @@ impl ServiceConfig for EdgeConfig {
         self.http.check(problems);
         self.auth.check(problems);
         self.limits.check(problems);
+        self.idempotency.check(problems);
         // A service without endpoints is left out on purpose.
         let configured =
             self.upstreams.each().into_iter().filter(|(_, _, upstream)| !upstream.endpoints.is_empty());
         for (name, _, upstream) in configured {
             problems.under(&format!("upstreams.{name}"), |report| upstream.check(report));
-        }
-    }
-}
-
-impl HttpConfig {
-    fn check(&self, problems: &mut Problems) {
-        let body = self.max_body_size.as_u64();
-        problems.ensure(
-            (1..=64 << 20).contains(&body),
-            "http.max_body_size",
-            format!("must be between 1 B and 64 MiB, is {}", self.max_body_size),
-        );
-        problems.range("http.max_in_flight", self.max_in_flight, 1..=100_000);
-        problems.range("http.max_connections", self.max_connections, 1..=100_000);
-        let (millisecond, minute) = (Duration::from_millis(1), Duration::from_secs(60));
-        problems.duration("http.header_within", self.header_within, millisecond..=minute);
-        problems.duration("http.request_within", self.request_within, millisecond..=minute);
-        problems.duration(
-            "http.part_within",
-            self.part_within,
-            millisecond..=self.request_within.max(millisecond),
-        );
-        if let Err(error) = server_tls(&self.tls) {
-            problems.add("http.tls", error.to_string());
         }
     }
 }
@@ -256,6 +198,10 @@ fn loopback(port: u16) -> SocketAddr {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use bytesize::ByteSize;
+
     use super::*;
 
     #[test]
@@ -272,6 +218,8 @@ mod tests {
         config.http.max_in_flight = 0;
         config.http.max_body_size = ByteSize::gib(1);
         config.http.part_within = Duration::from_secs(9);
+        config.idempotency.keep = Duration::ZERO;
+        config.idempotency.namespace = "Edge".to_owned();
         config.limits.read.quota = 2_000_000;
         config.limits.shared_within = Duration::from_secs(2);
         config.auth.jwt_secret = serde_json::from_str("\"short\"").expect("a secret is a string");
@@ -291,6 +239,8 @@ mod tests {
             "http.part_within",
             "limits.read.quota",
             "limits.shared_within",
+            "idempotency.keep",
+            "idempotency.namespace",
             "auth.jwt_secret",
             "auth.jwt_public_keys",
             "auth.jwks.source",

@@ -176,13 +176,27 @@ impl From<Failure> for Problem {
                 .fields()
                 .iter()
                 .map(|violation| FieldError {
-                    field: violation.field.clone(),
+                    field: camel_case(&violation.field),
                     message: violation.message.clone(),
                 })
                 .collect(),
             extensions: failure.details().iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
         }
     }
+}
+
+/// Writes a field of a gRPC message as JSON bodies have it: `alert_id` becomes `alertId`.
+fn camel_case(field: &str) -> String {
+    let mut after_underscore = false;
+    let mut name = String::with_capacity(field.len());
+    for letter in field.chars() {
+        match letter {
+            '_' if !name.is_empty() && !after_underscore => after_underscore = true,
+            letter if std::mem::take(&mut after_underscore) => name.extend(letter.to_uppercase()),
+            letter => name.push(letter),
+        }
+    }
+    name
 }
 
 /// Gives the HTTP status of a failure. It is the code's own, save where HTTP has a finer word.
@@ -195,5 +209,22 @@ fn http_status(failure: &Failure) -> StatusCode {
         // Overload of a service behind the edge is not the caller's quota.
         (ErrorCode::ResourceExhausted, "OVERLOADED") => StatusCode::SERVICE_UNAVAILABLE,
         (code, _) => code.http(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_named_as_json_bodies_have_them() {
+        for (field, shown) in [
+            ("alert_id", "alertId"),
+            ("sql", "sql"),
+            ("keys[3].max_rows", "keys[3].maxRows"),
+            ("if-none-match", "if-none-match"),
+        ] {
+            assert_eq!(camel_case(field), shown);
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Every metric of the edge, once.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -8,6 +9,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+
+use crate::recent::Recent;
 
 /// Upper bounds of the request histogram, in seconds.
 const SECONDS: [f64; 12] = [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
@@ -44,6 +47,7 @@ pub(crate) struct Figures {
     seconds: Family<TimeLabels, Histogram>,
     limited: Family<ClassLabels, Counter>,
     limit_asks: Family<CountedLabels, Counter>,
+    pub(crate) recent: Arc<Recent>,
     pub(crate) in_flight: Gauge,
     pub(crate) shed: Counter,
     pub(crate) unauthorized: Counter,
@@ -56,6 +60,7 @@ impl Figures {
             seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             limited: Family::default(),
             limit_asks: Family::default(),
+            recent: Arc::default(),
             in_flight: Gauge::default(),
             shed: Counter::default(),
             unauthorized: Counter::default(),
@@ -85,6 +90,7 @@ impl Figures {
 
     /// Counts one answered request.
     pub(crate) fn answered(&self, method: &http::Method, route: &str, status: u16, took: Duration) {
+        self.recent.answered(status >= 500, took);
         let method = method_label(method);
         self.requests.get_or_create(&RouteLabels { method, route: route.to_owned(), status }).inc();
         self.seconds

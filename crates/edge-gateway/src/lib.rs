@@ -11,6 +11,7 @@ mod map;
 mod middleware;
 mod openapi;
 mod part;
+mod recent;
 mod router;
 mod routes;
 mod service;

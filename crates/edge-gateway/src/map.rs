@@ -8,8 +8,10 @@ use axum::middleware::from_fn_with_state;
 use mainstay_auth::Role;
 use utoipa_axum::router::UtoipaMethodRouter;
 
+use crate::config::HttpConfig;
 use crate::middleware::authorize::{Gate, authorize};
 use crate::middleware::envelope::envelope;
+use crate::middleware::web;
 use crate::openapi::{self, Operation};
 use crate::state::App;
 
@@ -67,7 +69,7 @@ impl Map {
     }
 
     /// Builds the REST door. Health stands outside authentication, limits and load shedding.
-    pub(crate) fn router(self, app: Arc<App>) -> Router {
+    pub(crate) fn router(self, app: Arc<App>, http: &HttpConfig) -> Router {
         let mut router = Router::new();
         for Door { path, role, handlers: (_, _, handlers) } in self.0 {
             let gated = match role {
@@ -81,7 +83,9 @@ impl Map {
         }
         router
             .layer(DefaultBodyLimit::max(app.max_body_bytes))
+            .layer(web::cors(http))
             .layer(from_fn_with_state(Arc::clone(&app), envelope))
+            .layer(web::compression(http))
             .with_state(app)
     }
 }

@@ -2,6 +2,8 @@
 
 pub(crate) mod authorize;
 pub(crate) mod envelope;
+pub(crate) mod idempotency;
+pub(crate) mod web;
 
 use mainstay_runtime::Context;
 

@@ -6,6 +6,7 @@ use utoipa::openapi::schema::Schema;
 use utoipa::openapi::{PathItem, RefOr};
 
 use crate::error;
+use crate::middleware::idempotency::KEY;
 
 /// One documented path.
 pub(crate) struct Operation {
@@ -31,6 +32,9 @@ pub(crate) fn document(operations: Vec<Operation>, schemas: Vec<(String, RefOr<S
         let item = serde_json::to_value(&operation.item).expect("path items always serialize");
         for (method, mut described) in item.as_object().cloned().unwrap_or_default() {
             described["operationId"] = json!(operation_id(&method, operation.path));
+            if method == "post" && operation.role > Some(Role::Viewer) {
+                done_once(&mut described);
+            }
             complete(&mut described, operation.path, operation.role);
             entry[method] = described;
         }
@@ -71,6 +75,21 @@ pub(crate) fn document(operations: Vec<Operation>, schemas: Vec<(String, RefOr<S
 fn operation_id(method: &str, path: &str) -> String {
     let words = path.split(|byte: char| !byte.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
     words.fold(method.to_owned(), |name, word| name + "_" + word)
+}
+
+/// Adds what the door does for requests that act.
+fn done_once(operation: &mut Value) {
+    let parameter = json!({
+        "name": KEY, "in": "header", "required": false, "schema": { "type": "string", "pattern": "^[!-~]{1,128}$" },
+        "description": "the request is done once; sent again with the same key it gets the answer of the first",
+    });
+    match operation["parameters"].as_array_mut() {
+        Some(parameters) => parameters.push(parameter),
+        None => operation["parameters"] = json!([parameter]),
+    }
+    if let Some(responses) = operation["responses"].as_object_mut() {
+        responses.entry("409").or_insert_with(|| json!({ "description": "the idempotency key is taken" }));
+    }
 }
 
 /// Adds what the door does around every handler: credentials, limits, deadlines, problem bodies.

@@ -11,7 +11,7 @@ pub(crate) mod live;
 pub(crate) mod monitoring;
 pub(crate) mod partitions;
 pub(crate) mod realtime;
+pub(crate) mod words;
 
 mod page;
 mod sql_json;
-mod words;

@@ -60,7 +60,7 @@ pub async fn start(cx: Context, config: EdgeConfig) -> anyhow::Result<()> {
         header_within: config.http.header_within,
         ..ServeOptions::new("http")
     };
-    cx.serve_http(listener, map.router(app), options);
+    cx.serve_http(listener, map.router(app, &config.http), options);
     middleware::announce(&cx, &config);
     cx.serve(Routes::default()).await
 }

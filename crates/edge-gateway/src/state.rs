@@ -11,6 +11,7 @@ use crate::config::EdgeConfig;
 use crate::figures::Figures;
 use crate::limits::Limiter;
 use crate::live::Live;
+use crate::middleware::idempotency::Once;
 use crate::routes::docs::Pages;
 use crate::upstream::{Peer, Upstreams};
 
@@ -30,6 +31,10 @@ pub(crate) struct App {
     /// Requests that may be under way at once; health checks do not count.
     pub(crate) admission: Arc<Semaphore>,
     pub(crate) request_within: Duration,
+    pub(crate) once: Once,
+    pub(crate) access_log: bool,
+    /// What browsers are told about TLS; nothing where there is none.
+    pub(crate) hsts: Option<Duration>,
     pub(crate) max_body_bytes: usize,
     /// How long a merged answer waits for its slowest part.
     pub(crate) part_within: Duration,
@@ -57,6 +62,9 @@ impl App {
             live_trigger: OnceLock::new(),
             admission: Arc::new(Semaphore::new(config.http.max_in_flight as usize)),
             request_within: config.http.request_within,
+            once: config.idempotency.once(config.http.request_within),
+            access_log: config.http.access_log,
+            hsts: (config.http.tls.cert.is_some() && !config.http.hsts.is_zero()).then_some(config.http.hsts),
             max_body_bytes: usize::try_from(config.http.max_body_size.as_u64()).unwrap_or(usize::MAX),
             part_within: config.http.part_within,
         }

@@ -10,6 +10,8 @@ use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use mainstay_auth::{Credential, Principal, Role};
 
+use super::envelope::Subject;
+use super::idempotency::once;
 use crate::error::Problem;
 use crate::limits::{Class, Standing};
 use crate::state::App;
@@ -33,17 +35,21 @@ pub(crate) async fn authorize(
         Err(problem) => return refuse(&gate, problem),
     };
     let app = &gate.app;
+    let subject = app.access_log.then(|| Subject(principal.subject.clone()));
     let standing = app.limiter.count(&app.upstreams, Class::of(gate.role), &principal).await;
     let refusal = standing.as_ref().and_then(Standing::refusal);
     let mut response = match refusal {
         Some(problem) => problem.into_response(),
         None => {
-            request.extensions_mut().insert(principal);
-            next.run(request).await
+            request.extensions_mut().insert(principal.clone());
+            once(app, &principal, gate.role, request, next).await
         }
     };
     if let Some(standing) = standing {
         standing.stamp(response.headers_mut());
+    }
+    if let Some(subject) = subject {
+        response.extensions_mut().insert(subject);
     }
     response
 }

@@ -1,8 +1,10 @@
 //! The outside of every request: id, span, deadline, shedding, figures, access log, problem bodies.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -12,6 +14,7 @@ use tracing::Instrument as _;
 use tracing::field::Empty;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
+use super::web;
 use crate::error::Problem;
 use crate::state::App;
 
@@ -19,6 +22,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Longest request id taken over from a caller, in bytes.
 const MAX_REQUEST_ID_BYTES: usize = 128;
+/// What is logged of the name of a client, in characters.
+const MAX_AGENT_CHARS: usize = 200;
 
 /// Wraps a request from its head to its answer's head.
 pub(crate) async fn envelope(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
@@ -26,6 +31,7 @@ pub(crate) async fn envelope(State(app): State<Arc<App>>, request: Request, next
     let request_id = request_id(request.headers());
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
+    let visitor = app.access_log.then(|| Visitor::of(&request));
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
 
     let span = tracing::info_span!(
@@ -63,8 +69,35 @@ pub(crate) async fn envelope(State(app): State<Arc<App>>, request: Request, next
     span.in_scope(|| {
         tracing::debug!(%method, path, status = status.as_u16(), took_ms = took.as_secs_f64() * 1e3, "answered");
     });
-    stamp(response.headers_mut(), &request_id, traceparent);
+    if let Some(visitor) = visitor {
+        let subject = response.extensions().get::<Subject>().map_or("", |subject| subject.0.as_str());
+        let Visitor { peer, agent } = visitor;
+        tracing::info!(
+            target: "access", %method, path, route, status = status.as_u16(), took_ms = took.as_secs_f64() * 1e3,
+            peer, subject, agent, request_id, "request"
+        );
+    }
+    stamp(&mut response, &request_id, traceparent, app.hsts);
     response
+}
+
+/// Who was let in; the authorisation leaves it on the answer, for the access log.
+#[derive(Clone)]
+pub(super) struct Subject(pub(super) String);
+
+/// What the access log tells of the caller beside that.
+struct Visitor {
+    peer: String,
+    agent: String,
+}
+
+impl Visitor {
+    fn of(request: &Request) -> Self {
+        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip().to_string());
+        let agent = request.headers().get(http::header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+        let agent = agent.unwrap_or_default().chars().take(MAX_AGENT_CHARS).collect();
+        Self { peer: peer.unwrap_or_default(), agent }
+    }
 }
 
 /// Counts a request as under way until it is dropped, also when its client goes away.
@@ -81,17 +114,25 @@ async fn answer(app: &App, route: &str, request: Request, next: Next) -> Respons
     if route.starts_with("/health/") {
         return next.run(request).await;
     }
+    if declared_bytes(request.headers()).is_some_and(|bytes| bytes > app.max_body_bytes as u64) {
+        // Waiting for a body that will not be taken would only hold the connection.
+        return Problem::for_bare_status(StatusCode::PAYLOAD_TOO_LARGE).into_response();
+    }
     let Ok(_permit) = app.admission.try_acquire() else {
         app.figures.shed.inc();
         let detail = "too many requests are under way; try again shortly";
         return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED", detail)
-            .retry_after(std::time::Duration::from_secs(1))
+            .retry_after(Duration::from_secs(1))
             .into_response();
     };
     tokio::time::timeout(app.request_within, next.run(request)).await.unwrap_or_else(|_| {
         let detail = format!("no answer within {}", humantime::format_duration(app.request_within));
         Problem::new(StatusCode::GATEWAY_TIMEOUT, "DEADLINE_EXCEEDED", detail).into_response()
     })
+}
+
+fn declared_bytes(headers: &HeaderMap) -> Option<u64> {
+    headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// Gives every error its problem body.
@@ -114,25 +155,28 @@ fn finish(mut response: Response, path: &str, request_id: &str) -> Response {
     response
 }
 
-/// Keeps what was said beside the body: `allow`, `www-authenticate`, `x-cache`.
+/// Keeps what was said beside the body: `allow`, `www-authenticate`, `x-cache`, and who was let in.
 fn with_headers_of(original: &Response, mut rendered: Response) -> Response {
     for (name, value) in original.headers() {
         if name != http::header::CONTENT_TYPE && name != http::header::CONTENT_LENGTH {
             rendered.headers_mut().insert(name, value.clone());
         }
     }
+    if let Some(subject) = original.extensions().get::<Subject>() {
+        rendered.extensions_mut().insert(subject.clone());
+    }
     rendered
 }
 
-fn stamp(headers: &mut HeaderMap, request_id: &str, traceparent: Option<String>) {
+fn stamp(response: &mut Response, request_id: &str, traceparent: Option<String>, hsts: Option<Duration>) {
+    web::guard(response, hsts);
+    let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(request_id) {
         headers.insert(REQUEST_ID, value);
     }
     if let Some(value) = traceparent.and_then(|text| HeaderValue::try_from(text).ok()) {
         headers.insert(TRACEPARENT, value);
     }
-    headers.insert(http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.entry(http::header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
 }
 
 /// Takes the caller's request id if it is short and plain, else makes one.

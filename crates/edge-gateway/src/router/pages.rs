@@ -7,6 +7,7 @@ use crate::routes::{dashboard, docs};
 
 pub(super) fn paths(map: Map) -> Map {
     map.public("/dashboard", routes!(dashboard::page))
+        .public("/dashboard/assets/{file}", routes!(dashboard::asset))
         .public("/docs", routes!(docs::page))
         .public("/openapi.json", routes!(docs::document))
 }

@@ -119,7 +119,7 @@ fn version_tag(version: u64) -> HeaderValue {
     ("x-cache-tags" = Option<String>, Header, description = "names under which it can be invalidated, split at commas", example = "user-7,list"),
     ("if-match" = Option<String>, Header, description = "the `etag` of the version to replace; another one is 412"),
     ("if-none-match" = Option<String>, Header, description = "`*`: store only if there is no entry, else 412"),
-), request_body(content = String, description = "the value, any bytes", content_type = "*/*"), responses(
+), request_body(content = serde_json::Value, description = "the value, any bytes", content_type = "*/*"), responses(
     (status = 200, description = "stored", body = Stored, headers(("etag" = String, description = "version of the entry"))),
     (status = 404, description = "there is no such namespace"),
     (status = 412, description = "another version is there than the condition names"),

@@ -7,14 +7,15 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::HeaderMap;
 
-use super::page::Page;
+use super::dashboard::Dashboard;
+use super::page::{Page, Policy};
 use crate::state::App;
 
 const PAGE: &str = include_str!("../../assets/docs.html");
 
 /// The pages of the edge; made once, at start.
 pub(crate) struct Pages {
-    pub(crate) dashboard: Page,
+    pub(super) dashboard: Dashboard,
     docs: Page,
     document: Page,
 }
@@ -22,8 +23,8 @@ pub(crate) struct Pages {
 impl Pages {
     pub(crate) fn new(document: &serde_json::Value) -> Self {
         Self {
-            dashboard: Page::html(super::dashboard::PAGE),
-            docs: Page::html(PAGE),
+            dashboard: Dashboard::default(),
+            docs: Page::html(PAGE, Policy::Inline),
             document: Page::json(Bytes::from(document.to_string())),
         }
     }

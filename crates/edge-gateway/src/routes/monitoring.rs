@@ -86,6 +86,7 @@ pub(crate) async fn unified(app: &App, caller: impl Into<Option<Caller>>) -> (Un
             uptime: uptime_seconds(app),
             reasons: processes.iter().flat_map(Process::reasons).collect(),
         },
+        edge: app.figures.recent.traffic(),
         partitions: parts.take("partitions", partitions.map(PartitionFigures::from)),
         cache: parts.take("cache", cache),
         replicas: parts.take("replicas", topology.map(|topology| DatabaseInfo::from(&topology))),

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use crate::error::Problem;
 use crate::live::AlertNow;
 use crate::part::{Freshness, PartInfo};
+use crate::recent::Traffic;
 use crate::routes::cache::CacheStats;
 use crate::routes::database::DatabaseInfo;
 use crate::routes::partitions::PartitionFigures;
@@ -28,6 +29,8 @@ pub(crate) struct QuickCheck {
 #[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct UnifiedMetrics {
     pub(super) system: SystemFigures,
+    /// What this edge answered itself.
+    pub(super) edge: Traffic,
     pub(super) partitions: Option<PartitionFigures>,
     pub(super) cache: Option<CacheStats>,
     pub(super) replicas: Option<DatabaseInfo>,
