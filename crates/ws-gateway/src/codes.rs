@@ -7,6 +7,7 @@ use serde::Serialize;
 pub(crate) struct ReplyError {
     pub(crate) code: u32,
     pub(crate) message: &'static str,
+    pub(crate) temporary: bool,
 }
 
 impl ReplyError {
@@ -20,10 +21,13 @@ impl ReplyError {
     /// Makes an SDK fetch a new token and connect again.
     pub(crate) const TOKEN_EXPIRED: Self = Self::new(109, "token expired");
     pub(crate) const EXPIRED: Self = Self::new(110, "expired");
+    /// Makes an SDK try again later.
+    pub(crate) const TOO_MANY_REQUESTS: Self =
+        Self { temporary: true, ..Self::new(111, "too many requests") };
     pub(crate) const UNRECOVERABLE_POSITION: Self = Self::new(112, "unrecoverable position");
 
     const fn new(code: u32, message: &'static str) -> Self {
-        Self { code, message }
+        Self { code, message, temporary: false }
     }
 }
 
@@ -36,6 +40,8 @@ pub(crate) struct Unsubscribed {
 
 impl Unsubscribed {
     pub(crate) const BY_SERVER: Self = Self { code: 2000, reason: "server unsubscribe" };
+    /// It has missed a publication and may recover.
+    pub(crate) const INSUFFICIENT: Self = Self { code: 2500, reason: "insufficient state" };
     pub(crate) const EXPIRED: Self = Self { code: 2501, reason: "subscription expired" };
 }
 

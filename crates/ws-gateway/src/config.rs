@@ -14,7 +14,10 @@ use crate::origin::OriginPattern;
 
 mod channels;
 
-pub use channels::{ChannelsConfig, NamespaceConfig, Recovery, Who};
+mod limits;
+
+pub use channels::{ChannelsConfig, NamespaceConfig, Recovery, Slow, Who};
+pub use limits::{RateConfig, RatesConfig};
 
 /// The whole configuration; every section has working defaults for one machine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -57,6 +60,10 @@ pub struct WebSocketConfig {
     pub max_connections: u32,
     /// Connections of one user at once; 0 means any number.
     pub max_connections_per_user: u32,
+    /// Connections from one address at once (of IPv6: from one /64 network); 0 means any number.
+    pub max_connections_per_address: u32,
+    /// How often a client may ask for what.
+    pub rates: RatesConfig,
     /// Largest frame of a client and largest data of a publication.
     pub max_message_size: ByteSize,
     /// What may wait for one client; more and it is disconnected as slow.
@@ -109,6 +116,8 @@ impl Default for WebSocketConfig {
             refresh_within: Duration::from_secs(25),
             max_connections: 20_000,
             max_connections_per_user: 0,
+            max_connections_per_address: 0,
+            rates: RatesConfig::default(),
             max_message_size: ByteSize::kib(64),
             outbox_size: ByteSize::mib(1),
             fallbacks: true,
@@ -157,6 +166,7 @@ impl WebSocketConfig {
         problems.duration("websocket.refresh_within", self.refresh_within, Duration::ZERO..=hour);
         problems.range("websocket.max_connections", self.max_connections, 1..=1_000_000);
         problems.range("websocket.max_channels_per_client", self.max_channels_per_client, 1..=100_000);
+        self.rates.check(problems);
         let (smallest, largest) = (ByteSize::b(64), ByteSize::mib(16));
         problems.range("websocket.max_message_size", self.max_message_size, smallest..=largest);
         problems.ensure(

@@ -146,6 +146,7 @@ impl Refused {
             Self::NotWebSocket(_) => "not_websocket",
             Self::Origin => "origin",
             Self::NoRoom(NoRoom::Full) => "full",
+            Self::NoRoom(NoRoom::Crowded) => "crowded",
             Self::NoRoom(NoRoom::Draining) => "draining",
             Self::Body(_) => "body",
         }
@@ -163,6 +164,10 @@ impl Refused {
             Self::Origin => (StatusCode::FORBIDDEN, "this origin is not allowed\n").into_response(),
             Self::NoRoom(NoRoom::Full) => {
                 (StatusCode::SERVICE_UNAVAILABLE, SOON, "this node is full\n").into_response()
+            }
+            Self::NoRoom(NoRoom::Crowded) => {
+                (StatusCode::TOO_MANY_REQUESTS, SOON, "too many connections from this address\n")
+                    .into_response()
             }
             Self::NoRoom(NoRoom::Draining) => {
                 (StatusCode::SERVICE_UNAVAILABLE, SOON, "this node is shutting down\n").into_response()

@@ -22,7 +22,7 @@ use crate::config::NamespaceConfig;
 use crate::engine::{Epoch, Item, Position, Since};
 use crate::filter::Filter;
 use crate::metrics::Metrics;
-use crate::outbox::Pushed;
+use crate::outbox::{Droppable, Pushed, Shed};
 use crate::protocol::Lifetime;
 use crate::publication::{Exclusion, Publication};
 use crate::session::Profile;
@@ -55,6 +55,8 @@ pub(crate) struct Limits {
     pub(crate) max_connections: usize,
     /// 0 means any number.
     pub(crate) max_connections_per_user: usize,
+    /// 0 means any number.
+    pub(crate) max_connections_per_address: usize,
     pub(crate) max_channels: usize,
     pub(crate) outbox_bytes: usize,
     /// Publications in one answer.
@@ -153,7 +155,8 @@ impl Hub {
 
     /// Gives a new connection its place, if there is one.
     pub(crate) fn open(self: &Arc<Self>, remote: SocketAddr, now: SystemTime) -> Result<Seat, NoRoom> {
-        let connection = self.registry.lock().open(|id| Connection::new(id, Uuid::new_v4(), remote, now))?;
+        let make = |id| Connection::new(id, Uuid::new_v4(), remote, now);
+        let connection = self.registry.lock().open(remote.ip(), make)?;
         self.metrics.connections.inc();
         Ok(Seat::new(Arc::clone(self), connection))
     }
@@ -171,6 +174,17 @@ impl Hub {
     /// Queues a message to one connection before all others.
     pub(crate) fn send_first(&self, connection: &Connection, message: Bytes) -> bool {
         self.queued(connection.outbox.push_first(message, self.limits.outbox_bytes))
+    }
+
+    /// Queues a publication that the client may be too slow for; says whether the client has missed one.
+    fn send_or_shed(&self, connection: &Connection, publication: Droppable) -> (bool, bool) {
+        let (policy, counted) = (publication.policy, publication.counted);
+        let Shed { pushed, dropped } = connection.outbox.push_or_shed(publication, self.limits.outbox_bytes);
+        if dropped > 0 {
+            self.metrics.shed(policy, dropped as u64);
+        }
+        let missed = dropped > 0 && counted;
+        (self.queued(pushed) && !missed, missed)
     }
 
     fn queued(&self, pushed: Pushed) -> bool {

@@ -26,6 +26,7 @@ mod service;
 mod session;
 
 pub use config::{
-    AuthConfig, ChannelsConfig, GatewayConfig, NamespaceConfig, Recovery, WebSocketConfig, Who,
+    AuthConfig, ChannelsConfig, GatewayConfig, NamespaceConfig, RateConfig, RatesConfig, Recovery, Slow,
+    WebSocketConfig, Who,
 };
 pub use service::start;

@@ -10,6 +10,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::codes::Disconnect;
+use crate::config::Slow;
 use crate::protocol::Method;
 
 /// Upper bounds of the publish histogram, in seconds: from one subscriber to a hundred thousand.
@@ -40,6 +41,7 @@ pub(crate) struct Figures {
     disconnects: Family<DisconnectLabels, Counter>,
     commands: Family<CommandLabels, Counter>,
     refusals: Family<RefusalLabels, Counter>,
+    sheds: Family<ShedLabels, Counter>,
     recoveries: Family<RecoveryLabels, Counter>,
 }
 
@@ -61,6 +63,11 @@ struct CommandResult(u32);
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RefusalLabels {
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ShedLabels {
+    policy: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -91,6 +98,7 @@ impl Metrics {
             disconnects: Family::default(),
             commands: Family::default(),
             refusals: Family::default(),
+            sheds: Family::default(),
             recoveries: Family::default(),
         };
         figures.describe(registry.sub_registry_with_prefix("mainstay_ws"));
@@ -164,6 +172,11 @@ impl Figures {
             self.recoveries.clone(),
         );
         registry.register(
+            "publications_dropped",
+            "Publications left out because a subscriber was too slow for them",
+            self.sheds.clone(),
+        );
+        registry.register(
             "handshakes_refused",
             "Handshakes answered with an HTTP error",
             self.refusals.clone(),
@@ -185,6 +198,16 @@ impl Figures {
     pub(crate) fn recovered(&self, recovered: bool) {
         let recovered = if recovered { "yes" } else { "no" };
         self.recoveries.get_or_create(&RecoveryLabels { recovered }).inc();
+    }
+
+    /// Counts publications that a client was too slow for.
+    pub(crate) fn shed(&self, policy: Slow, dropped: u64) {
+        let policy = match policy {
+            Slow::Disconnect => "disconnect",
+            Slow::DropOldest => "drop_oldest",
+            Slow::KeepLatest => "keep_latest",
+        };
+        self.sheds.get_or_create(&ShedLabels { policy }).inc_by(dropped);
     }
 
     /// Counts a handshake that led to no connection.

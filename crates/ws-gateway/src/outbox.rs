@@ -1,6 +1,7 @@
 //! What waits to be written to one client.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Context;
 
 use bytes::Bytes;
@@ -8,9 +9,14 @@ use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
 use crate::codes::Disconnect;
+use crate::config::Slow;
 
 /// What a queued message costs beside its bytes, which all subscribers share: its place in the queue.
-const SLOT_BYTES: usize = size_of::<Bytes>();
+const SLOT_BYTES: usize = size_of::<Slot>();
+
+/// With more than this part of an outbox waiting, a client is slow enough to get only the latest of some channels, or to
+/// be sent back for recovery.
+const SLOW_FROM: usize = 4;
 
 /// A queue this long is given back to the allocator as soon as it is empty.
 const KEPT_SLOTS: usize = 16;
@@ -24,10 +30,50 @@ pub(crate) struct Outbox {
 
 #[derive(Debug, Default)]
 struct Queue {
-    messages: VecDeque<Bytes>,
+    messages: VecDeque<Slot>,
     bytes: usize,
     peak_bytes: usize,
     closing: Option<Disconnect>,
+}
+
+/// One place in the queue.
+#[derive(Debug)]
+struct Slot {
+    message: Bytes,
+    tag: Tag,
+}
+
+/// Tells the publications of one room from all else that waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tag(u32);
+
+impl Tag {
+    /// Of what must not be left out.
+    pub(crate) const NONE: Self = Self(0);
+
+    /// Returns one that no living room has, or almost certainly: they come again after four thousand million rooms.
+    pub(crate) fn next() -> Self {
+        static LATEST: AtomicU32 = AtomicU32::new(0);
+        Self(LATEST.fetch_add(1, Ordering::Relaxed).wrapping_add(1).max(1))
+    }
+}
+
+/// A publication that may be left out when the client is too slow for all of them.
+#[derive(Debug)]
+pub(crate) struct Droppable {
+    pub(crate) message: Bytes,
+    pub(crate) tag: Tag,
+    pub(crate) policy: Slow,
+    /// The client counts publications: when one is left out, none after it may come.
+    pub(crate) counted: bool,
+}
+
+/// What became of such a publication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shed {
+    pub(crate) pushed: Pushed,
+    /// Publications left out, this one included.
+    pub(crate) dropped: usize,
 }
 
 /// What became of a message.
@@ -54,17 +100,26 @@ impl Outbox {
 
     /// Queues a message unless that makes more than `max_bytes` wait.
     pub(crate) fn push(&self, message: Bytes, max_bytes: usize) -> Pushed {
-        let pushed = self.queue.lock().push(message, max_bytes);
+        let pushed = self.queue.lock().push(message, Tag::NONE, max_bytes);
         if pushed != Pushed::Closing {
             self.reader.wake();
         }
         pushed
     }
 
+    /// Queues a publication, and leaves out some of its kind when too much waits.
+    pub(crate) fn push_or_shed(&self, publication: Droppable, max_bytes: usize) -> Shed {
+        let shed = self.queue.lock().push_or_shed(publication, max_bytes);
+        if shed.pushed != Pushed::Closing {
+            self.reader.wake();
+        }
+        shed
+    }
+
     /// Queues a message before all others: what has to come first is complete only once the rest has begun.
     pub(crate) fn push_first(&self, message: Bytes, max_bytes: usize) -> Pushed {
         let mut queue = self.queue.lock();
-        let pushed = queue.push(message, max_bytes);
+        let pushed = queue.push(message, Tag::NONE, max_bytes);
         if pushed == Pushed::Queued {
             queue.messages.rotate_right(1);
         }
@@ -115,7 +170,7 @@ impl Outbox {
 }
 
 impl Queue {
-    fn push(&mut self, message: Bytes, max_bytes: usize) -> Pushed {
+    fn push(&mut self, message: Bytes, tag: Tag, max_bytes: usize) -> Pushed {
         if self.closing.is_some() {
             return Pushed::Closing;
         }
@@ -128,18 +183,51 @@ impl Queue {
             return Pushed::Overflowed;
         }
         self.bytes = bytes;
-        self.messages.push_back(message);
+        self.messages.push_back(Slot { message, tag });
         Pushed::Queued
+    }
+
+    fn push_or_shed(&mut self, publication: Droppable, max_bytes: usize) -> Shed {
+        let Droppable { message, tag, policy, counted } = publication;
+        let bytes = self.bytes + cost(&message);
+        let dropped = match policy {
+            _ if self.closing.is_some() => 0,
+            Slow::DropOldest if !counted => self.shed(tag, bytes.saturating_sub(max_bytes)),
+            // What is recovered has to fit into half of the outbox.
+            Slow::DropOldest | Slow::KeepLatest if bytes > max_bytes / SLOW_FROM => {
+                self.shed(tag, usize::MAX)
+            }
+            _ => 0,
+        };
+        if dropped > 0 && counted {
+            return Shed { pushed: Pushed::Queued, dropped: dropped + 1 };
+        }
+        Shed { pushed: self.push(message, tag, max_bytes), dropped }
+    }
+
+    /// Leaves out the oldest publications of a room until so many bytes are free; returns how many.
+    fn shed(&mut self, tag: Tag, mut bytes: usize) -> usize {
+        let (before, mut freed) = (self.messages.len(), 0);
+        self.messages.retain(|slot| {
+            let goes = slot.tag == tag && bytes > 0;
+            if goes {
+                bytes = bytes.saturating_sub(cost(&slot.message));
+                freed += cost(&slot.message);
+            }
+            !goes
+        });
+        self.bytes -= freed;
+        before - self.messages.len()
     }
 
     fn take(&mut self, max_messages: usize, max_bytes: usize, batch: &mut Vec<Bytes>) {
         let mut batch_bytes = 0;
         while let Some(next) = self.messages.front() {
-            batch_bytes += next.len();
+            batch_bytes += next.message.len();
             if batch.len() >= max_messages || (!batch.is_empty() && batch_bytes > max_bytes) {
                 break;
             }
-            let Some(message) = self.messages.pop_front() else { break };
+            let Some(Slot { message, .. }) = self.messages.pop_front() else { break };
             self.bytes -= cost(&message);
             batch.push(message);
         }
@@ -194,6 +282,47 @@ mod tests {
         assert!(shared.is_unique(), "the outbox still holds the message");
         assert!(!outbox.close(Disconnect::SHUTDOWN));
         assert_eq!(outbox.closing(), Some(Disconnect::SLOW));
+    }
+
+    fn shed(outbox: &Outbox, len: usize, tag: u32, policy: Slow, counted: bool) -> (Pushed, usize) {
+        let publication = Droppable { message: message(len), tag: Tag(tag), policy, counted };
+        let Shed { pushed, dropped } = outbox.push_or_shed(publication, 1_000);
+        (pushed, dropped)
+    }
+
+    #[test]
+    fn the_oldest_of_a_room_make_place_for_the_newest() {
+        let outbox = Outbox::new();
+        assert_eq!(outbox.push(message(1), 1_000), Pushed::Queued);
+        for len in [180, 181, 182] {
+            assert_eq!(shed(&outbox, len, 7, Slow::DropOldest, false), (Pushed::Queued, 0));
+        }
+        assert_eq!(shed(&outbox, 183, 8, Slow::DropOldest, false), (Pushed::Queued, 0));
+        assert_eq!(shed(&outbox, 184, 7, Slow::DropOldest, false), (Pushed::Queued, 1));
+        assert_eq!(take(&outbox, 16, 9_999), [1, 181, 182, 183, 184]);
+        assert_eq!(outbox.level().bytes, 0);
+        assert_eq!(shed(&outbox, 990, 7, Slow::DropOldest, false), (Pushed::Overflowed, 0));
+    }
+
+    #[test]
+    fn a_slow_client_gets_the_latest_of_a_room() {
+        let outbox = Outbox::new();
+        for (len, dropped) in [(50, 0), (51, 1), (200, 1), (52, 1)] {
+            assert_eq!(shed(&outbox, len, 7, Slow::KeepLatest, false), (Pushed::Queued, dropped), "{len}");
+            outbox.push(message(len + 100), 9_999);
+        }
+        assert_eq!(take(&outbox, 16, 9_999), [150, 151, 300, 52, 152]);
+    }
+
+    #[test]
+    fn whoever_counts_gets_nothing_after_a_gap() {
+        for policy in [Slow::DropOldest, Slow::KeepLatest] {
+            let outbox = Outbox::new();
+            outbox.push(message(1), 1_000);
+            assert_eq!(shed(&outbox, 400, 7, policy, true), (Pushed::Queued, 0));
+            assert_eq!(shed(&outbox, 401, 7, policy, true), (Pushed::Queued, 2));
+            assert_eq!(take(&outbox, 16, 9_999), [1]);
+        }
     }
 
     #[test]

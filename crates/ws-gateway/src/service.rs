@@ -116,6 +116,7 @@ fn rules(cx: &Context, config: &GatewayConfig, namespaces: Arc<Namespaces>) -> a
         max_channel_bytes: config.channels.max_length,
         max_channels: websocket.max_channels_per_client as usize,
         history_limit: config.channels.history_limit,
+        rates: websocket.rates.clone(),
         ping_every: websocket.ping_every,
         pong_within: websocket.pong_within,
         connect_within: websocket.connect_within,
@@ -128,6 +129,7 @@ fn limits(config: &GatewayConfig) -> Limits {
     Limits {
         max_connections: open_files::make_room_for(config.websocket.max_connections) as usize,
         max_connections_per_user: config.websocket.max_connections_per_user as usize,
+        max_connections_per_address: config.websocket.max_connections_per_address as usize,
         max_channels: config.websocket.max_channels_per_client as usize,
         outbox_bytes: config.websocket.outbox_bytes(),
         history_items: config.channels.history_limit,

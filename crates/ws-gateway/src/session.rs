@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::channel::Channel;
 use crate::codes::{Disconnect, ReplyError};
-use crate::config::NamespaceConfig;
+use crate::config::{NamespaceConfig, RatesConfig};
 use crate::emulation::Emulated;
 use crate::engine::HistoryQuery;
 use crate::hub::Subscription;
@@ -21,12 +21,14 @@ use crate::namespace::Namespaces;
 use crate::protocol::{self, Command, Lifetime, Method, Request};
 
 mod admission;
+mod pace;
 mod permission;
 mod pulse;
 mod requests;
 #[cfg(test)]
 mod tests;
 
+use pace::Pace;
 use pulse::Pulse;
 use requests::Turn;
 
@@ -42,6 +44,7 @@ pub(crate) struct Rules {
     pub(crate) max_channel_bytes: usize,
     pub(crate) max_channels: usize,
     pub(crate) history_limit: usize,
+    pub(crate) rates: RatesConfig,
     pub(crate) ping_every: Duration,
     pub(crate) pong_within: Duration,
     pub(crate) connect_within: Duration,
@@ -166,6 +169,8 @@ struct Connected {
     pulse: Pulse,
     /// Subscriptions that end unless they are prolonged; some of them may be over already.
     subscriptions_end: Vec<(Channel, Instant)>,
+    /// How often the client asked; none before it asked for anything that is limited.
+    pace: Option<Box<Pace>>,
 }
 
 impl Session {

@@ -22,6 +22,9 @@ mod ends;
 #[path = "gateway/fallback.rs"]
 mod fallback;
 #[cfg(test)]
+#[path = "gateway/limits.rs"]
+mod limits;
+#[cfg(test)]
 #[path = "gateway/model.rs"]
 mod model;
 #[cfg(test)]

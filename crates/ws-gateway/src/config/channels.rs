@@ -64,6 +64,8 @@ pub struct NamespaceConfig {
     pub force_positioning: bool,
     /// Lets subscribers filter publications by tags.
     pub filters: bool,
+    /// What becomes of publications that a subscriber is too slow for.
+    pub slow: Slow,
     /// Sends what has changed instead of whole data to subscribers who can apply it.
     pub delta: bool,
     /// What the part of the name after the colon must look like, `*` standing for anything; empty: like anything.
@@ -80,6 +82,18 @@ pub enum Who {
     /// Those who are not anonymous.
     Users,
     Everyone,
+}
+
+/// What becomes of publications that a subscriber is too slow for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Slow {
+    /// The connection is closed, and the client comes back to recover.
+    Disconnect,
+    /// The oldest of the channel are left out when the outbox is full.
+    DropOldest,
+    /// All but the latest of the channel are left out as soon as a quarter of the outbox is taken.
+    KeepLatest,
 }
 
 /// What a client that comes back is given.
@@ -124,6 +138,7 @@ impl Default for NamespaceConfig {
             force_recovery: false,
             force_positioning: false,
             filters: true,
+            slow: Slow::Disconnect,
             delta: false,
             pattern: String::new(),
         }
@@ -158,6 +173,11 @@ impl NamespaceConfig {
             !self.force_positioning || self.keeps_history(),
             &format!("{path}.force_positioning"),
             "needs history_size above 0",
+        );
+        problems.ensure(
+            self.slow == Slow::Disconnect || !self.delta,
+            &format!("{path}.slow"),
+            "must be disconnect where delta is on: a change makes no sense without the one before",
         );
         problems.ensure(
             !self.force_join_leave || self.join_leave,

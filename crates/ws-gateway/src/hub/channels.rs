@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{Connection, Hub, Message, Published, Room, SHARDS, Shard};
+use super::{Hub, Message, Published, Room, SHARDS, Shard};
 use crate::channel::Channel;
+use crate::codes::Unsubscribed;
 use crate::config::NamespaceConfig;
 use crate::engine::{HistoryQuery, Item, NotThisEpoch, Position};
 
@@ -29,15 +30,18 @@ impl Hub {
         }
         let position =
             options.keeps_history().then(|| self.remember(&mut shard, channel, options, message, now));
-        let receivers = shard.rooms.get_mut(channel).map_or(0, |room| {
-            let send = |to: &Connection, push| self.send(to, push);
-            room.deliver(channel, message, position.as_ref(), (&self.metrics, send))
-        });
+        let room = shard.rooms.get_mut(channel);
+        let (receivers, lost) =
+            room.map(|room| room.deliver(channel, message, position.as_ref(), self)).unwrap_or_default();
         let published = Published { receivers, position, duplicate: false };
         if !key.is_empty() {
             shard.recent.note(channel, key, &published, now, self.limits.idempotency_ttl);
         }
         drop(shard);
+        // Their clients subscribe again and recover what they missed.
+        for connection in lost {
+            self.unsubscribe(&connection, channel, Unsubscribed::INSUFFICIENT);
+        }
         self.metrics.publications.inc();
         self.metrics.publish_seconds.observe(now.elapsed().as_secs_f64());
         published

@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::{Connection, Limits};
@@ -12,6 +13,8 @@ pub(super) struct Registry {
     listed: HashMap<u64, Arc<Connection>>,
     /// Connections by user; anonymous ones are not counted.
     users: HashMap<Arc<str>, usize>,
+    /// Connections by address, where their number is limited.
+    addresses: HashMap<IpAddr, usize>,
     draining: bool,
 }
 
@@ -19,6 +22,8 @@ pub(super) struct Registry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoRoom {
     Full,
+    /// Too many come from one address.
+    Crowded,
     Draining,
 }
 
@@ -34,15 +39,34 @@ pub(crate) struct Census {
 
 impl Registry {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, next_id: 1, taken: 0, listed: HashMap::new(), users: HashMap::new(), draining: false }
+        Self {
+            limits,
+            next_id: 1,
+            taken: 0,
+            listed: HashMap::new(),
+            users: HashMap::new(),
+            addresses: HashMap::new(),
+            draining: false,
+        }
     }
 
-    pub(super) fn open(&mut self, make: impl FnOnce(u64) -> Connection) -> Result<Arc<Connection>, NoRoom> {
+    pub(super) fn open(
+        &mut self,
+        address: IpAddr,
+        make: impl FnOnce(u64) -> Connection,
+    ) -> Result<Arc<Connection>, NoRoom> {
         if self.draining {
             return Err(NoRoom::Draining);
         }
         if self.taken >= self.limits.max_connections {
             return Err(NoRoom::Full);
+        }
+        if self.limits.max_connections_per_address > 0 {
+            let count = self.addresses.entry(network(address)).or_default();
+            if *count >= self.limits.max_connections_per_address {
+                return Err(NoRoom::Crowded);
+            }
+            *count += 1;
         }
         let connection = Arc::new(make(self.next_id));
         self.listed.insert(self.next_id, Arc::clone(&connection));
@@ -68,6 +92,13 @@ impl Registry {
     pub(super) fn retire(&mut self, connection: &Connection) {
         if self.listed.remove(&connection.id).is_none() {
             return;
+        }
+        let address = network(connection.remote.ip());
+        if let Some(count) = self.addresses.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                self.addresses.remove(&address);
+            }
         }
         let Some(user) = connection.user() else { return };
         let Some(count) = self.users.get_mut(user) else { return };
@@ -97,5 +128,13 @@ impl Registry {
             draining: self.draining,
             ..Census::default()
         }
+    }
+}
+
+/// Returns what stands for one customer of a network: an address, or with IPv6 the network of one site.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address @ IpAddr::V4(_) => address,
     }
 }

@@ -8,13 +8,13 @@ use uuid::Uuid;
 
 use super::delta::{Base, DeltaFrames, Deltas};
 use super::frames::Frames;
-use super::{Connection, Limits, Message, Subscribed, Subscription};
+use super::{Connection, Hub, Limits, Message, Subscribed, Subscription};
 use crate::channel::Channel;
 use crate::codes::ReplyError;
-use crate::config::{NamespaceConfig, Recovery};
+use crate::config::{NamespaceConfig, Recovery, Slow};
 use crate::engine::{Item, Position, Stream};
 use crate::filter::Filter;
-use crate::metrics::Metrics;
+use crate::outbox::{Droppable, Tag};
 use crate::protocol::{About, Push};
 use crate::publication::{ClientInfo, Exclusion};
 
@@ -22,6 +22,8 @@ use crate::publication::{ClientInfo, Exclusion};
 pub(super) struct Room {
     options: Arc<NamespaceConfig>,
     members: HashMap<u64, Member>,
+    /// Marks its publications in outboxes.
+    tag: Tag,
     stream: Option<Box<Stream>>,
     /// None while nobody here wants deltas.
     deltas: Option<Box<Deltas>>,
@@ -34,11 +36,15 @@ struct Member {
     /// Is told who comes and goes.
     hears_of_others: bool,
     base: Base,
+    /// Is told positions, so that it must not miss a publication and get the next.
+    counts: bool,
+    /// Has missed a publication and is about to be unsubscribed.
+    lost: bool,
 }
 
 impl Room {
     pub(super) fn new(options: Arc<NamespaceConfig>) -> Self {
-        Self { options, members: HashMap::new(), stream: None, deltas: None }
+        Self { options, members: HashMap::new(), tag: Tag::next(), stream: None, deltas: None }
     }
 
     /// Says how a subscription begins, without beginning it.
@@ -50,8 +56,7 @@ impl Room {
         now: Instant,
     ) -> Result<Subscribed, ReplyError> {
         let options = Arc::clone(&self.options);
-        let recoverable = options.recovery != Recovery::Off
-            && (options.force_recovery || wanted.recoverable || wanted.recover.is_some());
+        let recoverable = self.is_recoverable(wanted);
         let positioned =
             options.keeps_history() && (options.force_positioning || wanted.positioned || recoverable);
         let mut subscribed = Subscribed {
@@ -69,6 +74,11 @@ impl Room {
             return Err(ReplyError::UNRECOVERABLE_POSITION);
         }
         Ok(subscribed)
+    }
+
+    fn is_recoverable(&self, wanted: &Subscription) -> bool {
+        self.options.recovery != Recovery::Off
+            && (self.options.force_recovery || wanted.recoverable || wanted.recover.is_some())
     }
 
     fn recover(
@@ -129,6 +139,9 @@ impl Room {
             filter: wanted.filter.clone(),
             hears_of_others: self.options.join_leave && (self.options.force_join_leave || wanted.join_leave),
             base,
+            counts: self.options.keeps_history()
+                && (self.options.force_positioning || wanted.positioned || self.is_recoverable(wanted)),
+            lost: false,
         };
         self.members.insert(connection.id, member);
         was_empty
@@ -167,31 +180,42 @@ impl Room {
         }
     }
 
-    /// Gives a publication to everybody who wants it; returns to how many.
+    /// Gives a publication to everybody who wants it; returns to how many, and who has missed something.
     pub(super) fn deliver(
         &mut self,
         channel: &Channel,
         message: &Message,
         position: Option<&Position>,
-        (metrics, send): (&Metrics, impl Fn(&Connection, Bytes) -> bool),
-    ) -> u64 {
+        hub: &Hub,
+    ) -> (u64, Vec<Arc<Connection>>) {
         let publication = &message.publication;
         let turn = self.deltas.as_mut().map(|deltas| deltas.turn(publication));
         let shown = publication.shown(position);
         let delta_frames = turn.as_ref().map(|turn| DeltaFrames::new(channel, &shown, turn));
         let frames = Frames::new(channel, Push::Pub(shown.clone()));
+        let (policy, tag, mut lost) = (self.options.slow, self.tag, Vec::new());
         let wanting = self.members.values_mut().filter(|member| {
-            !is_left_out(&member.connection, message.exclusion.as_deref())
+            !member.lost
+                && !is_left_out(&member.connection, message.exclusion.as_deref())
                 && member.filter.as_ref().is_none_or(|filter| filter.wants(&publication.tags))
         });
         let sent = wanting.filter_map(|member| {
             let frame = match &delta_frames {
-                Some(frames) if member.base.is_wanted() => frames.next(&mut member.base, metrics),
+                Some(frames) if member.base.is_wanted() => frames.next(&mut member.base, hub.metrics()),
                 _ => frames.get(),
             };
-            send(&member.connection, frame).then_some(())
+            if policy == Slow::Disconnect {
+                return hub.send(&member.connection, frame).then_some(());
+            }
+            let publication = Droppable { message: frame, tag, policy, counted: member.counts };
+            let (sent, missed) = hub.send_or_shed(&member.connection, publication);
+            if missed {
+                member.lost = true;
+                lost.push(Arc::clone(&member.connection));
+            }
+            sent.then_some(())
         });
-        sent.count() as u64
+        (sent.count() as u64, lost)
     }
 
     /// Returns what is remembered, beginning to remember if need be.

@@ -20,9 +20,12 @@ use crate::protocol::Lifetime;
 use crate::publication::{Exclusion, Publication};
 use crate::session::Profile;
 
+mod slow;
+
 const LIMITS: Limits = Limits {
     max_connections: 6,
     max_connections_per_user: 2,
+    max_connections_per_address: 0,
     max_channels: 5,
     outbox_bytes: 1 << 20,
     history_items: 300,

@@ -23,7 +23,9 @@ pub(crate) fn reply<T: Serialize>(id: u32, method: Method, result: &T) -> Bytes 
 /// Writes the reply to a command that was refused.
 pub(crate) fn error_reply(id: u32, error: ReplyError) -> Bytes {
     // The messages are ours and need no escaping.
-    format!("{{\"id\":{id},\"error\":{{\"code\":{},\"message\":\"{}\"}}}}", error.code, error.message).into()
+    let ReplyError { code, message, temporary } = error;
+    let temporary = if temporary { ",\"temporary\":true" } else { "" };
+    format!("{{\"id\":{id},\"error\":{{\"code\":{code},\"message\":\"{message}\"{temporary}}}}}").into()
 }
 
 /// Writes what happens in a channel, for those who listen.

@@ -72,7 +72,7 @@ impl Session {
             emulated: None,
         })));
         let pulse = Pulse::new(now.at, rules, self.jitter);
-        Ok(Connected { user, expires_at, pulse, subscriptions_end: Vec::new() })
+        Ok(Connected { user, expires_at, pulse, subscriptions_end: Vec::new(), pace: None })
     }
 }
 

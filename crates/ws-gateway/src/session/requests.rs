@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::admission::{NotAdmitted, identify, since};
+use super::pace::Kind;
 use super::permission::{Allowed, allowed};
 use super::pulse::Pong;
 use super::{Action, Ask, Connected, Now, Rules};
@@ -40,6 +41,10 @@ pub(super) struct Turn<'a> {
 impl Turn<'_> {
     /// Answers a command, or gives the reason to close the connection.
     pub(super) fn take(&mut self, request: &Request<'_>) -> Result<(), Disconnect> {
+        if let Some(method) = self.is_too_fast(request) {
+            self.actions.push(Action::refuse(self.id, method, ReplyError::TOO_MANY_REQUESTS));
+            return Ok(());
+        }
         let (method, outcome) = match request {
             Request::Pong => return self.pong(),
             Request::Send => return Err(Disconnect::NOT_AVAILABLE),
@@ -62,6 +67,17 @@ impl Turn<'_> {
             Err(error) => Action::refuse(self.id, method, error),
         });
         Ok(())
+    }
+
+    /// Counts a command; returns its name when it is one too many.
+    fn is_too_fast(&mut self, request: &Request<'_>) -> Option<Method> {
+        let (kind, method) = Kind::of(request)?;
+        let rate = kind.rate(&self.rules.rates);
+        if rate.per_second == 0 {
+            return None;
+        }
+        let pace = self.connected.pace.get_or_insert_default();
+        (!pace.allows(kind, rate, self.now.at)).then_some(method)
     }
 
     fn pong(&mut self) -> Result<(), Disconnect> {

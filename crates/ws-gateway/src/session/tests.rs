@@ -53,6 +53,7 @@ fn rules() -> Rules {
         max_channel_bytes: 255,
         max_channels: 3,
         history_limit: 300,
+        rates: crate::config::RatesConfig::default(),
         ping_every: Duration::from_secs(20),
         pong_within: Duration::from_secs(8),
         connect_within: Duration::from_secs(10),
