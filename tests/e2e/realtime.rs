@@ -55,6 +55,9 @@ async fn connections_channels_and_endpoint_are_told() {
 
     let connections = rest.get("/monitoring/websocket/connections?user=dave").await.ok();
     assert_eq!(connections["connections"][0]["channels"], json!(["e2e-told"]), "{connections}");
+    let id = connections["connections"][0]["client"].as_str().unwrap();
+    let health = rest.get(&format!("/monitoring/websocket/connections/{id}")).await.ok();
+    assert_eq!((&health["user"], &health["lastCommand"]), (&json!("dave"), &json!("subscribe")), "{health}");
     let channels = rest.get("/realtime/channels?prefix=e2e-told").await.ok();
     assert_eq!(channels["channels"], json!([{ "name": "e2e-told", "subscribers": 1 }]));
     let url = rest.get("/realtime/endpoint").await.ok()["url"].as_str().unwrap().to_owned();

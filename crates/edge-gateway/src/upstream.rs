@@ -14,6 +14,7 @@ use mainstay_proto::introspect::v1::{
 };
 use mainstay_proto::monitor::v1::monitor_service_client::MonitorServiceClient;
 use mainstay_proto::realtime::v1::realtime_service_client::RealtimeServiceClient;
+use mainstay_proto::realtime::v1::realtime_watch_service_client::RealtimeWatchServiceClient;
 use mainstay_proto::replica::v1::partition_service_client::PartitionServiceClient;
 use mainstay_proto::replica::v1::replica_service_client::ReplicaServiceClient;
 use mainstay_rpc::{BreakerSection, Call, ErrorCode, Failure, Lane, Reply, Upstream};
@@ -80,6 +81,7 @@ impl Upstreams {
     typed_call!(insight, cache, InsightServiceClient);
     typed_call!(rate_limits, cache, RateLimitServiceClient);
     typed_call!(realtime, realtime, RealtimeServiceClient);
+    typed_call!(realtime_watch, realtime, RealtimeWatchServiceClient);
     typed_call!(replica, replica, ReplicaServiceClient);
     typed_call!(partitions, replica, PartitionServiceClient);
     typed_call!(monitor, monitor, MonitorServiceClient);

@@ -92,9 +92,7 @@ impl Conn {
             End::Close(disconnect) | End::Broken(disconnect) | End::Gone(disconnect) => disconnect,
             End::Leaving(_) => Disconnect::CLOSED,
         };
-        self.seat.hub().metrics().disconnected(disconnect);
-        let client = self.seat.connection().client;
-        tracing::debug!(%client, code = disconnect.code, reason = disconnect.reason, "connection ends");
+        self.seat.hub().ended(self.seat.connection(), disconnect);
         // Whoever does not take part in the farewell is left without one. In a box, so that the task of a living
         // connection has no room for it.
         let _ = Box::pin(timeout(CLOSE_WITHIN, self.farewell(end))).await;

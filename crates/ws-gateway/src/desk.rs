@@ -27,7 +27,7 @@ pub(crate) fn carry_out(seat: &Seat, actions: Vec<Action>) {
             Action::Open(open) => desk.open(&open),
             Action::Ask { id, ask } => desk.serve(id, *ask),
             Action::Reply { frame, method, code } => {
-                desk.hub.metrics().answered(method, code);
+                desk.hub.answered(desk.connection, method, code);
                 desk.hub.send(desk.connection, frame);
             }
             Action::Send(message) => {
@@ -74,7 +74,7 @@ impl Desk<'_> {
             session: open.emulated.as_ref().map(|emulated| emulated.session),
             node: open.emulated.as_ref().map_or("", |emulated| &emulated.node),
         };
-        self.hub.metrics().answered(Method::Connect, 0);
+        self.hub.answered(self.connection, Method::Connect, 0);
         self.hub.send_first(self.connection, protocol::reply(open.id, Method::Connect, &result));
     }
 
@@ -127,7 +127,7 @@ impl Desk<'_> {
             }
         };
         if let Err(error) = outcome {
-            self.hub.metrics().answered(method, error.code);
+            self.hub.answered(self.connection, method, error.code);
             self.hub.send(self.connection, protocol::error_reply(id, error));
         }
     }
@@ -140,7 +140,7 @@ impl Desk<'_> {
         if frame.len() > self.hub.limits().answer_bytes() {
             return Err(ReplyError::LIMIT_EXCEEDED);
         }
-        self.hub.metrics().answered(Method::Presence, 0);
+        self.hub.answered(self.connection, Method::Presence, 0);
         self.hub.send(self.connection, frame);
         Ok(())
     }
@@ -158,7 +158,7 @@ impl Desk<'_> {
     }
 
     fn answer<T: serde::Serialize>(&self, id: u32, method: Method, result: &T) {
-        self.hub.metrics().answered(method, 0);
+        self.hub.answered(self.connection, method, 0);
         self.hub.send(self.connection, protocol::reply(id, method, result));
     }
 }

@@ -26,6 +26,12 @@ pub(crate) enum Refusal {
     ClientInvalid,
     #[error("idempotency key has {len_bytes} bytes, at most {max_bytes} are allowed")]
     IdempotencyKeyTooLong { len_bytes: usize, max_bytes: usize },
+    #[error("no connection of this node has this id")]
+    ConnectionUnknown,
+    #[error("so many watch already that one more is too many")]
+    TooManyWatchers,
+    #[error("not a kind of events")]
+    KindInvalid,
     #[error("the namespace of the channel keeps no presence")]
     PresenceOff,
     #[error("the namespace of the channel keeps no history")]
@@ -48,6 +54,9 @@ impl Refusal {
             Self::UserInvalid => "USER_INVALID",
             Self::ClientInvalid => "CLIENT_INVALID",
             Self::IdempotencyKeyTooLong { .. } => "IDEMPOTENCY_KEY_TOO_LONG",
+            Self::ConnectionUnknown => "CONNECTION_UNKNOWN",
+            Self::TooManyWatchers => "TOO_MANY_WATCHERS",
+            Self::KindInvalid => "KIND_INVALID",
             Self::PresenceOff => "PRESENCE_OFF",
             Self::HistoryOff => "HISTORY_OFF",
             Self::EpochChanged => "EPOCH_CHANGED",
@@ -56,7 +65,8 @@ impl Refusal {
 
     fn code(&self) -> ErrorCode {
         match self {
-            Self::NoSuchChannel(NoSuchChannel::Namespace) => ErrorCode::NotFound,
+            Self::NoSuchChannel(NoSuchChannel::Namespace) | Self::ConnectionUnknown => ErrorCode::NotFound,
+            Self::TooManyWatchers => ErrorCode::ResourceExhausted,
             Self::PresenceOff | Self::HistoryOff | Self::EpochChanged => ErrorCode::FailedPrecondition,
             _ => ErrorCode::InvalidArgument,
         }
@@ -71,7 +81,9 @@ impl Refusal {
             Self::TooManyChannels { .. } => "channels",
             Self::TagsInvalid(_) => "tags",
             Self::UserInvalid => "user",
-            Self::ClientInvalid => "client",
+            Self::ClientInvalid | Self::ConnectionUnknown => "client",
+            Self::KindInvalid => "kinds",
+            Self::TooManyWatchers => "watch",
             Self::IdempotencyKeyTooLong { .. } => "idempotency_key",
             Self::EpochChanged => "since",
         }

@@ -25,8 +25,10 @@ use crate::protocol::Lifetime;
 use crate::publication::{Exclusion, Publication};
 
 mod shown;
+mod watch;
 
 use shown::{described, shown_client, shown_item};
+pub(crate) use watch::WatchApi;
 
 const MAX_BROADCAST_CHANNELS: usize = 1_000;
 const MAX_USER_BYTES: usize = 255;

@@ -23,9 +23,10 @@ use crate::engine::{Epoch, Item, Position, Since};
 use crate::filter::Filter;
 use crate::metrics::Metrics;
 use crate::outbox::{Droppable, Pushed, Shed};
-use crate::protocol::Lifetime;
+use crate::protocol::{Lifetime, Method};
 use crate::publication::{Exclusion, Publication};
 use crate::session::Profile;
+use crate::watch::{Happening, Watchers};
 
 mod channels;
 mod connection;
@@ -136,6 +137,7 @@ pub(crate) struct Hub {
     shards: Box<[Mutex<Shard>]>,
     hasher: RandomState,
     metrics: Metrics,
+    watchers: Arc<Watchers>,
 }
 
 #[derive(Default)]
@@ -150,7 +152,8 @@ impl Hub {
     pub(crate) fn new(limits: Limits, clock: Clock, metrics: Metrics) -> Arc<Self> {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
         let registry = Mutex::new(Registry::new(limits));
-        Arc::new(Self { limits, clock, registry, shards, hasher: RandomState::new(), metrics })
+        let watchers = Watchers::new(metrics.watch.clone());
+        Arc::new(Self { limits, clock, registry, shards, hasher: RandomState::new(), metrics, watchers })
     }
 
     /// Gives a new connection its place, if there is one.
@@ -163,7 +166,38 @@ impl Hub {
 
     /// Records who a connection is; false when the user has too many already.
     pub(crate) fn admit(&self, connection: &Connection, profile: Profile) -> bool {
-        self.registry.lock().admit(&profile.user) && connection.identify(profile)
+        let admitted = self.registry.lock().admit(&profile.user) && connection.identify(profile);
+        if admitted {
+            self.tell(connection, Happening::Connected);
+        }
+        admitted
+    }
+
+    /// Notes a command that was answered; `code` is 0 when it went well.
+    pub(crate) fn answered(&self, connection: &Connection, method: Method, code: u32) {
+        self.metrics.answered(method, code);
+        connection.traffic.answered(method, self.clock.unix_s());
+        self.tell(connection, Happening::Command { method, code });
+    }
+
+    /// Notes the end of a connection.
+    pub(crate) fn ended(&self, connection: &Connection, disconnect: Disconnect) {
+        self.metrics.disconnected(disconnect);
+        self.tell(connection, Happening::Disconnected { code: disconnect.code });
+        let client = connection.client;
+        tracing::debug!(%client, code = disconnect.code, reason = disconnect.reason, "connection ends");
+    }
+
+    pub(crate) fn watchers(&self) -> &Arc<Watchers> {
+        &self.watchers
+    }
+
+    pub(crate) fn now(&self) -> SystemTime {
+        self.clock.now()
+    }
+
+    fn tell(&self, connection: &Connection, happening: Happening<'_>) {
+        self.watchers.tell(|| self.clock.now(), connection.into(), happening);
     }
 
     /// Queues a message to one connection; false when it is being closed.
@@ -181,6 +215,7 @@ impl Hub {
         let (policy, counted) = (publication.policy, publication.counted);
         let Shed { pushed, dropped } = connection.outbox.push_or_shed(publication, self.limits.outbox_bytes);
         if dropped > 0 {
+            connection.traffic.left_out(dropped);
             self.metrics.shed(policy, dropped as u64);
         }
         let missed = dropped > 0 && counted;
@@ -248,6 +283,7 @@ impl Hub {
         let channels = connection.lock_channels().take();
         for channel in channels.unwrap_or_default() {
             self.remove_member(connection.id, &channel);
+            self.tell(connection, Happening::Unsubscribed { channel: &channel });
         }
         self.registry.lock().retire(connection);
     }

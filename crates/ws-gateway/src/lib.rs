@@ -24,6 +24,7 @@ mod protocol;
 mod publication;
 mod service;
 mod session;
+mod watch;
 
 pub use config::{
     AuthConfig, ChannelsConfig, GatewayConfig, NamespaceConfig, RateConfig, RatesConfig, Recovery, Slow,

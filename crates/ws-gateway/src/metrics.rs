@@ -12,6 +12,7 @@ use prometheus_client::registry::Registry;
 use crate::codes::Disconnect;
 use crate::config::Slow;
 use crate::protocol::Method;
+use crate::watch::WatchFigures;
 
 /// Upper bounds of the publish histogram, in seconds: from one subscriber to a hundred thousand.
 const SECONDS: [f64; 11] =
@@ -40,6 +41,7 @@ pub(crate) struct Figures {
     pub(crate) delta_saved_bytes: Counter,
     disconnects: Family<DisconnectLabels, Counter>,
     commands: Family<CommandLabels, Counter>,
+    pub(crate) watch: WatchFigures,
     refusals: Family<RefusalLabels, Counter>,
     sheds: Family<ShedLabels, Counter>,
     recoveries: Family<RecoveryLabels, Counter>,
@@ -98,6 +100,7 @@ impl Metrics {
             disconnects: Family::default(),
             commands: Family::default(),
             refusals: Family::default(),
+            watch: WatchFigures::default(),
             sheds: Family::default(),
             recoveries: Family::default(),
         };
@@ -170,6 +173,12 @@ impl Figures {
             "recoveries",
             "Subscriptions of clients that asked for what they missed",
             self.recoveries.clone(),
+        );
+        registry.register("watchers", "Callers who watch live", self.watch.watchers.clone());
+        registry.register(
+            "watch_events_missed",
+            "Events that callers who watch were too slow for",
+            self.watch.missed.clone(),
         );
         registry.register(
             "publications_dropped",

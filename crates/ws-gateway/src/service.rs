@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use mainstay_proto::realtime::v1::realtime_service_server::RealtimeServiceServer;
+use mainstay_proto::realtime::v1::realtime_watch_service_server::RealtimeWatchServiceServer;
 use mainstay_rpc::{Routes, ServeOptions, server_tls};
 use mainstay_runtime::{ComponentKind, Context, Schedule};
 use socket2::SockRef;
@@ -13,7 +14,7 @@ use tokio::time::Instant;
 use crate::config::{GatewayConfig, bytes};
 use crate::door::{self, Door};
 use crate::emulation::Emulation;
-use crate::grpc::{NodeIdentity, RealtimeApi};
+use crate::grpc::{NodeIdentity, RealtimeApi, WatchApi};
 use crate::hub::{Hub, Limits};
 use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
@@ -95,6 +96,7 @@ pub async fn start(cx: Context, config: GatewayConfig) -> anyhow::Result<()> {
     };
     let max_channel_bytes = config.channels.max_length;
     let history_limit = config.channels.history_limit;
+    let watch_api = WatchApi { hub: Arc::clone(&hub), node: node.id.clone(), stopping: cx.stopping() };
     let api = RealtimeApi {
         hub,
         namespaces,
@@ -103,7 +105,8 @@ pub async fn start(cx: Context, config: GatewayConfig) -> anyhow::Result<()> {
         history_limit,
         node,
     };
-    cx.serve(Routes::new(RealtimeServiceServer::new(api))).await
+    let routes = Routes::new(RealtimeServiceServer::new(api));
+    cx.serve(routes.add_service(RealtimeWatchServiceServer::new(watch_api))).await
 }
 
 fn rules(cx: &Context, config: &GatewayConfig, namespaces: Arc<Namespaces>) -> anyhow::Result<Rules> {

@@ -31,5 +31,8 @@ mod model;
 #[path = "gateway/node.rs"]
 mod node;
 #[cfg(test)]
+#[path = "gateway/watching.rs"]
+mod watching;
+#[cfg(test)]
 #[path = "gateway/wire.rs"]
 mod wire;

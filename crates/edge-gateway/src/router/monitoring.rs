@@ -13,6 +13,7 @@ pub(super) fn paths(map: Map) -> Map {
         .viewer("/monitoring/live", routes!(live::events))
         .viewer("/monitoring/history", routes!(monitoring::history))
         .viewer("/monitoring/websocket/connections", routes!(realtime::connections))
+        .viewer("/monitoring/websocket/connections/{id}", routes!(realtime::connection))
         .viewer("/monitoring/cache/invalidation-metrics", routes!(invalidation::metrics))
         .viewer("/monitoring/cache/key-stats", routes!(invalidation::key_stats))
 }

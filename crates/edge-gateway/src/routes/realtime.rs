@@ -7,9 +7,10 @@ use axum::Json as Answer;
 use axum::extract::{Path, State};
 use http::StatusCode;
 use mainstay_proto::realtime::v1::realtime_service_client::RealtimeServiceClient;
+use mainstay_proto::realtime::v1::realtime_watch_service_client::RealtimeWatchServiceClient;
 use mainstay_proto::realtime::v1::{
-    BroadcastRequest, ChannelsRequest, ConnectionsRequest, DisconnectRequest, Node, NodesRequest,
-    PublishRequest,
+    BroadcastRequest, ChannelsRequest, ConnectionHealthRequest, ConnectionsRequest, DisconnectRequest, Node,
+    NodesRequest, PublishRequest,
 };
 use mainstay_rpc::{Call, Caller, Lane};
 use serde::Deserialize;
@@ -19,7 +20,9 @@ use utoipa::ToSchema;
 mod answer;
 
 pub(crate) use answer::WebsocketFigures;
-use answer::{BroadcastAnswer, ChannelsAnswer, ConnectionsAnswer, Disconnected, Endpoint, Published};
+use answer::{
+    BroadcastAnswer, ChannelsAnswer, ConnectionHealth, ConnectionsAnswer, Disconnected, Endpoint, Published,
+};
 
 use crate::body::{Json, Params, Who};
 use crate::error::Problem;
@@ -32,6 +35,7 @@ const BROADCAST: &str = "mainstay.realtime.v1.RealtimeService/Broadcast";
 const NODES: &str = "mainstay.realtime.v1.RealtimeService/Nodes";
 const CHANNELS: &str = "mainstay.realtime.v1.RealtimeService/Channels";
 const CONNECTIONS: &str = "mainstay.realtime.v1.RealtimeService/Connections";
+const CONNECTION_HEALTH: &str = "mainstay.realtime.v1.RealtimeWatchService/ConnectionHealth";
 const DISCONNECT: &str = "mainstay.realtime.v1.RealtimeService/Disconnect";
 
 /// One message for one channel.
@@ -180,6 +184,20 @@ pub(crate) async fn connections(
     let request = ConnectionsRequest { user: query.user, channel: query.channel, limit: query.limit };
     let send = async |mut client: Client, request| client.connections(request).await;
     let answer = app.upstreams.realtime(Call::read(CONNECTIONS).by(caller), request, send).await?;
+    Ok(Answer(answer.into()))
+}
+
+/// Tells how one connection fares.
+#[utoipa::path(get, path = "/monitoring/websocket/connections/{id}", tag = "monitoring", params(("id" = String, Path, description = "id given to the client at connect")), responses((status = 200, description = "the connection", body = ConnectionHealth)))]
+pub(crate) async fn connection(
+    State(app): State<Arc<App>>,
+    Path(client): Path<String>,
+    Who(caller): Who,
+) -> Result<Answer<ConnectionHealth>, Problem> {
+    let send =
+        async |mut client: RealtimeWatchServiceClient<Lane>, request| client.connection_health(request).await;
+    let call = Call::read(CONNECTION_HEALTH).by(caller);
+    let answer = app.upstreams.realtime_watch(call, ConnectionHealthRequest { client }, send).await?;
     Ok(Answer(answer.into()))
 }
 

@@ -162,9 +162,7 @@ impl StreamConn {
         self.ended = Some(disconnect);
         self.inbox.close();
         self.seat.retire();
-        self.seat.hub().metrics().disconnected(disconnect);
-        let client = self.seat.connection().client;
-        tracing::debug!(%client, code = disconnect.code, reason = disconnect.reason, "connection ends");
+        self.seat.hub().ended(self.seat.connection(), disconnect);
     }
 
     /// Does what is due, or waits for it.

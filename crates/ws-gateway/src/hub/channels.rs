@@ -9,6 +9,7 @@ use crate::channel::Channel;
 use crate::codes::Unsubscribed;
 use crate::config::NamespaceConfig;
 use crate::engine::{HistoryQuery, Item, NotThisEpoch, Position};
+use crate::watch::{Happening, Subject};
 
 impl Hub {
     /// Queues a publication to everybody in a channel and remembers it, if the namespace keeps a history. Places in the
@@ -33,6 +34,10 @@ impl Hub {
         let room = shard.rooms.get_mut(channel);
         let (receivers, lost) =
             room.map(|room| room.deliver(channel, message, position.as_ref(), self)).unwrap_or_default();
+        let offset = position.as_ref().map_or(0, |position| position.offset);
+        let publisher = message.publication.info.as_ref().map(Subject::from).unwrap_or_default();
+        let happening = Happening::Published { channel, receivers, offset };
+        self.watchers.tell(|| self.clock.now(), publisher, happening);
         let published = Published { receivers, position, duplicate: false };
         if !key.is_empty() {
             shard.recent.note(channel, key, &published, now, self.limits.idempotency_ttl);

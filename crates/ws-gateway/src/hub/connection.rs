@@ -1,5 +1,5 @@
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -9,8 +9,12 @@ use uuid::Uuid;
 
 use crate::channel::Channel;
 use crate::outbox::Outbox;
+use crate::protocol::Method;
 use crate::publication::ClientInfo;
 use crate::session::Profile;
+
+/// Room for the seconds of many thousand years.
+const SECOND_BITS: u32 = 48;
 
 /// What everybody may know of a connection, and the way to reach it.
 #[derive(Debug)]
@@ -37,6 +41,11 @@ pub(crate) struct Traffic {
     bytes_received: AtomicU64,
     /// Microseconds, plus one; 0 before the first pong.
     round_trip_us: AtomicU64,
+    /// The number of the command answered last, above the second in which it was; 0 before the first.
+    last_command: AtomicU64,
+    dropped: AtomicU32,
+    recovered: AtomicU32,
+    unrecovered: AtomicU32,
 }
 
 impl Connection {
@@ -105,6 +114,39 @@ impl Traffic {
     pub(crate) fn round_trip(&self, took: Duration) {
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).saturating_add(1);
         self.round_trip_us.store(us, Ordering::Relaxed);
+    }
+
+    pub(crate) fn answered(&self, method: Method, now_unix_s: u64) {
+        let number = method as u64 + 1;
+        self.last_command.store(number << SECOND_BITS | now_unix_s, Ordering::Relaxed);
+    }
+
+    pub(crate) fn left_out(&self, n_publications: usize) {
+        self.dropped.fetch_add(u32::try_from(n_publications).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
+    pub(crate) fn came_back(&self, recovered: bool) {
+        let count = if recovered { &self.recovered } else { &self.unrecovered };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the command answered last, and when.
+    pub(crate) fn last_command(&self) -> Option<(Method, SystemTime)> {
+        let noted = self.last_command.load(Ordering::Relaxed);
+        let number = usize::try_from(noted >> SECOND_BITS).ok()?.checked_sub(1)?;
+        let unix_s = noted & ((1 << SECOND_BITS) - 1);
+        Some((*Method::ALL.get(number)?, SystemTime::UNIX_EPOCH + Duration::from_secs(unix_s)))
+    }
+
+    /// Returns how many publications the client was too slow for.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed).into()
+    }
+
+    /// Returns how often the client came back and was given all it missed, and how often not.
+    pub(crate) fn recoveries(&self) -> (u64, u64) {
+        let count = |count: &AtomicU32| count.load(Ordering::Relaxed).into();
+        (count(&self.recovered), count(&self.unrecovered))
     }
 
     /// Returns messages and bytes written.

@@ -8,6 +8,7 @@ use super::{Connection, Hub, Room, Shard, Subscribed, Subscription};
 use crate::channel::Channel;
 use crate::codes::ReplyError;
 use crate::publication::ClientInfo;
+use crate::watch::Happening;
 
 /// Why a connection does not join a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +45,10 @@ impl Hub {
                 return Err(NotJoined::Refused(error));
             }
         };
-        if subscribed.was_recovering {
-            self.metrics.recovered(subscribed.recovered);
+        let (was_recovering, recovered) = (subscribed.was_recovering, subscribed.recovered);
+        if was_recovering {
+            self.metrics.recovered(recovered);
+            connection.traffic.came_back(recovered);
         }
         answer(subscribed);
         if room.join(connection, wanted) {
@@ -54,6 +57,7 @@ impl Hub {
         self.metrics.subscriptions.inc();
         room.announce(&wanted.channel, connection.id, |to, push| self.send(to, push));
         channels.push(wanted.channel.clone());
+        self.tell(connection, Happening::Subscribed { channel: &wanted.channel, was_recovering, recovered });
         Ok(())
     }
 
@@ -64,6 +68,7 @@ impl Hub {
         let Some(index) = channels.iter().position(|joined| joined == channel) else { return false };
         channels.swap_remove(index);
         self.remove_member(connection.id, channel);
+        self.tell(connection, Happening::Unsubscribed { channel });
         true
     }
 

@@ -55,6 +55,23 @@ pub(crate) enum Method {
 }
 
 impl Method {
+    /// Every one, at the place of its number.
+    pub(crate) const ALL: [Self; 13] = [
+        Self::Connect,
+        Self::Subscribe,
+        Self::Unsubscribe,
+        Self::Publish,
+        Self::Presence,
+        Self::PresenceStats,
+        Self::History,
+        Self::Ping,
+        Self::Send,
+        Self::Rpc,
+        Self::Refresh,
+        Self::SubRefresh,
+        Self::Unknown,
+    ];
+
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect",

@@ -19,7 +19,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Node {
     pub(crate) cx: Context,
     pub(crate) websocket: SocketAddr,
-    upstream: Upstream,
+    pub(crate) upstream: Upstream,
 }
 
 /// Free ports, and a secret to sign tokens with.

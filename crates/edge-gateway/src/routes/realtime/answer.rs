@@ -79,6 +79,26 @@ struct Connection {
     bytes_received: u64,
 }
 
+/// How one connection fares.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ConnectionHealth {
+    #[serde(flatten)]
+    connection: Connection,
+    /// Id of the node that holds it.
+    node: String,
+    age_seconds: Option<f64>,
+    /// The command answered last; empty before the first.
+    last_command: String,
+    last_command_age_seconds: Option<f64>,
+    /// Publications left out because the client was too slow for them.
+    publications_dropped: u64,
+    /// How often the client came back for what it missed and was given all of it.
+    recovered: u64,
+    /// How often it could not be given all of it.
+    unrecovered: u64,
+}
+
 /// How many connections were closed.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Disconnected {
@@ -160,6 +180,21 @@ impl From<wire::Connection> for Connection {
             messages_received: connection.messages_received,
             bytes_sent: connection.bytes_sent,
             bytes_received: connection.bytes_received,
+        }
+    }
+}
+
+impl From<wire::ConnectionHealthResponse> for ConnectionHealth {
+    fn from(answer: wire::ConnectionHealthResponse) -> Self {
+        Self {
+            connection: answer.connection.unwrap_or_default().into(),
+            node: answer.node,
+            age_seconds: seconds(answer.age),
+            last_command: answer.last_command,
+            last_command_age_seconds: seconds(answer.last_command_age),
+            publications_dropped: answer.publications_dropped,
+            recovered: answer.recovered,
+            unrecovered: answer.unrecovered,
         }
     }
 }
