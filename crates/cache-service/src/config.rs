@@ -8,6 +8,7 @@ use mainstay_runtime::{Problems, ServerConfig, ServiceConfig, TelemetryConfig};
 use serde::{Deserialize, Serialize};
 
 mod disk;
+mod http_origin;
 mod invalidation;
 mod namespace;
 mod origin;
@@ -18,6 +19,7 @@ mod streams;
 mod tests;
 
 pub use disk::DiskConfig;
+pub use http_origin::HttpOriginConfig;
 pub use invalidation::InvalidationConfig;
 pub use mainstay_redis::{RedisConfig, RedisMode};
 pub use namespace::{NamespaceConfig, NamespaceOverrides, Strategy};

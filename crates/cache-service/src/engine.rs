@@ -15,6 +15,7 @@ use crate::layer::disk::Disk;
 use crate::layer::memory::Memory;
 use crate::layer::redis::RedisLayer;
 use crate::metrics::{CacheMetrics, LastLayer};
+use crate::origin::Seat;
 use crate::time::Time;
 use crate::version::Versions;
 
@@ -111,8 +112,18 @@ pub(crate) struct Stored {
 impl Engine {
     /// Reads an entry; `left` is the time the caller has.
     pub(crate) async fn get(&self, key: &Key, left: Duration) -> Result<Found, CacheError> {
+        self.get_among(key, left, None).await
+    }
+
+    /// Reads an entry; if it has to be loaded, together with those of the other seats.
+    pub(crate) async fn get_among(
+        &self,
+        key: &Key,
+        left: Duration,
+        seat: Option<Seat>,
+    ) -> Result<Found, CacheError> {
         let started = Instant::now();
-        let found = self.read(key, left).await;
+        let found = self.read(key, left, seat).await;
         let metrics = &self.metrics;
         let Ok(found) = found else {
             metrics.get.errors.inc();

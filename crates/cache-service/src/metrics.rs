@@ -18,9 +18,11 @@ use crate::layer::memory::Memory;
 use crate::layer::redis::RedisLayer;
 
 mod disk;
+mod origins;
 mod shared;
 
 pub(crate) use disk::DiskCollector;
+pub(crate) use origins::OriginMetrics;
 pub(crate) use shared::{Outcome, SharedMetrics};
 
 /// Upper ends of the buckets, in seconds: an L1 hit takes under a microsecond, a bad Redis half a second.

@@ -1,26 +1,44 @@
-//! Where values come from: services that implement `mainstay.cache.v1.Origin`.
+//! Where values come from: services that implement `mainstay.cache.v1.Origin`, and HTTP servers.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mainstay_proto::cache::v1 as pb;
-use mainstay_proto::cache::v1::origin_client::OriginClient;
-use mainstay_rpc::{Call, Failure, Upstream};
+use futures_util::{StreamExt as _, stream};
+use mainstay_rpc::Failure;
 
 use crate::config::CacheConfig;
 use crate::key::{ContentType, Key, Tags, Ttl};
+use crate::metrics::OriginMetrics;
 
-const LOAD: &str = "mainstay.cache.v1.Origin/Load";
-const STORE: &str = "mainstay.cache.v1.Origin/Store";
-/// No namespace takes larger values.
-const LARGEST_MESSAGE: usize = 17 << 20;
+mod gathering;
+mod grpc;
+mod http;
+
+pub(crate) use gathering::Seat;
+use gathering::Wanted;
+use grpc::GrpcOrigin;
+use http::HttpOrigin;
+pub(crate) use http::{HttpError, Template};
+
+/// Loads that are asked for one by one and are under way at once, of those that came together.
+const CONCURRENT: usize = 64;
 
 /// The configured origins, each under its own breaker.
 #[derive(Debug, Default)]
-pub(crate) struct Origins(HashMap<String, Upstream>);
+pub(crate) struct Origins {
+    by_name: HashMap<String, Origin>,
+    metrics: OriginMetrics,
+}
 
-/// A value as an origin gives it.
+#[derive(Debug)]
+enum Origin {
+    Grpc(GrpcOrigin),
+    Http(Box<HttpOrigin>),
+}
+
+/// A value as an origin gives or takes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Loaded {
     pub(crate) value: Bytes,
@@ -29,80 +47,115 @@ pub(crate) struct Loaded {
     pub(crate) tags: Tags,
 }
 
+/// What an origin is told of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) key: Key,
+    /// None: deleted.
+    pub(crate) value: Option<Loaded>,
+    pub(crate) version: u64,
+}
+
 /// Says why an origin did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OriginError {
     #[error("the origin failed")]
     Failed(#[source] Failure),
-    #[error("the origin gave what cannot be cached: {0}")]
+    #[error("the origin failed")]
+    Http(#[source] HttpError),
+    #[error("the origin did not give the keys of a batch")]
+    Together(#[source] Arc<Failure>),
+    #[error("the origin did not answer in time")]
+    Late,
+    #[error("not fit for the cache or the origin: {0}")]
     Illegal(String),
     #[error("the origin {0:?} is not configured on this node")]
     Unknown(String),
 }
 
 impl Origins {
-    pub(crate) fn try_new(config: &CacheConfig) -> anyhow::Result<Self> {
+    pub(crate) fn try_new(config: &CacheConfig, metrics: OriginMetrics) -> anyhow::Result<Self> {
         let origins = config.origins.iter().map(|(name, origin)| {
-            Ok((name.clone(), Upstream::try_new(format!("origin.{name}"), &origin.grpc)?))
+            let origin = if origin.http.url.is_empty() {
+                Origin::Grpc(GrpcOrigin::try_new(name, &origin.grpc)?)
+            } else {
+                let http = HttpOrigin::try_new(name, &origin.http, metrics.breaker_state(name))?;
+                Origin::Http(Box::new(http))
+            };
+            Ok((name.clone(), origin))
         });
-        origins.collect::<anyhow::Result<_>>().map(Self)
+        let by_name = origins.collect::<anyhow::Result<_>>()?;
+        Ok(Self { by_name, metrics })
     }
 
     /// Asks for a key; none when the origin does not have it.
     pub(crate) async fn load(
         &self,
-        origin: &str,
+        name: &str,
         key: &Key,
         within: Duration,
     ) -> Result<Option<Loaded>, OriginError> {
-        let upstream = self.0.get(origin).ok_or_else(|| OriginError::Unknown(origin.to_owned()))?;
-        let request = pb::LoadRequest { namespace: key.namespace().to_owned(), key: key.name().to_owned() };
-        let answer = upstream.call(Call::read(LOAD).within(within), |lane| {
-            let request = request.clone();
-            async move {
-                let client = OriginClient::new(lane).max_decoding_message_size(LARGEST_MESSAGE);
-                let mut client = client;
-                client.load(request).await
-            }
-        });
-        let answer = answer.await.map_err(OriginError::Failed)?;
-        answer.value.map(decode).transpose()
+        let loaded = match self.get(name)? {
+            Origin::Grpc(origin) => origin.load(key, within).await,
+            Origin::Http(origin) => origin.load(key, within).await,
+        };
+        self.metrics.called(name, "load", loaded.is_ok());
+        loaded
     }
 
-    /// Tells the origin of a change; none means deleted.
+    /// Asks for keys of one namespace in one call where the origin can, else for one after the other.
+    async fn load_all(&self, name: &str, wanted: Vec<Wanted>, within: Duration) {
+        if let (Ok(Origin::Grpc(origin)), Some(first)) = (self.get(name), wanted.first()) {
+            let keys = wanted.iter().map(|wanted| wanted.key.name().to_owned()).collect();
+            let namespace = first.key.namespace().to_owned();
+            if let Some(loaded) = origin.load_many(&namespace, keys, within).await {
+                self.metrics.called(name, "load_many", loaded.is_ok());
+                return give(wanted, loaded);
+            }
+        }
+        let loads = wanted.into_iter().map(|wanted| async move {
+            let loaded = self.load(name, &wanted.key, within).await;
+            // Whoever wanted it may have left.
+            let _ = wanted.loaded.send(loaded);
+        });
+        let loads: Vec<_> = loads.collect();
+        stream::iter(loads).buffer_unordered(CONCURRENT).collect::<()>().await;
+    }
+
+    /// Tells the origin of changes of one namespace, of different keys.
     pub(crate) async fn store(
         &self,
-        origin: &str,
-        key: &Key,
-        value: Option<pb::Loaded>,
-        version: u64,
+        name: &str,
+        changes: &[Change],
         within: Duration,
     ) -> Result<(), OriginError> {
-        let upstream = self.0.get(origin).ok_or_else(|| OriginError::Unknown(origin.to_owned()))?;
-        let change = pb::Change { key: key.name().to_owned(), value, version };
-        let request = pb::StoreRequest { namespace: key.namespace().to_owned(), changes: vec![change] };
-        let stored = upstream.call(Call::write(STORE).within(within), |lane| {
-            let request = request.clone();
-            async move {
-                let client = OriginClient::new(lane).max_encoding_message_size(LARGEST_MESSAGE);
-                let mut client = client;
-                client.store(request).await
-            }
-        });
-        stored.await.map(drop).map_err(OriginError::Failed)
+        let Some(first) = changes.first() else { return Ok(()) };
+        let stored = match self.get(name)? {
+            Origin::Grpc(origin) => origin.store(first.key.namespace(), changes, within).await,
+            Origin::Http(origin) => origin.store(changes, within).await,
+        };
+        self.metrics.called(name, "store", stored.is_ok());
+        stored
+    }
+
+    fn get(&self, name: &str) -> Result<&Origin, OriginError> {
+        self.by_name.get(name).ok_or_else(|| OriginError::Unknown(name.to_owned()))
     }
 }
 
-fn decode(loaded: pb::Loaded) -> Result<Loaded, OriginError> {
-    let illegal = |invalid: crate::key::Invalid| OriginError::Illegal(invalid.to_string());
-    let ttl = loaded.ttl.map(|ttl| {
-        let ttl = Duration::try_from(ttl).map_err(|_| crate::key::Invalid::TtlOutOfRange)?;
-        Ttl::try_new(ttl)
-    });
-    Ok(Loaded {
-        content_type: ContentType::try_new(&loaded.content_type).map_err(illegal)?,
-        ttl: ttl.transpose().map_err(illegal)?,
-        tags: Tags::try_new(loaded.tags.iter().map(String::as_str)).map_err(illegal)?,
-        value: loaded.value,
-    })
+/// Gives each what was loaded for it. Whoever wanted it may have left.
+fn give(wanted: Vec<Wanted>, loaded: Result<Vec<Result<Option<Loaded>, OriginError>>, Failure>) {
+    match loaded {
+        Ok(loaded) => {
+            for (wanted, loaded) in wanted.into_iter().zip(loaded) {
+                let _ = wanted.loaded.send(loaded);
+            }
+        }
+        Err(failure) => {
+            let failure = Arc::new(failure);
+            for wanted in wanted {
+                let _ = wanted.loaded.send(Err(OriginError::Together(Arc::clone(&failure))));
+            }
+        }
+    }
 }

@@ -18,7 +18,7 @@ use crate::invalidation::{Invalidation, InvalidationMetrics, Reader};
 use crate::layer::disk::{Disk, Raised, Writer};
 use crate::layer::memory::Memory;
 use crate::layer::redis::RedisLayer;
-use crate::metrics::{CacheMetrics, DiskCollector, LayerCollector};
+use crate::metrics::{CacheMetrics, DiskCollector, LayerCollector, OriginMetrics};
 use crate::origin::Origins;
 use crate::redis::{Redis, Watch};
 use crate::time::Time;
@@ -51,7 +51,7 @@ pub async fn start(cx: Context, config: CacheConfig) -> anyhow::Result<()> {
     let (disk, writer) = connect_disk(&cx, &config, &time);
 
     // 5. The engine over all.
-    let origins = Origins::try_new(&config)?;
+    let origins = Origins::try_new(&config, cx.metrics(OriginMetrics::register))?;
     let invalidation =
         Invalidation::new(config.invalidation.current_for, cx.metrics(InvalidationMetrics::register));
     let engine = Arc::new_cyclic(|engine| Engine {

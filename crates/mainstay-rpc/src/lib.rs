@@ -21,10 +21,10 @@ pub use failure::{DEADLINE_EXCEEDED, Failure, FieldViolation, UPSTREAM_UNAVAILAB
 pub use identity::{Caller, Secret};
 pub use serve::{ServeOptions, serve};
 pub use server::{Deadline, ServerConfig, ServerMetrics, stack};
-pub use tls::{ClientTls, InvalidTls, PortTls, ServerTls, client_tls, server_tls};
+pub use tls::{ClientTls, InvalidTls, PortTls, ServerTls, client_tls, http_client_tls, server_tls};
 pub use upstream::{
-    BreakerSection, Call, EndpointList, EndpointSnapshot, InvalidUpstream, Lane, Upstream, UpstreamConfig,
-    UpstreamSnapshot,
+    BreakerSection, Call, Connector, EndpointList, EndpointSnapshot, InvalidUpstream, Lane, Upstream,
+    UpstreamConfig, UpstreamSnapshot,
 };
 
 /// What a gRPC handler answers.

@@ -93,6 +93,26 @@ pub fn client_tls(tls: &ClientTls) -> Result<Option<Arc<ClientConfig>>, InvalidT
     Ok(Some(Arc::new(config)))
 }
 
+/// Reads the certificates of a client that speaks HTTP/1.1 to a server that is not ours: without `ca`, whom the host trusts
+/// is trusted.
+pub fn http_client_tls(tls: &ClientTls) -> Result<Arc<ClientConfig>, InvalidTls> {
+    let config = match client_tls(tls)? {
+        Some(config) => config,
+        None => {
+            let mut roots = RootCertStore::empty();
+            // A host without certificates, or with broken ones, reaches no https address; each attempt says so.
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .map_err(InvalidTls::Rejected)?;
+            Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
+        }
+    };
+    let mut config = Arc::unwrap_or_clone(config);
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
 /// Says why certificates cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidTls {

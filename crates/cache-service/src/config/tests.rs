@@ -91,3 +91,25 @@ fn a_listed_namespace_inherits_what_it_leaves_out() {
     assert_eq!((users.ttl, users.grace), (Duration::from_mins(1), Duration::from_hours(2)));
     assert_eq!(users.max_value_size, ByteSize::mib(1));
 }
+
+#[test]
+fn an_origin_is_reached_in_one_way() {
+    let of = |grpc: &str, url: &str| {
+        let grpc = mainstay_rpc::UpstreamConfig::of(Some(grpc.to_owned()).filter(|grpc| !grpc.is_empty()));
+        let http = HttpOriginConfig { url: url.to_owned(), ..HttpOriginConfig::default() };
+        let origin = OriginConfig { grpc, http };
+        problems(|config| drop(config.origins.insert("o".to_owned(), origin)))
+    };
+    let url = "http://localhost:1/{key}";
+    assert_eq!(of("http://localhost:1", ""), [""; 0]);
+    assert_eq!(of("", url), [""; 0]);
+    for (grpc, url, key) in [
+        ("", "", "origins.o.grpc.endpoints"),
+        ("http://localhost:1", url, "origins.o.grpc.endpoints"),
+        ("", "http://localhost:1/", "origins.o.http.url"),
+        ("", "localhost/{key}", "origins.o.http.url"),
+    ] {
+        let found = of(grpc, url);
+        assert!(found.iter().any(|line| line.starts_with(key)), "{grpc} {url}: {found:?}");
+    }
+}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{Engine, Found, Namespace, Policy};
+use crate::config::Strategy;
 use crate::entry::Entry;
 use crate::key::Key;
 use crate::metrics::LastLayer;
@@ -24,6 +25,12 @@ impl Engine {
     pub(crate) fn hits(&self, namespace: &str) -> Option<Hits<'_>> {
         let namespace = self.namespaces.get(namespace)?;
         Some(Hits { engine: self, namespace, now: self.time.now(), started: Instant::now(), n_hits: 0 })
+    }
+
+    /// Tells whether a miss of this namespace is a load from its origin.
+    pub(crate) fn loads_misses(&self, namespace: &str) -> bool {
+        let namespace = self.namespaces.get(namespace);
+        namespace.is_some_and(|namespace| namespace.policy.strategy != Strategy::CacheAside)
     }
 
     /// Answers with what memory holds, if it may answer alone. All reads pass here.

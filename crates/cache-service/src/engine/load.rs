@@ -5,7 +5,6 @@ use std::fmt;
 use std::sync::Weak;
 use std::time::Duration;
 
-use mainstay_proto::cache::v1 as pb;
 use mainstay_runtime::Context;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -18,7 +17,7 @@ use crate::entry::{Condition, Decision, Draft, Written};
 use crate::error::CacheError;
 use crate::key::{ContentType, Key, Tags, Ttl};
 use crate::metrics::LastLayer;
-use crate::origin::{Loaded, OriginError, Origins};
+use crate::origin::{Change, Loaded, OriginError, Origins, Seat};
 
 /// While another node has the lease, Redis is asked this often for what it brings.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
@@ -54,8 +53,8 @@ impl Loads {
         Self { cx, origins, engine, flights: Mutex::default() }
     }
 
-    /// Joins the load of a key, or starts it. `again` loads although Redis has the key.
-    fn join(&self, key: &Key, again: bool) -> watch::Receiver<Option<Outcome>> {
+    /// Joins the load of a key, or starts it: from `seat` together with others. `again` loads although Redis has the key.
+    fn join(&self, key: &Key, again: bool, seat: Option<Seat>) -> watch::Receiver<Option<Outcome>> {
         let mut flights = self.flights.lock();
         if let Some(flight) = flights.get(key) {
             return flight.clone();
@@ -65,7 +64,7 @@ impl Loads {
         let flight = Flight { engine: self.engine.clone(), key: key.clone() };
         self.cx.spawn_work(async move {
             if let Some(engine) = flight.engine.upgrade() {
-                let outcome = match engine.fly(&flight.key, again).await {
+                let outcome = match engine.fly(&flight.key, again, seat).await {
                     Ok(found) => Outcome::Found(found),
                     Err(error) => {
                         engine.metrics.load_failures.inc();
@@ -104,12 +103,13 @@ impl Engine {
         policy: &Policy,
         stale: Option<Found>,
         left: Duration,
+        mut seat: Option<Seat>,
     ) -> Result<Found, CacheError> {
         let longest = left.saturating_sub(ANSWER_TAKES).min(policy.hard_deadline);
         let wait = if stale.is_some() { longest.min(policy.soft_deadline) } else { longest };
         let until = Instant::now() + wait;
         let failure = loop {
-            let mut landed = self.loads.join(key, false);
+            let mut landed = self.loads.join(key, false, seat.take());
             match timeout_at(until, landed.wait_for(Option::is_some)).await {
                 Ok(Ok(outcome)) => match outcome.clone() {
                     Some(Outcome::Found(found)) => return Ok(found),
@@ -134,7 +134,7 @@ impl Engine {
         let Some(entry) = &found.entry else { return };
         if xfetch::is_due(entry.ttl_left, namespace.load_cost.get(), rand::random()) {
             self.metrics.refreshes.inc();
-            drop(self.loads.join(key, true));
+            drop(self.loads.join(key, true, None));
         }
     }
 
@@ -150,18 +150,19 @@ impl Engine {
         if policy.strategy != Strategy::WriteThrough {
             return Ok(());
         }
-        let value = draft.map(|draft| pb::Loaded {
+        let value = draft.map(|draft| Loaded {
             value: draft.value.clone().unwrap_or_default(),
-            content_type: draft.content_type.as_str().to_owned(),
-            ttl: draft.ttl.as_duration().try_into().ok(),
-            tags: draft.tags.iter().map(str::to_owned).collect(),
+            content_type: draft.content_type.clone(),
+            ttl: Some(draft.ttl),
+            tags: draft.tags.clone(),
         });
+        let change = Change { key: key.clone(), value, version };
         let within = policy.hard_deadline.min(left);
-        let stored = self.loads.origins.store(&policy.origin, key, value, version, within).await;
+        let stored = self.loads.origins.store(&policy.origin, &[change], within).await;
         stored.map_err(CacheError::OriginRefused)
     }
 
-    async fn fly(&self, key: &Key, again: bool) -> Result<Found, OriginError> {
+    async fn fly(&self, key: &Key, again: bool, mut seat: Option<Seat>) -> Result<Found, OriginError> {
         let namespace = self.namespace(key).map_err(|_| OriginError::Unknown(String::new()))?;
         let policy = &namespace.policy;
         let until = Instant::now() + policy.hard_deadline;
@@ -172,7 +173,7 @@ impl Engine {
             if let Some(found) = self.wait_for_lease(key, policy, token, until, again).await {
                 return Ok(found);
             }
-            if let Some(found) = self.load_once(key, &namespace, Some(token), left()).await? {
+            if let Some(found) = self.load_once(key, &namespace, Some(token), seat.take(), left()).await? {
                 return Ok(found);
             }
             again = false;
@@ -240,6 +241,7 @@ impl Engine {
         key: &Key,
         namespace: &Namespace,
         lease: Option<u64>,
+        seat: Option<Seat>,
         left: Duration,
     ) -> Result<Option<Found>, OriginError> {
         let policy = &namespace.policy;
@@ -247,7 +249,11 @@ impl Engine {
         let (version, epoch) = (self.versions.next(self.time.unix_us()), self.invalidation.epoch());
         let mark = self.memory.mark(key);
         let started = Instant::now();
-        let loaded = self.loads.origins.load(&policy.origin, key, left).await;
+        let (origins, origin) = (&self.loads.origins, &policy.origin);
+        let loaded = match seat {
+            Some(seat) => seat.load(origins, origin, key, left).await,
+            None => origins.load(origin, key, left).await,
+        };
         self.metrics.load_seconds.observe(started.elapsed().as_secs_f64());
         let loaded = match loaded {
             Ok(loaded) => loaded,

@@ -14,10 +14,16 @@ use crate::error::CacheError;
 use crate::key::Key;
 use crate::layer::redis::RedisLayer;
 use crate::metrics::LastLayer;
+use crate::origin::Seat;
 use crate::time::Moment;
 
 impl Engine {
-    pub(super) async fn read(&self, key: &Key, left: Duration) -> Result<Found, CacheError> {
+    pub(super) async fn read(
+        &self,
+        key: &Key,
+        left: Duration,
+        seat: Option<Seat>,
+    ) -> Result<Found, CacheError> {
         let namespace = self.namespace(key)?;
         let (policy, now) = (&namespace.policy, self.time.now());
         let held = if policy.memory { self.held(key) } else { None };
@@ -31,7 +37,7 @@ impl Engine {
                 let stale = held.filter(|entry| entry.value.is_some() && entry.is_kept(now));
                 let stale = stale.map(|entry| self.found_in_memory(&entry, now));
                 let span = tracing::info_span!("cache.get", cache.namespace = key.namespace());
-                self.load(key, policy, stale, left).instrument(span).await
+                self.load(key, policy, stale, left, seat).instrument(span).await
             }
             (None, Some(redis)) => {
                 let span = tracing::info_span!("cache.get", cache.namespace = key.namespace());

@@ -6,8 +6,9 @@ use mainstay_proto::cache::v1 as pb;
 use mainstay_proto::cache::v1::outcome::Result as Outcome;
 use mainstay_rpc::{Deadline, ErrorCode, Failure};
 
-use super::operation::{Operation, check_length, failed, size};
+use super::operation::{MOST_IN_BATCH, Operation, check_length, failed, size};
 use crate::engine::Engine;
+use crate::origin::Seat;
 
 /// Operations of one batch that are under way below memory at once; they share one connection to Redis.
 const CONCURRENT: usize = 64;
@@ -24,9 +25,18 @@ pub(super) async fn batch(
     let mut outcomes: Vec<Option<Outcome>> = Vec::new();
     outcomes.resize_with(operations.len(), || None);
     let below = hits(engine, &namespace, operations, &mut outcomes);
-    let mut below = stream::iter(below)
-        .map(|(index, operation)| async move { (index, operation.run(engine, deadline.left()).await) })
-        .buffer_unordered(CONCURRENT);
+    // Reads that have to be loaded wait for one another, so they must all be under way.
+    let concurrent = if engine.loads_misses(&namespace) { MOST_IN_BATCH } else { CONCURRENT };
+    let first = Seat::first();
+    let below: Vec<_> = below
+        .into_iter()
+        .map(|(index, operation)| {
+            let seat = matches!(operation, Operation::Get(_)).then(|| first.another());
+            async move { (index, operation.run(engine, deadline.left(), seat).await) }
+        })
+        .collect();
+    drop(first);
+    let mut below = stream::iter(below).buffer_unordered(concurrent);
     let mut room = most_bytes;
     for outcome in outcomes.iter_mut().flatten() {
         fit(outcome, &mut room);

@@ -8,6 +8,7 @@ use mainstay_rpc::{ErrorCode, Failure};
 use super::codec::{decode_set, encode_failure, encode_found, encode_stored, refused};
 use crate::engine::{Engine, Set};
 use crate::key::Key;
+use crate::origin::Seat;
 
 /// Most operations in one batch.
 pub(super) const MOST_IN_BATCH: usize = 1_000;
@@ -47,9 +48,13 @@ impl Operation {
         }
     }
 
-    pub(super) async fn run(self, engine: &Engine, left: Duration) -> Outcome {
+    /// Does it. A read that has to be loaded is loaded together with those of the other seats.
+    pub(super) async fn run(self, engine: &Engine, left: Duration, seat: Option<Seat>) -> Outcome {
         let outcome = match self {
-            Self::Get(key) => engine.get(&key, left).await.map(|found| Outcome::Get(encode_found(found))),
+            Self::Get(key) => {
+                let found = engine.get_among(&key, left, seat).await;
+                found.map(|found| Outcome::Get(encode_found(found)))
+            }
             Self::Set(set) => engine.set(*set, left).await.map(|stored| Outcome::Set(encode_stored(stored))),
             Self::Delete(key) => {
                 let deleted = engine.delete(&key, left).await;

@@ -21,6 +21,7 @@ use super::codec::encode_found;
 use super::operation::{Operation, check_length, failed, size};
 use crate::engine::Engine;
 use crate::metrics::StreamMetrics;
+use crate::origin::Seat;
 
 /// An answer is sent when it has about so many bytes, so that large values do not gather in it.
 const PART_BYTES: usize = 64 << 10;
@@ -67,6 +68,8 @@ struct Current {
     /// Read as not in memory, and waiting to be begun.
     next_below: Option<(u32, Operation)>,
     n_running: usize,
+    /// For as long as more reads of it may turn out to be loads.
+    seat: Option<Seat>,
 }
 
 struct Done {
@@ -124,6 +127,7 @@ impl Answers {
             operations: operations.into_iter().enumerate(),
             next_below: None,
             n_running: 0,
+            seat: None,
         });
         Ok(())
     }
@@ -145,6 +149,8 @@ impl Answers {
                     break false;
                 }
                 current.n_running += 1;
+                let is_read = matches!(operation, Operation::Get(_));
+                let seat = is_read.then(|| current.seat.get_or_insert_with(Seat::first).another());
                 let below = Below {
                     number: current.number,
                     id: current.id,
@@ -154,6 +160,7 @@ impl Answers {
                 };
                 running.spawn(below.run(
                     operation,
+                    seat,
                     Arc::clone(engine),
                     Arc::clone(waiting_bytes),
                     metrics.clone(),
@@ -290,11 +297,12 @@ impl Below {
     async fn run(
         self,
         operation: Operation,
+        seat: Option<Seat>,
         engine: Arc<Engine>,
         waiting: Arc<AtomicUsize>,
         metrics: StreamMetrics,
     ) -> Done {
-        let mut outcome = operation.run(&engine, self.deadline.left()).await;
+        let mut outcome = operation.run(&engine, self.deadline.left(), seat).await;
         let mut waiting_bytes = size(&outcome);
         let before = waiting.fetch_add(waiting_bytes, Ordering::Relaxed);
         if before > 0 && before + waiting_bytes > self.most_bytes {

@@ -3,6 +3,7 @@
 
 mod disk;
 mod doors;
+mod http_origin;
 mod insight;
 mod invalidation;
 mod node;

@@ -9,10 +9,11 @@ use bytes::Bytes;
 use cache_service::{CacheConfig, NamespaceOverrides, OriginConfig, RedisConfig, Strategy};
 use mainstay_devstack::{Devstack, wait_until};
 use mainstay_proto::cache::v1::cache_admin_client::CacheAdminClient;
+use mainstay_proto::cache::v1::operation::Action;
 use mainstay_proto::cache::v1::origin_server::{Origin, OriginServer};
 use mainstay_proto::cache::v1::{
-    GetRequest, InvalidateRequest, Layer, LoadManyRequest, LoadManyResponse, LoadRequest, LoadResponse,
-    Loaded, SetRequest, StoreRequest, StoreResponse,
+    BatchRequest, GetAction, GetRequest, InvalidateRequest, Layer, LoadManyRequest, LoadManyResponse,
+    LoadRequest, LoadResponse, Loaded, Operation, Outcome, SetRequest, StoreRequest, StoreResponse, outcome,
 };
 use mainstay_rpc::{Failure, Reply, Request, Response, Routes, Status, UpstreamConfig};
 use mainstay_runtime::Context;
@@ -29,6 +30,9 @@ struct Source {
     n_loads: Arc<AtomicU64>,
     gate: Arc<Semaphore>,
     fails: Arc<AtomicBool>,
+    knows_many: Arc<AtomicBool>,
+    /// Keys of each call for many.
+    batches: Arc<Mutex<Vec<usize>>>,
 }
 
 impl Default for Source {
@@ -38,6 +42,8 @@ impl Default for Source {
             n_loads: Arc::default(),
             gate: Arc::new(Semaphore::new(1_000_000)),
             fails: Arc::default(),
+            knows_many: Arc::default(),
+            batches: Arc::default(),
         }
     }
 }
@@ -56,8 +62,21 @@ impl Origin for Source {
         Ok(Response::new(LoadResponse { value }))
     }
 
-    async fn load_many(&self, _: Request<LoadManyRequest>) -> Reply<LoadManyResponse> {
-        Err(Status::unimplemented("not asked for"))
+    async fn load_many(&self, request: Request<LoadManyRequest>) -> Reply<LoadManyResponse> {
+        if !self.knows_many.load(Ordering::Relaxed) {
+            return Err(Status::unimplemented("one by one"));
+        }
+        let keys = request.into_inner().keys;
+        self.batches.lock().push(keys.len());
+        if self.fails.load(Ordering::Relaxed) {
+            return Err(Status::unavailable("told to fail"));
+        }
+        let values = self.values.lock();
+        let results = keys.iter().map(|key| {
+            let value = values.get(key).map(|value| Loaded { value: (*value).into(), ..Loaded::default() });
+            LoadResponse { value }
+        });
+        Ok(Response::new(LoadManyResponse { results: results.collect() }))
     }
 
     async fn store(&self, request: Request<StoreRequest>) -> Reply<StoreResponse> {
@@ -99,7 +118,10 @@ impl Source {
 async fn node(redis: RedisConfig, origin: &str, policy: NamespaceOverrides) -> CacheNode {
     let mut config = CacheConfig { redis, ..CacheConfig::default() };
     config.server.max_in_flight = 20_000;
-    config.origins.insert("source".to_owned(), OriginConfig { grpc: UpstreamConfig::of([origin]) });
+    config.origins.insert(
+        "source".to_owned(),
+        OriginConfig { grpc: UpstreamConfig::of([origin]), ..OriginConfig::default() },
+    );
     let policy = NamespaceOverrides { origin: Some("source".to_owned()), ..policy };
     config.namespaces.insert("test".to_owned(), policy);
     let node = CacheNode::start_with(config).await;
@@ -275,6 +297,69 @@ async fn a_stale_value_is_given_while_the_origin_is_slow_or_fails() {
         GetRequest { namespace: "test".to_owned(), key: "cold".to_owned(), ..GetRequest::default() };
     let failed = Failure::from(node.client.clone().get(request).await.unwrap_err());
     assert_eq!(failed.reason(), "ORIGIN_UNAVAILABLE");
+    end([node.cx, origin_cx], None).await;
+}
+
+async fn read_many(node: &CacheNode, keys: impl Iterator<Item = String>) -> Vec<Option<Bytes>> {
+    let get = |key| Operation { key, action: Some(Action::Get(GetAction {})) };
+    let request = BatchRequest { namespace: "test".to_owned(), operations: keys.map(get).collect() };
+    let outcomes = node.client.clone().batch(request).await.unwrap().into_inner().outcomes;
+    let value = |outcome: Outcome| match outcome.result {
+        Some(outcome::Result::Get(get)) => get.entry.map(|entry| entry.value),
+        other => panic!("{other:?}"),
+    };
+    outcomes.into_iter().map(value).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_loads_what_is_missing_in_one_call() {
+    let source = Source::default();
+    source.knows_many.store(true, Ordering::Relaxed);
+    for number in 0..60 {
+        source.set(&format!("k{number}"), "value");
+    }
+    let (origin_cx, origin) = source.serve().await;
+    let stack = redis().await;
+    let node = node(single(&stack), &origin, read_through()).await;
+    let found = read_many(&node, (0..80).map(|number| format!("k{number}"))).await;
+    assert!(found[..60].iter().all(|value| value.as_deref() == Some(b"value")), "{found:?}");
+    assert!(found[60..].iter().all(Option::is_none));
+    let asked: usize = source.batches.lock().iter().sum();
+    assert_eq!((asked as u64 + source.n_loads(), source.batches.lock().len()), (80, 1));
+    // All of it is known now, also what is absent.
+    read_many(&node, (0..80).map(|number| format!("k{number}"))).await;
+    assert_eq!((source.batches.lock().len(), source.n_loads()), (1, 0));
+
+    // More than fit into one call, without what is there.
+    read_many(&node, (0..330).map(|number| format!("k{number}"))).await;
+    let batches = std::mem::take(&mut *source.batches.lock());
+    let n_single = usize::try_from(source.n_loads()).unwrap();
+    assert_eq!(batches[1..].iter().sum::<usize>() + n_single, 250, "{batches:?}");
+    assert!(batches.iter().all(|n_keys| *n_keys <= 100), "{batches:?}");
+
+    source.fails.store(true, Ordering::Relaxed);
+    let get = |key: &str| Operation { key: key.to_owned(), action: Some(Action::Get(GetAction {})) };
+    let request =
+        BatchRequest { namespace: "test".to_owned(), operations: vec![get("x"), get("k1"), get("y")] };
+    let outcomes = node.client.clone().batch(request).await.unwrap().into_inner().outcomes;
+    let reasons = outcomes.into_iter().map(|outcome| match outcome.result.unwrap() {
+        outcome::Result::Error(error) => error.reason,
+        outcome::Result::Get(get) => get.entry.map(|_| "found".to_owned()).unwrap_or_default(),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(reasons.collect::<Vec<_>>(), ["ORIGIN_UNAVAILABLE", "found", "ORIGIN_UNAVAILABLE"]);
+    end([node.cx, origin_cx], Some(stack)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_origin_that_knows_no_batches_is_asked_key_by_key() {
+    let source = Source::default();
+    source.set("k1", "value");
+    let (origin_cx, origin) = source.serve().await;
+    let node = node(RedisConfig::default(), &origin, read_through()).await;
+    let found = read_many(&node, (0..20).map(|number| format!("k{number}"))).await;
+    assert_eq!(found.iter().flatten().count(), 1);
+    assert_eq!((source.n_loads(), source.batches.lock().len()), (20, 0));
     end([node.cx, origin_cx], None).await;
 }
 

@@ -20,7 +20,7 @@ use super::{InvalidUpstream, UpstreamConfig};
 
 /// Opens connections to one endpoint: name, TCP and TLS, all within one deadline.
 #[derive(Clone)]
-pub(crate) struct Connector {
+pub struct Connector {
     tcp: HttpConnector,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     within: Duration,
@@ -32,22 +32,33 @@ impl Connector {
         config: &UpstreamConfig,
         tls: Option<&Arc<rustls::ClientConfig>>,
     ) -> Result<Self, InvalidUpstream> {
+        let mut connector = Self::dial(uri, tls.cloned(), &config.tls.domain, config.connect_within)?;
+        connector.tcp.set_keepalive(Some(config.keepalive_every));
+        Ok(connector)
+    }
+
+    /// Prepares connections to the host of `uri`; `domain` is the name expected in its certificate, if not empty.
+    pub fn dial(
+        uri: &Uri,
+        tls: Option<Arc<rustls::ClientConfig>>,
+        domain: &str,
+        within: Duration,
+    ) -> Result<Self, InvalidUpstream> {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
-        tcp.set_keepalive(Some(config.keepalive_every));
         let tls = match (uri.scheme_str(), tls) {
             (Some("https"), None) => return Err(InvalidUpstream::NoAuthority(uri.to_string())),
             (Some("https"), Some(tls)) => {
                 let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-                let name = if config.tls.domain.is_empty() { host } else { &config.tls.domain };
+                let name = if domain.is_empty() { host } else { domain };
                 let name = ServerName::try_from(name.to_owned())
                     .map_err(|_| InvalidUpstream::ServerName(name.to_owned()))?;
-                Some((TlsConnector::from(Arc::clone(tls)), name))
+                Some((TlsConnector::from(tls), name))
             }
             _ => None,
         };
-        Ok(Self { tcp, tls, within: config.connect_within })
+        Ok(Self { tcp, tls, within })
     }
 
     async fn open(self, uri: Uri) -> io::Result<Wire> {
@@ -83,7 +94,7 @@ impl Service<Uri> for Connector {
 }
 
 /// Is an open connection, encrypted or not.
-pub(crate) struct Wire(Either<TcpStream, Box<TlsStream<TcpStream>>>);
+pub struct Wire(Either<TcpStream, Box<TlsStream<TcpStream>>>);
 
 impl Connection for Wire {
     fn connected(&self) -> Connected {
