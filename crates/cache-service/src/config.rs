@@ -22,7 +22,7 @@ pub use disk::DiskConfig;
 pub use http_origin::HttpOriginConfig;
 pub use invalidation::InvalidationConfig;
 pub use mainstay_redis::{RedisConfig, RedisMode};
-pub use namespace::{NamespaceConfig, NamespaceOverrides, Strategy};
+pub use namespace::{Eviction, NamespaceConfig, NamespaceOverrides, Strategy};
 pub use origin::OriginConfig;
 pub use shared::{CounterConfig, LockConfig, RateLimitConfig, SessionConfig, WhenFull};
 pub use streams::StreamsConfig;

@@ -9,7 +9,7 @@ pub(crate) use body::Body;
 use crate::key::{ContentType, Tags, Ttl};
 use crate::time::Moment;
 
-/// Holds one entry as L1 keeps it.
+/// Holds one entry for L1 to keep.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
     /// None: the origin does not have the key.
@@ -30,7 +30,21 @@ pub(crate) struct Entry {
     pub(crate) epoch: u32,
 }
 
-impl Entry {
+/// What memory keeps beside key, tags, content type and value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub(crate) version: u64,
+    pub(crate) set_at_unix_ms: u64,
+    pub(crate) fresh_until: Moment,
+    pub(crate) lives_until: Moment,
+    pub(crate) kept_until: Moment,
+    pub(crate) confirmed: bool,
+    pub(crate) epoch: u32,
+    /// False: the origin does not have the key.
+    pub(crate) has_value: bool,
+}
+
+impl Head {
     pub(crate) fn is_fresh(&self, now: Moment) -> bool {
         now < self.fresh_until
     }

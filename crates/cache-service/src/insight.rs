@@ -69,7 +69,7 @@ impl Insight {
         if due && let Some(mut reads) = self.reads.try_lock() {
             reads.hot.add(key.as_str());
             if hit {
-                reads.hits.add_hit(key, Self::SAMPLE_EVERY.into());
+                reads.hits.add_hit(key.as_str(), Self::SAMPLE_EVERY.into());
             }
         }
     }

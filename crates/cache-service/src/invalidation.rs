@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::entry::Entry;
+use crate::entry::Head;
 use crate::key::Key;
 use crate::time::Moment;
 
@@ -52,12 +52,17 @@ impl Invalidation {
     }
 
     /// Tells whether no tag and no namespace of this entry was invalidated since it was written.
-    pub(crate) fn admits(&self, key: &Key, entry: &Entry) -> bool {
-        self.barriers.admit(key.namespace(), &entry.tags, entry.version)
+    pub(crate) fn admits<'a>(
+        &self,
+        key: &Key,
+        version: u64,
+        tags: impl IntoIterator<Item = &'a str>,
+    ) -> bool {
+        self.barriers.admit(key.namespace(), tags, version)
     }
 
     /// Tells whether all changes up to a moment ago were applied to this entry.
-    pub(crate) fn proves(&self, entry: &Entry, now: Moment) -> bool {
+    pub(crate) fn proves(&self, entry: &Head, now: Moment) -> bool {
         entry.epoch == self.epoch() && self.is_current(now)
     }
 

@@ -14,6 +14,8 @@ pub(crate) struct Key {
 
 impl Key {
     pub(crate) const MAX_BYTES: usize = 1024;
+    /// Of [`Key::as_str`].
+    pub(crate) const MAX_TEXT_BYTES: usize = Namespace::MAX_BYTES + 1 + Self::MAX_BYTES;
 
     /// Accepts 1 to 1024 bytes without control characters, in a legal namespace.
     pub(crate) fn try_new(namespace: &str, key: &str) -> Result<Self, Invalid> {
@@ -125,6 +127,11 @@ impl ContentType {
         } else {
             Err(Invalid::ContentType)
         }
+    }
+
+    /// Takes what was accepted before.
+    pub(crate) fn kept(text: &str) -> Self {
+        Self(text.into())
     }
 
     pub(crate) fn as_str(&self) -> &str {

@@ -22,8 +22,8 @@ mod time;
 mod version;
 
 pub use config::{
-    CacheConfig, CounterConfig, DiskConfig, HttpOriginConfig, InvalidationConfig, LockConfig, MemoryConfig,
-    NamespaceConfig, NamespaceOverrides, OriginConfig, RateLimitConfig, RedisConfig, RedisMode,
+    CacheConfig, CounterConfig, DiskConfig, Eviction, HttpOriginConfig, InvalidationConfig, LockConfig,
+    MemoryConfig, NamespaceConfig, NamespaceOverrides, OriginConfig, RateLimitConfig, RedisConfig, RedisMode,
     SessionConfig, Strategy, StreamsConfig, WhenFull,
 };
 pub use service::start;

@@ -18,10 +18,12 @@ use crate::layer::memory::Memory;
 use crate::layer::redis::RedisLayer;
 
 mod disk;
+mod memory;
 mod origins;
 mod shared;
 
 pub(crate) use disk::DiskCollector;
+pub(crate) use memory::EvictionCollector;
 pub(crate) use origins::OriginMetrics;
 pub(crate) use shared::{Outcome, SharedMetrics};
 

@@ -18,7 +18,7 @@ use crate::invalidation::{Invalidation, InvalidationMetrics, Reader};
 use crate::layer::disk::{Disk, Raised, Writer};
 use crate::layer::memory::Memory;
 use crate::layer::redis::RedisLayer;
-use crate::metrics::{CacheMetrics, DiskCollector, LayerCollector, OriginMetrics};
+use crate::metrics::{CacheMetrics, DiskCollector, EvictionCollector, LayerCollector, OriginMetrics};
 use crate::origin::Origins;
 use crate::redis::{Redis, Watch};
 use crate::time::Time;
@@ -40,11 +40,16 @@ pub async fn start(cx: Context, config: CacheConfig) -> anyhow::Result<()> {
 
     // 2. L1.
     let largest_value = config.largest_value();
-    let memory = Arc::new(Memory::new(config.memory.capacity.as_u64(), largest_value));
+    let eviction = config.namespace_defaults.eviction;
+    let memory = Arc::new(Memory::new(config.memory.capacity.as_u64(), largest_value, eviction));
+    for (name, overrides) in &config.namespaces {
+        memory.set_eviction(name, overrides.over(&config.namespace_defaults).eviction);
+    }
     sweep(&cx, &memory, &time);
 
     // 3. L2: the connection is made, and kept, in the background.
     let redis = (config.redis.mode != RedisMode::None).then(|| connect(&cx, &config, &metrics));
+    cx.metrics(|registry| EvictionCollector::register(Arc::clone(&memory), registry));
     cx.metrics(|registry| LayerCollector::register(Arc::clone(&memory), redis.as_ref(), registry));
 
     // 4. L3: the directory is read in the background; not ready until then.

@@ -31,6 +31,8 @@ pub struct NamespaceConfig {
     pub disk: bool,
     /// Values of more bytes are compressed with zstd in Redis and on disk; at most 16 MiB, which means never.
     pub compress_above: ByteSize,
+    /// Which entries leave memory first when room is wanted.
+    pub eviction: Eviction,
     /// How the cache and the origin work together.
     pub strategy: Strategy,
     /// Name of the origin, one of `origins`; needed by every strategy but `cache_aside`.
@@ -46,6 +48,39 @@ pub struct NamespaceConfig {
     pub hard_deadline: Duration,
     /// By how many percent the lifetime of loaded entries varies, so that they do not end together; 0 to 50.
     pub ttl_jitter_percent: u8,
+}
+
+/// Which entries of a namespace leave memory first when room is wanted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Eviction {
+    /// The least read ones, and of the new ones those that are not read again.
+    #[default]
+    Lfu,
+    /// The longest unread.
+    Lru,
+    /// The first to end.
+    Ttl,
+    /// The longest unwritten.
+    Fifo,
+}
+
+impl Eviction {
+    pub(crate) const ALL: [Self; 4] = [Self::Lfu, Self::Lru, Self::Ttl, Self::Fifo];
+
+    /// Returns `lfu`, `lru`, `ttl` or `fifo`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Lfu => "lfu",
+            Self::Lru => "lru",
+            Self::Ttl => "ttl",
+            Self::Fifo => "fifo",
+        }
+    }
+
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|eviction| eviction.as_str() == name)
+    }
 }
 
 /// How the cache and the origin work together.
@@ -109,6 +144,9 @@ pub struct NamespaceOverrides {
     /// See [`NamespaceConfig::compress_above`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compress_above: Option<ByteSize>,
+    /// See [`NamespaceConfig::eviction`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eviction: Option<Eviction>,
     /// See [`NamespaceConfig::strategy`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub strategy: Option<Strategy>,
@@ -140,6 +178,7 @@ impl Default for NamespaceConfig {
             redis: true,
             disk: true,
             compress_above: ByteSize::kib(4),
+            eviction: Eviction::default(),
             strategy: Strategy::CacheAside,
             origin: String::new(),
             negative_ttl: Duration::from_secs(5),
@@ -161,6 +200,7 @@ impl NamespaceOverrides {
             redis: self.redis.unwrap_or(defaults.redis),
             disk: self.disk.unwrap_or(defaults.disk),
             compress_above: self.compress_above.unwrap_or(defaults.compress_above),
+            eviction: self.eviction.unwrap_or(defaults.eviction),
             strategy: self.strategy.unwrap_or(defaults.strategy),
             origin: self.origin.clone().unwrap_or_else(|| defaults.origin.clone()),
             negative_ttl: self.negative_ttl.unwrap_or(defaults.negative_ttl),

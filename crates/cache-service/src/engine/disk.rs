@@ -19,14 +19,14 @@ impl Engine {
         self.versions.see(envelope.version);
         let ttl_left = Duration::from_millis(envelope.expires_at_unix_ms.saturating_sub(now_unix_ms));
         let mut entry = confirmed_entry(&envelope, policy, ttl_left, now, loading.epoch);
-        if !self.invalidation.admits(key, &entry) {
+        if !self.invalidation.admits(key, entry.version, entry.tags.iter()) {
             disk.forget(key);
             return None;
         }
         if policy.memory && self.redis_of(policy).is_none() && !ttl_left.is_zero() {
             entry.fresh_until = entry.lives_until;
             entry.kept_until = entry.lives_until;
-            self.memory.fill(key, entry, loading.mark);
+            self.memory.fill(key, &entry, loading.mark);
         }
         let entry = FoundEntry {
             age: self.age(envelope.set_at_unix_ms),

@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 use super::{Engine, Found, Namespace, Policy};
 use crate::config::Strategy;
-use crate::entry::Entry;
 use crate::key::Key;
+use crate::layer::memory::Held;
 use crate::metrics::LastLayer;
 use crate::time::Moment;
 
@@ -37,16 +37,16 @@ impl Engine {
     ///
     /// Where Redis is used, the log of changes must prove that nothing was missed. A write that Redis never confirmed is
     /// here alone, so there is nothing to miss.
-    pub(super) fn alone(&self, policy: &Policy, entry: &Entry, now: Moment) -> Option<Found> {
+    pub(super) fn alone(&self, policy: &Policy, entry: &Held, now: Moment) -> Option<Found> {
         let proven =
             !entry.confirmed || self.redis_of(policy).is_none() || self.invalidation.proves(entry, now);
         (proven && entry.is_fresh(now)).then(|| self.found_in_memory(entry, now))
     }
 
     /// Returns what memory holds, fresh or not, unless its tags or its namespace were invalidated.
-    pub(super) fn held(&self, key: &Key) -> Option<Arc<Entry>> {
+    pub(super) fn held(&self, key: &Key) -> Option<Held> {
         let entry = self.memory.get(key)?;
-        if self.invalidation.admits(key, &entry) {
+        if self.invalidation.admits(key, entry.version, entry.tags()) {
             return Some(entry);
         }
         self.memory.outlived(key, entry.version);
@@ -60,7 +60,7 @@ impl Hits<'_> {
         if !self.namespace.policy.memory {
             return None;
         }
-        let found = self.engine.alone(&self.namespace.policy, &*self.engine.held(key)?, self.now)?;
+        let found = self.engine.alone(&self.namespace.policy, &self.engine.held(key)?, self.now)?;
         found.entry.as_ref()?;
         self.engine.refresh_ahead(&self.namespace, key, &found);
         self.n_hits += 1;

@@ -27,7 +27,7 @@ pub(super) struct Loading {
 
 pub(super) fn entry_of(draft: &Draft, written: Written, times: Times, now: Moment) -> Entry {
     Entry {
-        value: draft.value.as_ref().map(own),
+        value: draft.value.clone(),
         content_type: draft.content_type.clone(),
         tags: draft.tags.clone(),
         version: written.version,
@@ -48,7 +48,7 @@ pub(super) fn confirmed_entry(
     epoch: u32,
 ) -> Entry {
     Entry {
-        value: envelope.value.as_ref().map(own),
+        value: envelope.value.clone(),
         content_type: envelope.content_type.clone(),
         tags: envelope.tags.clone(),
         version: envelope.version,

@@ -285,10 +285,12 @@ impl Engine {
             None => {
                 let times = Times { fresh_for: ttl, ..times(true) };
                 let entry = entry_of(&draft, here, times, self.time.now());
-                if self.memory.mark(key) != mark || !self.invalidation.admits(key, &entry) {
+                if self.memory.mark(key) != mark
+                    || !self.invalidation.admits(key, entry.version, entry.tags.iter())
+                {
                     return Ok(None);
                 }
-                self.memory.fill(key, entry, mark);
+                self.memory.fill(key, &entry, mark);
                 version
             }
             Some(redis) => match redis.write(key, &draft, version, policy.hard_deadline).await {
@@ -303,7 +305,7 @@ impl Engine {
                 Err(_) => {
                     if policy.memory {
                         let entry = entry_of(&draft, here, times(false), self.time.now());
-                        self.memory.fill(key, entry, mark);
+                        self.memory.fill(key, &entry, mark);
                     }
                     version
                 }

@@ -55,7 +55,7 @@ impl Engine {
     ) -> Result<PolicyView, CacheError> {
         let unknown = || CacheError::UnknownNamespace { namespace: namespace.to_owned() };
         let configured = self.namespaces.configured(namespace).ok_or_else(unknown)?;
-        let problems = self.namespaces.problems(&overrides.over(&configured));
+        let problems = self.problems(&overrides.over(&configured));
         if !problems.is_empty() {
             return Err(CacheError::PolicyInvalid { problems });
         }
@@ -92,11 +92,24 @@ impl Engine {
         true
     }
 
+    /// Tells what is wrong with a policy here.
+    fn problems(&self, policy: &NamespaceConfig) -> Vec<String> {
+        let mut problems = self.namespaces.problems(policy);
+        let largest = self.memory.largest_value_bytes();
+        if policy.memory && policy.max_value_size.as_u64() > largest {
+            problems.push(format!(
+                "policy.max_value_size: must be at most {largest} bytes while the process runs, is {}",
+                policy.max_value_size.as_u64()
+            ));
+        }
+        problems
+    }
+
     fn enforce(&self, namespace: &str, policy: RunTimePolicy) {
         // Another node may allow other namespaces or larger values; here the configuration bounds what is legal.
         let Some(configured) = self.namespaces.configured(namespace) else { return };
         let effective = policy.overrides.over(&configured);
-        let problems = self.namespaces.problems(&effective);
+        let problems = self.problems(&effective);
         if !problems.is_empty() {
             tracing::warn!(namespace, ?problems, "run-time policy does not fit this node, it is not applied");
             return;
@@ -106,6 +119,12 @@ impl Engine {
             return;
         }
         self.namespaces.put(namespace, &effective);
+        if !self.memory.set_eviction(namespace, effective.eviction) {
+            tracing::warn!(
+                namespace,
+                "too many namespaces have an order of their own, this one keeps the default"
+            );
+        }
         policies.insert(namespace.to_owned(), policy);
     }
 }

@@ -1,6 +1,5 @@
 //! What a read asks below memory, and how an answer goes back into memory.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::Instrument as _;
@@ -9,9 +8,10 @@ use super::keep::{Loading, confirmed_entry};
 use super::reconcile::{Right, reconcile};
 use super::{Engine, Found, FoundEntry, Policy};
 use crate::config::Strategy;
-use crate::entry::{Entry, Envelope};
+use crate::entry::Envelope;
 use crate::error::CacheError;
 use crate::key::Key;
+use crate::layer::memory::Held;
 use crate::layer::redis::RedisLayer;
 use crate::metrics::LastLayer;
 use crate::origin::Seat;
@@ -34,7 +34,7 @@ impl Engine {
                 Ok(found)
             }
             (None, _) if policy.strategy != Strategy::CacheAside => {
-                let stale = held.filter(|entry| entry.value.is_some() && entry.is_kept(now));
+                let stale = held.filter(|held| held.has_value && held.is_kept(now));
                 let stale = stale.map(|entry| self.found_in_memory(&entry, now));
                 let span = tracing::info_span!("cache.get", cache.namespace = key.namespace());
                 self.load(key, policy, stale, left, seat).instrument(span).await
@@ -65,13 +65,13 @@ impl Engine {
         redis: &RedisLayer,
         key: &Key,
         policy: &Policy,
-        held: Option<Arc<Entry>>,
+        held: Option<Held>,
         left: Duration,
     ) -> Result<Found, CacheError> {
         let loading = Loading { mark: self.memory.mark(key), epoch: self.invalidation.epoch() };
         let answer = redis.read(key, left).await;
         // It may have been invalidated while Redis was asked.
-        let held = held.filter(|held| self.invalidation.admits(key, held));
+        let held = held.filter(|held| self.invalidation.admits(key, held.version, held.tags()));
         let now = self.time.now();
         match (answer, held) {
             (Ok(found), held) => match (reconcile(held.as_deref(), found.as_ref(), now), held, found) {
@@ -98,13 +98,13 @@ impl Engine {
         }
     }
 
-    pub(super) fn found_in_memory(&self, entry: &Entry, now: Moment) -> Found {
-        let entry = entry.value.as_ref().map(|value| FoundEntry {
-            value: value.clone(),
-            content_type: entry.content_type.clone(),
-            version: entry.version,
-            ttl_left: entry.lives_until.left(now),
-            age: self.age(entry.set_at_unix_ms),
+    pub(super) fn found_in_memory(&self, held: &Held, now: Moment) -> Found {
+        let entry = held.value().map(|value| FoundEntry {
+            value,
+            content_type: held.content_type(),
+            version: held.version,
+            ttl_left: held.lives_until.left(now),
+            age: self.age(held.set_at_unix_ms),
         });
         Found { entry, layer: LastLayer::L1, stale: false, degraded: false }
     }
@@ -122,7 +122,7 @@ impl Engine {
         let ttl_left = Duration::from_millis(envelope.expires_at_unix_ms.saturating_sub(self.time.unix_ms()));
         if policy.memory && !ttl_left.is_zero() {
             let entry = confirmed_entry(&envelope, policy, ttl_left, now, loading.epoch);
-            self.memory.fill(key, entry, loading.mark);
+            self.memory.fill(key, &entry, loading.mark);
             self.to_disk(key, policy, &envelope);
         }
         let entry = envelope.value.map(|value| FoundEntry {

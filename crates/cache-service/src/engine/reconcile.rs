@@ -1,4 +1,4 @@
-use crate::entry::{Entry, Envelope};
+use crate::entry::{Envelope, Head};
 use crate::time::Moment;
 
 /// Which layer is right about a key that memory holds, past the time for which it answers alone.
@@ -15,7 +15,7 @@ pub(crate) enum Right {
 /// Redis is right, with one exception. A write made while Redis was away is in memory only; it stays until its ttl,
 /// unless Redis has the same or a newer version by now. (It also stays when another node deleted the key meanwhile:
 /// an absent key has no version. The writer was told `degraded`.)
-pub(crate) fn reconcile(held: Option<&Entry>, found: Option<&Envelope>, now: Moment) -> Right {
+pub(crate) fn reconcile(held: Option<&Head>, found: Option<&Envelope>, now: Moment) -> Right {
     match held {
         Some(held) if !held.confirmed && held.is_alive(now) => match found {
             Some(found) if found.version >= held.version => Right::Redis,
@@ -40,10 +40,8 @@ mod tests {
     fn redis_is_right_unless_memory_has_a_newer_write_that_redis_never_confirmed() {
         let (clock, _) = Clock::fixed(UNIX_EPOCH + Duration::from_secs(1_000));
         let now = Time::by_clock_alone(clock).now();
-        let held = |version, confirmed, lives_for| Entry {
-            value: Some(Bytes::new()),
-            content_type: ContentType::default(),
-            tags: Tags::default(),
+        let held = |version, confirmed, lives_for| Head {
+            has_value: true,
             version,
             set_at_unix_ms: 0,
             fresh_until: now,

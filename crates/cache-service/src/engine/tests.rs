@@ -22,7 +22,11 @@ fn engine(config: &CacheConfig) -> (Engine, ClockHandle) {
     });
     let engine = Engine {
         insight: Insight::new(),
-        memory: Arc::new(Memory::new(config.memory.capacity.as_u64(), config.largest_value())),
+        memory: Arc::new(Memory::new(
+            config.memory.capacity.as_u64(),
+            config.largest_value(),
+            config.namespace_defaults.eviction,
+        )),
         redis,
         disk: None,
         namespaces: Namespaces::new(config),

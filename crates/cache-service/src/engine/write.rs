@@ -104,13 +104,13 @@ impl Engine {
     }
 
     pub(super) fn keep(&self, key: &Key, draft: &Draft, written: Written, times: Times) {
-        self.memory.put(key, entry_of(draft, written, times, self.time.now()));
+        self.memory.put(key, &entry_of(draft, written, times, self.time.now()));
     }
 
     /// Stores a draft in memory if its condition holds there.
     fn keep_if(&self, key: &Key, draft: &Draft, written: Written, times: Times) -> Result<(), CacheError> {
         let now = self.time.now();
-        let put = self.memory.put_if(key, entry_of(draft, written, times, now), draft.condition, now);
+        let put = self.memory.put_if(key, &entry_of(draft, written, times, now), draft.condition, now);
         put.map_err(|version| CacheError::VersionMismatch { version })
     }
 
@@ -119,7 +119,7 @@ impl Engine {
         let now = self.time.now();
         let version = self.versions.next(self.time.unix_us());
         self.write_through(key, &namespace.policy, None, version, left).await?;
-        let held = self.memory.remove(key).is_some_and(|entry| entry.value.is_some() && entry.is_alive(now));
+        let held = self.memory.remove(key).is_some_and(|held| held.has_value && held.is_alive(now));
         let on_disk = match &self.disk {
             Some(disk) => disk.remove(key).await,
             None => false,

@@ -8,7 +8,7 @@ use mainstay_rpc::{Caller, Failure, Reply, Request, Response};
 
 use super::cache::time_left;
 use super::codec::refused;
-use crate::config::{NamespaceConfig, NamespaceOverrides, Strategy};
+use crate::config::{Eviction, NamespaceConfig, NamespaceOverrides, Strategy};
 use crate::engine::{Engine, Invalidate, PolicyView};
 use crate::key::{Key, Namespace, Tags};
 
@@ -91,6 +91,10 @@ fn decode_policy(policy: pb::NamespacePolicy) -> Result<NamespaceOverrides, Fail
         let known = "must be cache_aside, read_through, refresh_ahead or write_through";
         Strategy::from_name(&name).ok_or_else(|| Failure::invalid("policy.strategy", known))
     });
+    let eviction = policy.eviction.map(|name| {
+        let known = "must be lfu, lru, ttl or fifo";
+        Eviction::from_name(&name).ok_or_else(|| Failure::invalid("policy.eviction", known))
+    });
     let jitter = policy.ttl_jitter_percent.map(|percent| u8::try_from(percent).unwrap_or(u8::MAX));
     Ok(NamespaceOverrides {
         ttl: duration("ttl", policy.ttl)?,
@@ -100,12 +104,14 @@ fn decode_policy(policy: pb::NamespacePolicy) -> Result<NamespaceOverrides, Fail
         memory: policy.memory,
         redis: policy.redis,
         strategy: strategy.transpose()?,
+        eviction: eviction.transpose()?,
+        disk: policy.disk,
+        compress_above: policy.compress_above_bytes.map(ByteSize::b),
         origin: policy.origin,
         negative_ttl: duration("negative_ttl", policy.negative_ttl)?,
         soft_deadline: duration("soft_deadline", policy.soft_deadline)?,
         hard_deadline: duration("hard_deadline", policy.hard_deadline)?,
         ttl_jitter_percent: jitter,
-        ..NamespaceOverrides::default()
     })
 }
 
@@ -132,12 +138,14 @@ fn everything(config: NamespaceConfig) -> NamespaceOverrides {
         memory: Some(config.memory),
         redis: Some(config.redis),
         strategy: Some(config.strategy),
+        eviction: Some(config.eviction),
         origin: Some(config.origin),
         negative_ttl: Some(config.negative_ttl),
         soft_deadline: Some(config.soft_deadline),
         hard_deadline: Some(config.hard_deadline),
         ttl_jitter_percent: Some(config.ttl_jitter_percent),
-        ..NamespaceOverrides::default()
+        disk: Some(config.disk),
+        compress_above: Some(config.compress_above),
     }
 }
 
@@ -156,6 +164,9 @@ fn encode_policy(policy: NamespaceOverrides) -> pb::NamespacePolicy {
         hard_deadline: duration(policy.hard_deadline),
         ttl_jitter_percent: policy.ttl_jitter_percent.map(u32::from),
         origin: policy.origin,
+        disk: policy.disk,
+        compress_above_bytes: policy.compress_above.map(|size| size.as_u64()),
+        eviction: policy.eviction.map(|eviction| eviction.as_str().to_owned()),
     }
 }
 

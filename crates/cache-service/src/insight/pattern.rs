@@ -1,8 +1,6 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::key::Key;
-
 /// Counts by pattern of keys; no more than so many patterns, the rest counts as one.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Patterns {
@@ -36,14 +34,14 @@ const HEX_FROM: usize = 8;
 const LONGEST_PATTERN: usize = 128;
 
 impl Patterns {
-    pub(super) fn add_entry(&mut self, key: &Key, bytes: u64, ttl_left: Duration) {
+    pub(super) fn add_entry(&mut self, key: &str, bytes: u64, ttl_left: Duration) {
         let sums = self.sums(key);
         sums.keys += 1;
         sums.bytes += bytes;
         sums.ttl = sums.ttl.saturating_add(ttl_left);
     }
 
-    pub(super) fn add_hit(&mut self, key: &Key, weight: u64) {
+    pub(super) fn add_hit(&mut self, key: &str, weight: u64) {
         self.sums(key).hits += weight;
     }
 
@@ -68,9 +66,10 @@ impl Patterns {
         figures
     }
 
-    fn sums(&mut self, key: &Key) -> &mut Sums {
-        let namespace = key.namespace();
-        let pattern = [namespace, ":", &pattern_of(&key.as_str()[namespace.len() + 1..])].concat();
+    /// `key` is `namespace:key`.
+    fn sums(&mut self, key: &str) -> &mut Sums {
+        let (namespace, name) = key.split_once(':').unwrap_or((key, ""));
+        let pattern = [namespace, ":", &pattern_of(name)].concat();
         let is_new = !self.by_pattern.contains_key(&pattern);
         let pattern =
             if is_new && self.by_pattern.len() >= MOST_PATTERNS { REST.to_owned() } else { pattern };
@@ -170,7 +169,7 @@ mod tests {
         for number in 0..2 * MOST_PATTERNS {
             let word: String =
                 number.to_string().bytes().map(|digit| char::from(digit - b'0' + b'g')).collect();
-            patterns.add_entry(&Key::try_new("n", &word).unwrap(), 1, Duration::from_secs(1));
+            patterns.add_entry(&format!("n:{word}"), 1, Duration::from_secs(1));
         }
         let figures = patterns.into_figures(&Patterns::default());
         assert_eq!(figures.len(), MOST_PATTERNS + 1);

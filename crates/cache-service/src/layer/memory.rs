@@ -1,46 +1,70 @@
 //! L1: the memory of this process, bounded by bytes.
 
+use std::collections::HashMap;
 use std::hash::BuildHasher as _;
 use std::mem::size_of;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
-use parking_lot::Mutex;
-use quick_cache::sync::Cache;
-use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
+use hashbrown::DefaultHashBuilder;
+use parking_lot::{Mutex, RwLock};
 
+use crate::config::Eviction;
 use crate::entry::{Condition, Entry};
 use crate::key::Key;
 use crate::time::Moment;
 
-/// What an entry costs beyond key, content type and value: entry and counters of its `Arc`, the key's pointer, the
-/// cache's own slot, ghost and table (75 bytes, measured), and the headers of four allocations.
-pub(crate) const ENTRY_OVERHEAD_BYTES: u64 =
-    (size_of::<Entry>() + size_of::<Key>() + 16 + 75 + 4 * 16) as u64;
+mod ghosts;
+mod order;
+mod pool;
+mod record;
+mod shard;
+mod slots;
 
-const STRIPES: usize = 256;
+pub(crate) use record::Held;
+use record::Record;
+pub(crate) use shard::PoolFigures;
+use shard::{PoolOf, Shard};
+
+/// What an entry costs beyond key, tags, content type and value: its head, the counters of its allocation and the
+/// allocator's own, its slot, its place in the table (five bytes, of which up to half are unused) and its ghost.
+pub(crate) const ENTRY_OVERHEAD_BYTES: u64 =
+    (Record::HEAD_BYTES + 16 + 16 + size_of::<slots::Slot>() + 12 + 8) as u64;
+
 /// Below this a shard holds too few entries to choose well what to evict.
 const SHARD_BYTES_MIN: u64 = 1 << 20;
-const SHARDS_MAX: u64 = 16;
-/// Only used to size tables at the start; they grow.
-const TYPICAL_ENTRY_BYTES: u64 = 1024;
+const SHARDS_MAX: u64 = 64;
+/// Namespaces that have an order of their own; the entries of all others share one.
+const MOST_POOLS: usize = 1_100;
+/// Entries looked at under one lock, where all are.
+const STEP: u32 = 512;
 
 /// Keeps entries up to a number of bytes.
 ///
-/// Reads take one lock of a shard. Changes of a key also take the lock of its stripe, so that checking a version and
-/// storing is one step. An entry read from below is stored only if its stripe has not changed since the reading
-/// began: a set or delete during a load wins over the load.
+/// A read or a change takes the lock of one shard, once: checking a version and storing is one step. An entry read from
+/// below is stored only if nothing near it has changed since the reading began: a set or delete during a load wins over
+/// the load.
+///
+/// The bound is one for all namespaces. Each has an order of its own, by its eviction policy; when room is wanted, lots
+/// decide which namespace gives up an entry, and each byte it holds is one lot.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    cache: Cache<Key, Arc<Entry>, Weigher, DefaultHashBuilder, CountEvictions>,
-    stripes: Box<[Mutex<u64>]>,
+    shards: Box<[Mutex<Shard>]>,
+    pools: RwLock<Pools>,
     hasher: DefaultHashBuilder,
-    evictions: Arc<AtomicU64>,
+    shard_bytes: u64,
     expirations: AtomicU64,
 }
 
-/// Remembers the state of a key's stripe before a load.
+/// Which namespace has which pool, and which policy.
+#[derive(Debug)]
+struct Pools {
+    numbers: HashMap<Box<str>, u16>,
+    /// By number; the first is that of all namespaces without a pool of their own.
+    evictions: Vec<Eviction>,
+    default: Eviction,
+}
+
+/// Remembers the state of a key before a load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mark(u64);
 
@@ -55,184 +79,282 @@ pub(crate) struct MemoryFigures {
 }
 
 impl Memory {
-    /// Holds `capacity_bytes`; each shard has room for several values of `largest_value_bytes`.
-    pub(crate) fn new(capacity_bytes: u64, largest_value_bytes: u64) -> Self {
+    /// Holds `capacity_bytes`; each shard has room for several values of `largest_value_bytes`. Namespaces leave by
+    /// `default` until [`Memory::set_eviction`] says otherwise.
+    pub(crate) fn new(capacity_bytes: u64, largest_value_bytes: u64, default: Eviction) -> Self {
         let shard_bytes = SHARD_BYTES_MIN.max(4 * largest_value_bytes);
-        let shards = prev_power_of_two((capacity_bytes / shard_bytes).clamp(1, SHARDS_MAX));
-        // Rounded up when divided among the shards, so it is made divisible.
-        let capacity_bytes = capacity_bytes / shards * shards;
-        let options = OptionsBuilder::new()
-            .shards(usize::try_from(shards).expect("at most 16"))
-            .estimated_items_capacity(
-                usize::try_from(capacity_bytes / TYPICAL_ENTRY_BYTES).unwrap_or(usize::MAX),
-            )
-            .weight_capacity(capacity_bytes)
-            .build()
-            .expect("both capacities are given");
-        let evictions = Arc::new(AtomicU64::new(0));
-        let lifecycle = CountEvictions(Arc::clone(&evictions));
+        let n_shards = prev_power_of_two((capacity_bytes / shard_bytes).clamp(1, SHARDS_MAX));
+        let shard_bytes = capacity_bytes / n_shards;
+        let hasher = DefaultHashBuilder::default();
+        let shards = (0..n_shards).map(|number| Mutex::new(Shard::new(shard_bytes, hasher.hash_one(number))));
+        let pools = Pools { numbers: HashMap::new(), evictions: vec![default], default };
         Self {
-            cache: Cache::with_options(options, Weigher, DefaultHashBuilder::default(), lifecycle),
-            stripes: (0..STRIPES).map(|_| Mutex::new(0)).collect(),
-            hasher: DefaultHashBuilder::default(),
-            evictions,
+            shards: shards.collect(),
+            pools: RwLock::new(pools),
+            hasher,
+            shard_bytes,
             expirations: AtomicU64::new(0),
         }
     }
 
+    /// Returns the largest value that is sure to find room.
+    pub(crate) fn largest_value_bytes(&self) -> u64 {
+        self.shard_bytes.saturating_sub(ENTRY_OVERHEAD_BYTES + Record::LARGEST_TEXTS)
+    }
+
+    /// Says in which order the entries of a namespace leave. Those that are there stay, and come into the new order with
+    /// the next writes and the next [`Memory::sweep`]. Returns false when too many namespaces have an order of their own.
+    pub(crate) fn set_eviction(&self, namespace: &str, eviction: Eviction) -> bool {
+        let number = {
+            let mut pools = self.pools.write();
+            let Some(number) = pools.number(namespace) else { return false };
+            let before = std::mem::replace(&mut pools.evictions[usize::from(number)], eviction);
+            if before == eviction {
+                return true;
+            }
+            number
+        };
+        for shard in &self.shards {
+            shard.lock().switch(number, eviction);
+        }
+        true
+    }
+
     /// Returns what is held, fresh or not.
-    pub(crate) fn get(&self, key: &Key) -> Option<Arc<Entry>> {
-        self.cache.get(key)
+    pub(crate) fn get(&self, key: &Key) -> Option<Held> {
+        let (hash, shard) = self.place(key);
+        let record = shard.lock().read(key, hash)?;
+        Some(Held::new(record))
     }
 
     /// Notes the state of a key before it is loaded from below.
     pub(crate) fn mark(&self, key: &Key) -> Mark {
-        Mark(*self.stripe(key).lock())
+        let (hash, shard) = self.place(key);
+        shard.lock().mark(hash)
     }
 
     /// Stores a loaded entry unless the key was changed since the mark.
-    pub(crate) fn fill(&self, key: &Key, entry: Entry, mark: Mark) {
-        let stripe = self.stripe(key).lock();
-        if Mark(*stripe) == mark {
-            self.cache.insert(key.clone(), Arc::new(entry));
-        }
+    pub(crate) fn fill(&self, key: &Key, entry: &Entry, mark: Mark) {
+        let record = Record::pack(key, entry);
+        self.with_pool(key, |hash, shard, pool| {
+            if shard.mark(hash) == mark {
+                shard.store(key, hash, record, pool);
+            }
+        });
     }
 
     /// Stores a written entry unless one with a higher version is held.
-    pub(crate) fn put(&self, key: &Key, entry: Entry) {
-        let mut stripe = self.stripe(key).lock();
-        *stripe += 1;
-        let newer_is_held = self.cache.peek(key).is_some_and(|held| held.version > entry.version);
-        if !newer_is_held {
-            self.cache.insert(key.clone(), Arc::new(entry));
-        }
+    pub(crate) fn put(&self, key: &Key, entry: &Entry) {
+        let record = Record::pack(key, entry);
+        self.with_pool(key, |hash, shard, pool| {
+            shard.change(hash);
+            if shard.head(key, hash).is_none_or(|held| held.version <= entry.version) {
+                shard.store(key, hash, record, pool);
+            }
+        });
     }
 
     /// Stores a written entry if its condition holds for what lives here; else tells the version that does, 0 for none.
     pub(crate) fn put_if(
         &self,
         key: &Key,
-        entry: Entry,
+        entry: &Entry,
         condition: Condition,
         now: Moment,
     ) -> Result<(), u64> {
-        let mut stripe = self.stripe(key).lock();
-        let version = self.cache.peek(key).filter(|held| held.is_alive(now)).map(|held| held.version);
-        if !condition.holds(version) {
-            return Err(version.unwrap_or(0));
-        }
-        *stripe += 1;
-        self.cache.insert(key.clone(), Arc::new(entry));
-        Ok(())
+        let record = Record::pack(key, entry);
+        self.with_pool(key, |hash, shard, pool| {
+            let alive = shard.head(key, hash).filter(|held| held.is_alive(now));
+            let version = alive.map(|held| held.version);
+            if !condition.holds(version) {
+                return Err(version.unwrap_or(0));
+            }
+            shard.change(hash);
+            shard.store(key, hash, record, pool);
+            Ok(())
+        })
     }
 
     /// Removes a key whose version in the layer below is another one. A write that is only here stays.
     pub(crate) fn outdate(&self, key: &Key, version: u64) {
-        let mut stripe = self.stripe(key).lock();
-        *stripe += 1;
-        self.cache.remove_if(key, |held| held.confirmed && held.version != version);
+        let (hash, shard) = self.place(key);
+        let mut shard = shard.lock();
+        shard.change(hash);
+        if shard.head(key, hash).is_some_and(|held| held.confirmed && held.version != version) {
+            shard.remove(key, hash);
+        }
     }
 
     /// Removes an entry that was invalidated after this version.
     pub(crate) fn outlived(&self, key: &Key, version: u64) {
-        let _stripe = self.stripe(key).lock();
-        self.cache.remove_if(key, |held| held.version <= version);
+        let (hash, shard) = self.place(key);
+        let mut shard = shard.lock();
+        if shard.head(key, hash).is_some_and(|held| held.version <= version) {
+            shard.remove(key, hash);
+        }
     }
 
     /// Removes a key that was changed elsewhere unless what is held is as new; loads under way will not bring it back.
     pub(crate) fn remove_older(&self, key: &Key, version: u64) {
-        let mut stripe = self.stripe(key).lock();
-        let is_as_new = self.cache.peek(key).is_some_and(|held| held.version >= version);
-        if !is_as_new {
-            *stripe += 1;
-            self.cache.remove(key);
+        let (hash, shard) = self.place(key);
+        let mut shard = shard.lock();
+        if shard.head(key, hash).is_none_or(|held| held.version < version) {
+            shard.change(hash);
+            shard.remove(key, hash);
         }
     }
 
     /// Removes a key; loads under way will not bring it back.
-    pub(crate) fn remove(&self, key: &Key) -> Option<Arc<Entry>> {
-        let mut stripe = self.stripe(key).lock();
-        *stripe += 1;
-        self.cache.remove(key).map(|(_, entry)| entry)
+    pub(crate) fn remove(&self, key: &Key) -> Option<Held> {
+        let (hash, shard) = self.place(key);
+        let mut shard = shard.lock();
+        shard.change(hash);
+        shard.remove(key, hash).map(Held::new)
     }
 
     /// Removes a key that the layer below no longer has, unless it was changed since the mark.
     pub(crate) fn forget(&self, key: &Key, mark: Mark) {
-        let stripe = self.stripe(key).lock();
-        if Mark(*stripe) == mark {
-            self.cache.remove(key);
+        let (hash, shard) = self.place(key);
+        let mut shard = shard.lock();
+        if shard.mark(hash) == mark {
+            shard.remove(key, hash);
         }
     }
 
     /// Removes one entry that is of no use any more, if it is still held.
     pub(crate) fn expire(&self, key: &Key, now: Moment) {
-        if self.cache.remove_if(key, |entry| !entry.is_kept(now)).is_some() {
+        let (hash, shard) = self.place(key);
+        let mut shard = shard.lock();
+        if shard.head(key, hash).is_some_and(|held| !held.is_kept(now)) {
+            shard.remove(key, hash);
             self.expirations.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Removes every entry that is of no use any more.
+    /// Removes every entry that is of no use any more, and ends changes of policies.
     pub(crate) fn sweep(&self, now: Moment) {
-        let n_removed = AtomicU64::new(0);
-        self.cache.retain(|_, entry| {
-            let keep = entry.is_kept(now);
-            if !keep {
-                n_removed.fetch_add(1, Ordering::Relaxed);
+        for shard in &self.shards {
+            let mut first = 0;
+            // One lock per step: who serves from this shard waits for no more.
+            while let Some(n) = shard.lock().sweep(first, STEP, |record| now >= record.kept_until()) {
+                self.expirations.fetch_add(n, Ordering::Relaxed);
+                first += STEP;
             }
-            keep
-        });
-        self.expirations.fetch_add(n_removed.into_inner(), Ordering::Relaxed);
+            while !shard.lock().settle(STEP as usize) {}
+        }
     }
 
-    /// Shows each entry: its key, the bytes of key and value, and the end of its ttl.
-    pub(crate) fn visit(&self, mut see: impl FnMut(&Key, u64, Moment)) {
-        for (key, entry) in self.cache.iter() {
-            let value_bytes = entry.value.as_ref().map_or(0, Bytes::len);
-            see(&key, (key.as_str().len() + value_bytes) as u64, entry.lives_until);
+    /// Shows each entry: `namespace:key`, the bytes of key and value, and the end of its ttl.
+    pub(crate) fn visit(&self, mut see: impl FnMut(&str, u64, Moment)) {
+        for shard in &self.shards {
+            let mut first = 0;
+            loop {
+                let records = shard.lock().records(first, STEP);
+                let Some(records) = records else { break };
+                for record in records {
+                    let key = record.key_text();
+                    see(key, (key.len() + record.value_bytes()) as u64, record.lives_until());
+                }
+                first += STEP;
+            }
         }
     }
 
     pub(crate) fn figures(&self) -> MemoryFigures {
-        MemoryFigures {
-            entries: self.cache.len() as u64,
-            bytes: self.cache.weight(),
-            capacity_bytes: self.cache.capacity(),
-            evictions: self.evictions.load(Ordering::Relaxed),
+        let mut figures = MemoryFigures {
+            entries: 0,
+            bytes: 0,
+            capacity_bytes: self.shard_bytes * self.shards.len() as u64,
+            evictions: 0,
             expirations: self.expirations.load(Ordering::Relaxed),
+        };
+        for shard in &self.shards {
+            let shard = shard.lock();
+            figures.entries += shard.n_entries();
+            figures.bytes += shard.bytes();
+            figures.evictions += shard.figures().map(|pool| pool.evictions).sum::<u64>();
         }
+        figures
     }
 
-    fn stripe(&self, key: &Key) -> &Mutex<u64> {
-        let hash = usize::try_from(self.hasher.hash_one(key) % STRIPES as u64).expect("a small remainder");
-        &self.stripes[hash]
+    /// Returns the figures of each eviction policy in use.
+    pub(crate) fn figures_by_eviction(&self) -> Vec<(Eviction, PoolFigures)> {
+        let by_pool = self.figures_by_pool();
+        let pools = self.pools.read();
+        let sum = |eviction| {
+            let of_it = by_pool.iter().zip(&pools.evictions).filter(|(_, of)| **of == eviction);
+            of_it.fold(PoolFigures::default(), |sum, (figures, _)| sum + *figures)
+        };
+        Eviction::ALL.into_iter().map(|eviction| (eviction, sum(eviction))).collect()
+    }
+
+    fn figures_by_pool(&self) -> Vec<PoolFigures> {
+        let mut sums = vec![PoolFigures::default(); self.pools.read().evictions.len()];
+        for shard in &self.shards {
+            for (sum, figures) in sums.iter_mut().zip(shard.lock().figures()) {
+                *sum = *sum + figures;
+            }
+        }
+        sums
+    }
+
+    /// Calls with the shard of a key, locked, and the pool of its namespace.
+    fn with_pool<T>(&self, key: &Key, call: impl FnOnce(u32, &mut Shard, PoolOf) -> T) -> T {
+        let (hash, shard) = self.place(key);
+        let known = |pools: &Pools| pools.numbers.get(key.namespace()).copied();
+        let mut pools = self.pools.read();
+        let number = match known(&pools) {
+            Some(number) => number,
+            None => {
+                drop(pools);
+                let number = self.pools.write().number(key.namespace()).unwrap_or(0);
+                pools = self.pools.read();
+                number
+            }
+        };
+        // Held on: a policy that is set from here on finds what is stored under the one before.
+        let pool = PoolOf { number, eviction: pools.evictions[usize::from(number)] };
+        call(hash, &mut shard.lock(), pool)
+    }
+
+    fn place(&self, key: &Key) -> (u32, &Mutex<Shard>) {
+        let hash = self.hasher.hash_one(key.as_str());
+        let [high, low] =
+            [hash >> 32, hash & 0xFFFF_FFFF].map(|half| u32::try_from(half).expect("half of 64 bits"));
+        (low, &self.shards[high as usize & (self.shards.len() - 1)])
+    }
+}
+
+impl Pools {
+    /// Returns the number of a namespace's pool; none when there are too many.
+    fn number(&mut self, namespace: &str) -> Option<u16> {
+        if let Some(number) = self.numbers.get(namespace) {
+            return Some(*number);
+        }
+        if self.evictions.len() >= MOST_POOLS {
+            return None;
+        }
+        let number = u16::try_from(self.evictions.len()).expect("fewer than the most");
+        self.evictions.push(self.default);
+        self.numbers.insert(namespace.into(), number);
+        Some(number)
+    }
+}
+
+impl std::ops::Add for PoolFigures {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            entries: self.entries + other.entries,
+            bytes: self.bytes + other.bytes,
+            evictions: self.evictions + other.evictions,
+        }
     }
 }
 
 fn prev_power_of_two(number: u64) -> u64 {
     1 << number.ilog2()
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Weigher;
-
-impl Weighter<Key, Arc<Entry>> for Weigher {
-    fn weight(&self, key: &Key, entry: &Arc<Entry>) -> u64 {
-        let texts = key.as_str().len() + entry.content_type.as_str().len() + entry.tags.bytes();
-        let value = entry.value.as_ref().map_or(0, Bytes::len);
-        (texts + value) as u64 + ENTRY_OVERHEAD_BYTES
-    }
-}
-
-/// Counts what had to leave for want of room.
-#[derive(Debug, Clone)]
-struct CountEvictions(Arc<AtomicU64>);
-
-impl Lifecycle<Key, Arc<Entry>> for CountEvictions {
-    type RequestState = ();
-
-    fn on_evict(&self, (): &mut (), _: Key, _: Arc<Entry>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
 }
 
 #[cfg(test)]

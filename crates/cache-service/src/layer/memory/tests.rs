@@ -38,41 +38,215 @@ fn version_held(memory: &Memory, key: &Key) -> Option<u64> {
 
 #[test]
 fn the_bound_holds_within_5_percent_under_a_ten_times_larger_working_set() {
-    let capacity: u64 = 8 << 20;
-    let memory = Memory::new(capacity, 64 << 10);
-    let now = time().0.now();
-    let mut state: u64 = 1;
-    let (mut written, mut number) = (0, 0);
-    while written < 10 * capacity {
-        // Knuth's MMIX generator: sizes from 0 to 16 KiB, the same in every run.
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let value = vec![0; (state >> 50) as usize];
-        let (key, entry) = (key(&format!("key-{number}")), entry(1, &value, now));
-        written += Weigher.weight(&key, &Arc::new(entry.clone()));
-        number += 1;
-        memory.put(&key, entry);
-        let bytes = memory.figures().bytes;
-        assert!(bytes <= capacity + capacity / 20, "{bytes} held of {capacity} after {number} entries");
+    for eviction in Eviction::ALL {
+        let capacity: u64 = 4 << 20;
+        let memory = Memory::new(capacity, 64 << 10, eviction);
+        let now = time().0.now();
+        let mut state: u64 = 1;
+        let (mut written, mut number) = (0, 0);
+        while written < 10 * capacity {
+            // Knuth's MMIX generator: sizes from 0 to 16 KiB, the same in every run.
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let value = vec![0; (state >> 50) as usize];
+            let lives_for = Duration::from_millis(1 + (state >> 40) % 100_000);
+            let (key, entry) = (key(&format!("key-{number}")), entry(1, &value, now));
+            written += key.as_str().len() as u64 + value.len() as u64 + ENTRY_OVERHEAD_BYTES;
+            number += 1;
+            memory.put(&key, &Entry { lives_until: now + lives_for, ..entry });
+            memory.get(&self::key(&format!("key-{}", number / 2)));
+            let bytes = memory.figures().bytes;
+            assert!(bytes <= capacity + capacity / 20, "{eviction:?}: {bytes} held after {number} entries");
+        }
+        let figures = memory.figures();
+        assert!(figures.bytes >= capacity - capacity / 20, "{eviction:?}: only {} held", figures.bytes);
+        assert_eq!(figures.entries + figures.evictions, number, "{eviction:?}");
     }
-    let figures = memory.figures();
-    assert!(figures.bytes >= capacity - capacity / 20, "only {} held of {capacity}", figures.bytes);
-    assert_eq!(figures.entries + figures.evictions, number);
+}
+
+#[test]
+fn an_entry_costs_at_most_150_bytes_beside_key_and_value() {
+    assert_eq!(size_of::<slots::Slot>(), 32);
+    assert!(ENTRY_OVERHEAD_BYTES <= 150, "{ENTRY_OVERHEAD_BYTES}");
+    let memory = Memory::new(1 << 20, 1024, Eviction::Lfu);
+    let tags = crate::key::Tags::try_new(["a", "bc"]).unwrap();
+    let content_type = ContentType::try_new("text/plain").unwrap();
+    let entry = Entry { tags, content_type, ..entry(1, b"12345", time().0.now()) };
+    memory.put(&key("a"), &entry);
+    // Tags with one byte of length each.
+    assert_eq!(memory.figures().bytes, "test:a".len() as u64 + 5 + 10 + 5 + ENTRY_OVERHEAD_BYTES);
+}
+
+#[test]
+fn an_entry_comes_back_as_it_was_put() {
+    let memory = Memory::new(1 << 20, 4096, Eviction::Lfu);
+    let now = time().0.now();
+    for value in [None, Some(Bytes::new()), Some(Bytes::from(vec![1; 10])), Some(Bytes::from(vec![2; 4096]))]
+    {
+        let tags = crate::key::Tags::try_new(["a", "größe"]).unwrap();
+        let content_type = ContentType::try_new("text/plain").unwrap();
+        let put = Entry { value, tags, content_type, epoch: 9, confirmed: false, ..entry(7, b"", now) };
+        memory.put(&key("a"), &put);
+        let held = memory.get(&key("a")).unwrap();
+        assert_eq!(held.value(), put.value);
+        assert_eq!(held.content_type(), put.content_type);
+        assert_eq!(held.tags().collect::<Vec<_>>(), ["a", "größe"]);
+        let head = (held.version, held.epoch, held.confirmed, held.has_value);
+        assert_eq!(head, (7, 9, false, put.value.is_some()));
+        let times = (held.fresh_until, held.lives_until, held.kept_until, held.set_at_unix_ms);
+        assert_eq!(times, (put.fresh_until, put.lives_until, put.kept_until, put.set_at_unix_ms));
+    }
+}
+
+/// Room for about this many of the entries that `fill_up` writes.
+const ROOM: usize = 1 << 10;
+
+fn small_memory(eviction: Eviction) -> Memory {
+    Memory::new(1 << 20, 1024, eviction)
+}
+
+/// Writes entries of 1 KiB each with all that counts, `numbers` of them.
+fn fill_up(memory: &Memory, numbers: std::ops::Range<usize>, now: Moment) {
+    for number in numbers {
+        let key = key(&format!("{number:06}"));
+        let value = vec![0; 1024 - key.as_str().len() - usize::try_from(ENTRY_OVERHEAD_BYTES).unwrap()];
+        let lives_until = now + Duration::from_secs(60 + number as u64);
+        memory.put(&key, &Entry { lives_until, ..entry(1, &value, now) });
+    }
+}
+
+fn held(memory: &Memory, numbers: std::ops::Range<usize>) -> usize {
+    numbers.filter(|number| memory.get(&key(&format!("{number:06}"))).is_some()).count()
+}
+
+#[test]
+fn lfu_keeps_what_is_read_through_a_scan() {
+    let memory = small_memory(Eviction::Lfu);
+    let now = time().0.now();
+    fill_up(&memory, 0..ROOM, now);
+    for _ in 0..2 {
+        held(&memory, 0..ROOM / 2);
+    }
+    fill_up(&memory, ROOM..4 * ROOM, now);
+    assert_eq!(held(&memory, 0..ROOM / 2), ROOM / 2);
+    assert_eq!(held(&memory, ROOM / 2..ROOM), 0);
+}
+
+#[test]
+fn lfu_takes_back_at_once_what_it_let_go_too_early() {
+    let memory = small_memory(Eviction::Lfu);
+    let now = time().0.now();
+    fill_up(&memory, 0..ROOM, now);
+    fill_up(&memory, ROOM..ROOM + 100, now);
+    assert_eq!(held(&memory, 0..100), 0, "they left their trial");
+    fill_up(&memory, 0..100, now);
+    fill_up(&memory, 2 * ROOM..4 * ROOM, now);
+    let n_held = held(&memory, 0..100);
+    assert!(n_held >= 90, "only {n_held} of what came back within the time of a ghost are held");
+}
+
+#[test]
+fn lru_lets_go_what_was_not_read_for_longest() {
+    let memory = small_memory(Eviction::Lru);
+    let now = time().0.now();
+    fill_up(&memory, 0..ROOM, now);
+    held(&memory, 0..ROOM / 2);
+    fill_up(&memory, ROOM..ROOM + ROOM / 2, now);
+    assert_eq!(held(&memory, ROOM / 2..ROOM), 0);
+    assert_eq!(held(&memory, 0..ROOM / 2), ROOM / 2);
+}
+
+#[test]
+fn fifo_lets_go_what_was_not_written_for_longest() {
+    let memory = small_memory(Eviction::Fifo);
+    let now = time().0.now();
+    fill_up(&memory, 0..ROOM, now);
+    held(&memory, 0..ROOM / 2);
+    fill_up(&memory, 0..10, now);
+    fill_up(&memory, ROOM..ROOM + ROOM / 2, now);
+    assert_eq!(held(&memory, 0..10), 10, "they were written anew");
+    assert_eq!(held(&memory, 10..ROOM / 2 + 10), 0);
+    assert_eq!(held(&memory, ROOM / 2 + 10..ROOM), ROOM / 2 - 10);
+}
+
+#[test]
+fn ttl_lets_go_what_ends_first() {
+    let memory = small_memory(Eviction::Ttl);
+    let now = time().0.now();
+    // The later a number the later its end, so the first written here end last.
+    fill_up(&memory, ROOM..2 * ROOM, now);
+    fill_up(&memory, 0..ROOM / 2, now);
+    assert_eq!(held(&memory, 0..ROOM / 2), 1, "only the one just written, for which the others made room");
+    assert_eq!(held(&memory, ROOM..2 * ROOM), ROOM - 1);
+}
+
+#[test]
+fn a_change_of_policy_keeps_the_entries_and_changes_who_leaves_next() {
+    let now = time().0.now();
+    for from in Eviction::ALL {
+        for to in Eviction::ALL {
+            let memory = small_memory(from);
+            fill_up(&memory, 0..ROOM, now);
+            held(&memory, 0..ROOM / 2);
+            assert!(memory.set_eviction("test", to));
+            assert_eq!(memory.figures().entries, ROOM as u64, "{from:?} to {to:?}");
+            memory.sweep(now);
+            assert_eq!((memory.figures().entries, memory.figures().evictions), (ROOM as u64, 0));
+            let by_eviction = memory.figures_by_eviction();
+            let counted = by_eviction.iter().find(|(eviction, _)| *eviction == to).unwrap().1;
+            assert_eq!(counted.entries, ROOM as u64, "{from:?} to {to:?}");
+            // As many more as there were: whatever stood in an older order must be able to leave.
+            fill_up(&memory, ROOM..2 * ROOM, now);
+            let figures = memory.figures();
+            assert_eq!(
+                (figures.entries, figures.evictions),
+                (ROOM as u64, ROOM as u64),
+                "{from:?} to {to:?}"
+            );
+            if to == Eviction::Ttl {
+                assert_eq!(held(&memory, 0..ROOM), 0, "{from:?} to {to:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn namespaces_give_up_entries_in_proportion_to_what_they_hold() {
+    let memory = small_memory(Eviction::Lfu);
+    let now = time().0.now();
+    let value = vec![0; 800];
+    let put = |namespace: &str, number: usize| {
+        memory.put(&Key::try_new(namespace, &format!("{number:06}")).unwrap(), &entry(1, &value, now));
+    };
+    assert!(memory.set_eviction("lru", Eviction::Lru) && memory.set_eviction("ttl", Eviction::Ttl));
+    (0..1_000).for_each(|number| put("lru", number));
+    (0..100).for_each(|number| put("ttl", number));
+    let of =
+        |wanted| memory.figures_by_eviction().into_iter().find(|(is, _)| *is == wanted).unwrap().1.entries;
+    let (small, large) = (of(Eviction::Ttl), of(Eviction::Lru));
+    assert!(small >= 80, "a newcomer found room for {small} of 100 beside {large}");
+    // Both write the same number from now on, and come to hold the same.
+    for number in 0..10_000 {
+        put("lru", 1_000 + number);
+        put("ttl", 1_000 + number);
+    }
+    let (one, other) = (of(Eviction::Ttl), of(Eviction::Lru));
+    assert!(one * 2 > other && other * 2 > one, "{one} and {other}");
 }
 
 #[test]
 fn the_largest_value_fits_into_the_smallest_memory() {
-    let memory = Memory::new(1 << 20, 256 << 10);
+    let memory = Memory::new(1 << 20, 256 << 10, Eviction::Lfu);
     let now = time().0.now();
-    memory.put(&key("large"), entry(1, &vec![7; 256 << 10], now));
+    memory.put(&key("large"), &entry(1, &vec![7; 256 << 10], now));
     assert_eq!(version_held(&memory, &key("large")), Some(1));
 }
 
 #[test]
 fn an_entry_leaves_when_it_is_of_no_use_any_more() {
     let (time, clock) = time();
-    let memory = Memory::new(1 << 20, 1024);
-    memory.put(&key("a"), entry(1, b"a", time.now()));
-    memory.put(&key("b"), entry(1, b"b", time.now()));
+    let memory = Memory::new(1 << 20, 1024, Eviction::Lfu);
+    memory.put(&key("a"), &entry(1, b"a", time.now()));
+    memory.put(&key("b"), &entry(1, b"b", time.now()));
     let held = memory.get(&key("a")).unwrap();
     let state =
         |time: &Time| (held.is_fresh(time.now()), held.is_alive(time.now()), held.is_kept(time.now()));
@@ -93,32 +267,32 @@ fn an_entry_leaves_when_it_is_of_no_use_any_more() {
 
 #[test]
 fn of_two_writes_the_higher_version_stays() {
-    let memory = Memory::new(1 << 20, 1024);
+    let memory = Memory::new(1 << 20, 1024, Eviction::Lfu);
     let now = time().0.now();
-    memory.put(&key("a"), entry(6, b"second", now));
-    memory.put(&key("a"), entry(5, b"first", now));
+    memory.put(&key("a"), &entry(6, b"second", now));
+    memory.put(&key("a"), &entry(5, b"first", now));
     assert_eq!(version_held(&memory, &key("a")), Some(6));
 }
 
 #[test]
 fn a_change_during_a_load_wins_over_the_load() {
-    let memory = Memory::new(1 << 20, 1024);
+    let memory = Memory::new(1 << 20, 1024, Eviction::Lfu);
     let now = time().0.now();
     let a = key("a");
 
     let mark = memory.mark(&a);
     memory.remove(&a);
-    memory.fill(&a, entry(1, b"loaded", now), mark);
+    memory.fill(&a, &entry(1, b"loaded", now), mark);
     assert_eq!(version_held(&memory, &a), None, "a deleted entry came back");
 
     let mark = memory.mark(&a);
-    memory.put(&a, entry(9, b"set", now));
-    memory.fill(&a, entry(3, b"loaded", now), mark);
+    memory.put(&a, &entry(9, b"set", now));
+    memory.fill(&a, &entry(3, b"loaded", now), mark);
     memory.forget(&a, mark);
     assert_eq!(version_held(&memory, &a), Some(9), "an older load covered a set");
 
     let mark = memory.mark(&a);
-    memory.fill(&a, entry(3, b"what the layer below has", now), mark);
+    memory.fill(&a, &entry(3, b"what the layer below has", now), mark);
     assert_eq!(version_held(&memory, &a), Some(3));
     memory.forget(&a, mark);
     assert_eq!(version_held(&memory, &a), None);
@@ -128,19 +302,54 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
+    fn the_bytes_counted_are_those_of_what_is_held(
+        steps in prop::collection::vec((0_u16..400, 0_usize..9_000, 0_u8..6), 1..600),
+    ) {
+        let memory = Memory::new(1 << 20, 1024, Eviction::Lfu);
+        let now = time().0.now();
+        for (version, (name, length, what)) in (1_u64..).zip(steps) {
+            let key = key(&format!("{name}"));
+            let lives_until = now + Duration::from_millis(length as u64);
+            match what {
+                0 => drop(memory.remove(&key)),
+                1 => {
+                    let eviction = Eviction::ALL[length % Eviction::ALL.len()];
+                    prop_assert!(memory.set_eviction("test", eviction));
+                }
+                2 => memory.sweep(now + Duration::from_millis(length as u64)),
+                _ => {
+                    let entry = Entry { lives_until, kept_until: lives_until, ..entry(version, &vec![1; length], now) };
+                    memory.put(&key, &entry);
+                }
+            }
+            let (mut n_seen, mut n_bytes) = (0, 0);
+            memory.visit(|_, bytes, _| {
+                n_seen += 1;
+                n_bytes += bytes + ENTRY_OVERHEAD_BYTES;
+            });
+            let figures = memory.figures();
+            prop_assert_eq!((figures.entries, figures.bytes), (n_seen, n_bytes));
+            prop_assert!(figures.bytes <= 1 << 20);
+            let pools = memory.figures_by_eviction();
+            let sums = pools.iter().fold((0, 0), |sum, (_, pool)| (sum.0 + pool.entries, sum.1 + pool.bytes));
+            prop_assert_eq!(sums, (n_seen, n_bytes));
+        }
+    }
+
+    #[test]
     fn what_was_put_last_is_held_while_there_is_room(
         steps in prop::collection::vec((0_u8..20, 0_usize..200, any::<bool>()), 1..100),
     ) {
-        let memory = Memory::new(1 << 20, 1024);
+        let memory = Memory::new(1 << 20, 1024, Eviction::Lfu);
         let now = time().0.now();
-        let mut model = std::collections::HashMap::new();
+        let mut model = HashMap::new();
         for (version, (name, length, removes)) in (1_u64..).zip(steps) {
             let key = key(&format!("{name}"));
             if removes {
                 let removed = memory.remove(&key).map(|entry| entry.version);
                 prop_assert_eq!(removed, model.remove(&name));
             } else {
-                memory.put(&key, entry(version, &vec![1; length], now));
+                memory.put(&key, &entry(version, &vec![1; length], now));
                 model.insert(name, version);
             }
         }

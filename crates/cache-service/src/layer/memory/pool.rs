@@ -1,0 +1,178 @@
+use super::ghosts::Ghosts;
+use super::order::{List, Tree};
+use super::slots::{Place, Slots};
+use crate::config::Eviction;
+
+/// The entries of one namespace in one shard, in the order in which they will have to leave.
+///
+/// `lru` and `fifo` use one list, `ttl` a tree. `lfu` is S3-FIFO (Yang et al., "FIFO queues are all you need for cache
+/// eviction", 2023): new entries stand in a short list for trial, from where only those that are read twice come into
+/// the main list; there each read since its last turn gives another one. What left after its trial is remembered
+/// for a while, and comes into the main list at once.
+#[derive(Debug)]
+pub(super) struct Pool {
+    eviction: Eviction,
+    trial: List,
+    main: List,
+    tree: Tree,
+    ghosts: Ghosts,
+    trial_bytes: u64,
+    pub(super) bytes: u64,
+    pub(super) n_entries: u64,
+    pub(super) n_evictions: u64,
+}
+
+const HOTTEST: u8 = 3;
+/// Reads after which an entry on trial stays.
+const STAYS_FROM: u8 = 2;
+/// The part of the bytes that may be on trial.
+const TRIAL_PART: u64 = 10;
+/// One eviction looks at no more entries than this.
+const MOST_TURNS: usize = 64;
+
+impl Pool {
+    pub(super) fn new(eviction: Eviction) -> Self {
+        Self {
+            eviction,
+            trial: List::new(Place::Trial),
+            main: List::new(Place::Main),
+            tree: Tree::new(),
+            ghosts: Ghosts::default(),
+            trial_bytes: 0,
+            bytes: 0,
+            n_entries: 0,
+            n_evictions: 0,
+        }
+    }
+
+    /// Changes the order from now on; [`Pool::settle`] brings what is there into it.
+    pub(super) fn switch(&mut self, eviction: Eviction) {
+        if self.eviction != eviction {
+            self.eviction = eviction;
+            self.ghosts = Ghosts::default();
+        }
+    }
+
+    /// Gives a new slot its place.
+    pub(super) fn link(&mut self, slots: &mut Slots, at: u32, bytes: u64) {
+        self.bytes += bytes;
+        self.n_entries += 1;
+        match self.eviction {
+            Eviction::Lru | Eviction::Fifo => self.main.push_newest(slots, at),
+            Eviction::Ttl => self.tree.insert(slots, at),
+            Eviction::Lfu if self.ghosts.take(slots[at].hash) => self.main.push_newest(slots, at),
+            Eviction::Lfu => {
+                self.trial.push_newest(slots, at);
+                self.trial_bytes += bytes;
+            }
+        }
+    }
+
+    /// Takes a slot out of its order.
+    pub(super) fn unlink(&mut self, slots: &mut Slots, at: u32, bytes: u64) {
+        self.bytes -= bytes;
+        self.n_entries -= 1;
+        self.displace(slots, at, bytes);
+    }
+
+    /// Takes note that a slot is to get another record in place, and tells whether it may: its place stays the same then.
+    pub(super) fn resize(&mut self, slots: &Slots, at: u32, bytes: u64, new_bytes: u64) -> bool {
+        let place = slots[at].place;
+        if self.eviction != Eviction::Lfu || place == Place::Tree {
+            return false;
+        }
+        self.bytes = self.bytes - bytes + new_bytes;
+        if place == Place::Trial {
+            self.trial_bytes = self.trial_bytes - bytes + new_bytes;
+        }
+        true
+    }
+
+    /// Takes note of a read.
+    pub(super) fn read(&mut self, slots: &mut Slots, at: u32) {
+        let slot = &mut slots[at];
+        match (self.eviction, slot.place) {
+            (Eviction::Lru, Place::Main) => self.main.make_newest(slots, at),
+            (Eviction::Lfu, _) => slot.heat = (slot.heat + 1).min(HOTTEST),
+            _ => {}
+        }
+    }
+
+    /// Returns the slot that is to leave next; none when the pool is empty.
+    pub(super) fn victim(&mut self, slots: &mut Slots, bytes_of: impl Fn(&Slots, u32) -> u64) -> Option<u32> {
+        let lists = |pool: &Self| pool.trial.oldest().or_else(|| pool.main.oldest());
+        match self.eviction {
+            Eviction::Lru | Eviction::Fifo => lists(self).or_else(|| self.tree.soonest(slots)),
+            Eviction::Ttl => self.tree.soonest(slots).or_else(|| lists(self)),
+            Eviction::Lfu => {
+                for _ in 0..MOST_TURNS {
+                    let from_trial =
+                        self.trial_bytes * TRIAL_PART >= self.bytes || self.main.oldest().is_none();
+                    let on_trial = self.trial.oldest().filter(|_| from_trial);
+                    let Some(at) = on_trial.or_else(|| self.main.oldest()) else { break };
+                    let slot = &mut slots[at];
+                    match slot.place {
+                        Place::Trial if slot.heat >= STAYS_FROM => {
+                            slot.heat = 0;
+                            let bytes = bytes_of(slots, at);
+                            self.displace(slots, at, bytes);
+                            self.main.push_newest(slots, at);
+                        }
+                        Place::Main if slot.heat > 0 => {
+                            slot.heat -= 1;
+                            self.main.make_newest(slots, at);
+                        }
+                        _ => return Some(at),
+                    }
+                }
+                lists(self).or_else(|| self.tree.soonest(slots))
+            }
+        }
+    }
+
+    /// Counts an eviction, before it is done.
+    pub(super) fn evicts(&mut self, slots: &Slots, at: u32) {
+        self.n_evictions += 1;
+        if self.eviction == Eviction::Lfu && slots[at].place == Place::Trial {
+            self.ghosts.add(slots[at].hash, self.n_entries);
+        }
+    }
+
+    /// Brings up to `most` entries that stand in an order of an earlier policy into the one that holds, and tells
+    /// whether there were fewer.
+    pub(super) fn settle(
+        &mut self,
+        slots: &mut Slots,
+        most: usize,
+        bytes_of: impl Fn(&Slots, u32) -> u64,
+    ) -> bool {
+        for _ in 0..most {
+            let foreign = match self.eviction {
+                Eviction::Lru | Eviction::Fifo => self.trial.oldest().or_else(|| self.tree.soonest(slots)),
+                Eviction::Ttl => self.trial.oldest().or_else(|| self.main.oldest()),
+                Eviction::Lfu => self.tree.soonest(slots),
+            };
+            let Some(at) = foreign else { return true };
+            let bytes = bytes_of(slots, at);
+            self.displace(slots, at, bytes);
+            slots[at].heat = 0;
+            match self.eviction {
+                Eviction::Ttl => self.tree.insert(slots, at),
+                _ => self.main.push_newest(slots, at),
+            }
+        }
+        false
+    }
+
+    fn displace(&mut self, slots: &mut Slots, at: u32, bytes: u64) {
+        match slots[at].place {
+            Place::None => {}
+            Place::Trial => {
+                self.trial_bytes -= bytes;
+                self.trial.unlink(slots, at);
+            }
+            Place::Main => self.main.unlink(slots, at),
+            Place::Tree => self.tree.remove(slots, at),
+        }
+    }
+}
