@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::entry::Condition;
 use crate::error::CacheError;
+use crate::fence::{Fence, Fences};
 use crate::insight::Insight;
 use crate::invalidation::Invalidation;
 use crate::key::{ContentType, Key, Tags, Ttl};
@@ -19,6 +20,7 @@ use crate::origin::Seat;
 use crate::time::Time;
 use crate::version::Versions;
 
+mod audit;
 mod disk;
 mod hit;
 mod invalidate;
@@ -35,6 +37,7 @@ mod xfetch;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use audit::{MOST_CHANGES, PolicyChange};
 pub(crate) use invalidate::Invalidate;
 pub(crate) use load::Loads;
 pub(crate) use namespaces::{Namespace, Namespaces, Policy};
@@ -62,6 +65,8 @@ pub(crate) struct Engine {
     pub(crate) versions: Versions,
     pub(crate) invalidation: Invalidation,
     pub(crate) policies: RunTimePolicies,
+    /// Tokens of locks, where there is no Redis.
+    pub(crate) fences: Fences,
     pub(crate) loads: Loads,
 }
 
@@ -77,6 +82,8 @@ pub(crate) struct Set {
     pub(crate) tags: Tags,
     /// Only if this lease still holds.
     pub(crate) lease: Option<u64>,
+    /// Only if nobody else got this lock since.
+    pub(crate) fence: Option<Fence>,
 }
 
 /// The answer to a read.
@@ -161,9 +168,14 @@ impl Engine {
     }
 
     /// Removes an entry from every layer and tells whether it was in one.
-    pub(crate) async fn delete(&self, key: &Key, left: Duration) -> Result<bool, CacheError> {
+    pub(crate) async fn delete(
+        &self,
+        key: &Key,
+        fence: Option<&Fence>,
+        left: Duration,
+    ) -> Result<bool, CacheError> {
         let started = Instant::now();
-        let deleted = self.remove(key, left).await;
+        let deleted = self.remove(key, fence, left).await;
         let metrics = &self.metrics;
         match &deleted {
             Ok((_, layer)) => {

@@ -6,6 +6,7 @@ mod body;
 
 pub(crate) use body::Body;
 
+use crate::fence::Fence;
 use crate::key::{ContentType, Tags, Ttl};
 use crate::time::Moment;
 
@@ -154,6 +155,8 @@ pub(crate) struct Draft {
     pub(crate) tags: Tags,
     /// Only if this lease still holds; it ends with the write.
     pub(crate) lease: Option<u64>,
+    /// Only if nobody else got this lock since.
+    pub(crate) fence: Option<Fence>,
     pub(crate) ttl: Ttl,
     pub(crate) condition: Condition,
     /// Values of more bytes are compressed below memory.
@@ -191,6 +194,10 @@ pub(crate) enum Decision {
     },
     /// The key was changed or invalidated since the lease was given, or the lease is over.
     LeaseLost,
+    /// Somebody else got the lock; the newest token of it.
+    Fenced {
+        newest: u64,
+    },
 }
 
 #[cfg(test)]

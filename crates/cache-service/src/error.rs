@@ -22,6 +22,12 @@ pub(crate) enum CacheError {
     Overloaded,
     #[error("the lease is over, or the key was changed or invalidated since: nothing was stored")]
     LeaseLost,
+    #[error("somebody else got the lock since: nothing was changed")]
+    Fenced { newest: u64 },
+    #[error(
+        "a fence cannot be checked here: the namespace is not kept in redis, or writes to its origin first"
+    )]
+    FenceNotPossible,
     #[error("the value could not be loaded: {message}")]
     NotLoaded { message: String },
     #[error("the origin did not take the change: nothing was stored")]
@@ -32,6 +38,8 @@ pub(crate) enum CacheError {
     PolicyChanged,
     #[error("redis cannot be reached: the policy may have been stored or not")]
     PolicyNotStored(#[source] LayerError),
+    #[error("redis cannot be reached: the history is there")]
+    HistoryNotRead(#[source] LayerError),
     #[error("redis cannot be reached: other nodes and redis may still have what was to be invalidated")]
     NotInvalidated(#[source] LayerError),
     #[error("the entry has another version")]
@@ -55,12 +63,16 @@ impl CacheError {
             }
             Self::UnknownNamespace { .. } => ErrorCode::NotFound,
             Self::Overloaded => ErrorCode::ResourceExhausted,
-            Self::VersionMismatch { .. } | Self::LeaseLost | Self::PolicyChanged => ErrorCode::Conflict,
+            Self::VersionMismatch { .. } | Self::LeaseLost | Self::PolicyChanged | Self::Fenced { .. } => {
+                ErrorCode::Conflict
+            }
+            Self::FenceNotPossible => ErrorCode::FailedPrecondition,
             Self::NotConfirmed(_)
             | Self::NotStored(_)
             | Self::NotDeleted(_)
             | Self::NotInvalidated(_)
             | Self::PolicyNotStored(_)
+            | Self::HistoryNotRead(_)
             | Self::NotLoaded { .. }
             | Self::OriginRefused(_) => ErrorCode::Unavailable,
         }
@@ -90,7 +102,12 @@ impl From<CacheError> for Failure {
             CacheError::NotStored(layer)
             | CacheError::NotDeleted(layer)
             | CacheError::NotInvalidated(layer)
-            | CacheError::PolicyNotStored(layer) => unavailable(layer, message),
+            | CacheError::PolicyNotStored(layer)
+            | CacheError::HistoryNotRead(layer) => unavailable(layer, message),
+            CacheError::Fenced { newest } => {
+                Self::new(code, "FENCE_OUTDATED", message).detail("token", newest.to_string())
+            }
+            CacheError::FenceNotPossible => Self::new(code, "FENCE_NOT_POSSIBLE", message),
             CacheError::LeaseLost => Self::new(code, "LEASE_LOST", message),
             CacheError::PolicyInvalid { .. } => {
                 Self::new(code, "POLICY_INVALID", message).field("policy", "see the message")

@@ -194,6 +194,10 @@ pub(crate) enum Invalid {
     TooManyTags,
     #[error("must be at most 30 days for an entry with tags")]
     TaggedTtlTooLong,
+    #[error("must have 1 to 256 bytes without control characters")]
+    FenceLock,
+    #[error("must be a token that a lock gave, 1 to 2^53-1")]
+    FenceToken,
 }
 
 impl Invalid {
@@ -208,6 +212,8 @@ impl Invalid {
             Self::ContentType => ("content_type", "CONTENT_TYPE_INVALID"),
             Self::Tag | Self::TooManyTags => ("tags", "TAGS_INVALID"),
             Self::TaggedTtlTooLong => ("ttl", "TTL_OUT_OF_RANGE"),
+            Self::FenceLock => ("fence.lock", "FENCE_INVALID"),
+            Self::FenceToken => ("fence.token", "FENCE_INVALID"),
         }
     }
 }

@@ -5,6 +5,7 @@ mod counter;
 mod engine;
 mod entry;
 mod error;
+mod fence;
 mod grpc;
 mod insight;
 mod invalidation;

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::LockConfig;
+use crate::fence::{Fence, Fences};
 use crate::layer::redis::RedisLayer;
 use crate::redis::Script;
 use crate::shared::{Expiring, Name, SharedError, Source, millis};
@@ -55,7 +56,7 @@ pub(crate) struct Checked {
 #[derive(Debug)]
 enum Place {
     Redis { layer: Arc<RedisLayer>, scripts: Scripts },
-    Local { held: Mutex<Expiring<Held>>, tokens: Versions, time: Time },
+    Local { held: Mutex<Expiring<Held>>, tokens: Versions, fences: Fences, time: Time },
 }
 
 #[derive(Debug)]
@@ -125,6 +126,7 @@ impl Locks {
         redis: Option<Arc<RedisLayer>>,
         config: &LockConfig,
         time: Time,
+        fences: Fences,
         stopping: CancellationToken,
     ) -> Self {
         let place = match redis {
@@ -132,6 +134,7 @@ impl Locks {
             None => Place::Local {
                 held: Mutex::new(Expiring::new(config.max_local as usize)),
                 tokens: Versions::default(),
+                fences,
                 time,
             },
         };
@@ -188,7 +191,7 @@ impl Locks {
     ) -> Result<Acquired, SharedError> {
         match &self.place {
             Place::Redis { layer, scripts } => {
-                let (lock, last) = (lock_key(&claim.name), ["_fence:", claim.name.as_str()].concat());
+                let (lock, last) = (lock_key(&claim.name), Fence::key_of(&claim.name));
                 let arguments = vec![claim.owner.as_str().into(), number(millis(ttl))];
                 let answer =
                     layer.script("redis.lock", &scripts.acquire, &[&lock, &last], arguments, left).await;
@@ -199,7 +202,7 @@ impl Locks {
                     Acquired::No { retry_after: Duration::from_millis(number) }
                 })
             }
-            Place::Local { held, tokens, time } => {
+            Place::Local { held, tokens, fences, time } => {
                 let (mut held, now, name) = (held.lock(), time.now(), claim.name.as_str());
                 let holder = held
                     .get(name, now)
@@ -212,6 +215,9 @@ impl Locks {
                     }
                     None => {
                         let token = tokens.next(time.unix_us());
+                        if !fences.given(&claim.name, token) {
+                            return Err(SharedError::Full);
+                        }
                         held.put(name, Held { owner: claim.owner.clone(), token }, Some(ttl), now)?;
                         Ok(Acquired::Yes { token })
                     }

@@ -1,7 +1,6 @@
 //! Every metric of the cache-service; all names begin with `mainstay_cache_`.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -19,13 +18,18 @@ use crate::layer::redis::RedisLayer;
 
 mod disk;
 mod memory;
+mod namespace;
 mod origins;
 mod shared;
+mod window;
 
 pub(crate) use disk::DiskCollector;
 pub(crate) use memory::EvictionCollector;
+pub(crate) use namespace::NamespaceCollector;
 pub(crate) use origins::OriginMetrics;
 pub(crate) use shared::{Outcome, SharedMetrics};
+use window::Window;
+pub(crate) use window::WindowFigures;
 
 /// Upper ends of the buckets, in seconds: an L1 hit takes under a microsecond, a bad Redis half a second.
 const BUCKETS: [f64; 14] =
@@ -67,7 +71,7 @@ pub(crate) struct StreamMetrics {
 pub(crate) struct OperationMetrics {
     pub(crate) done: Counter,
     pub(crate) errors: Counter,
-    pub(crate) recent: RecentMean,
+    pub(crate) recent: Window,
     by_layer: [Histogram; 5],
 }
 
@@ -79,6 +83,12 @@ pub(crate) enum LastLayer {
     L2,
     L3,
     Origin,
+}
+
+impl LastLayer {
+    /// Those that an entry can come from, with their names.
+    pub(crate) const WITH_ENTRIES: [(Self, &'static str); 4] =
+        [(Self::L1, "l1"), (Self::L2, "l2"), (Self::L3, "l3"), (Self::Origin, "origin")];
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -113,7 +123,7 @@ impl CacheMetrics {
         let operation = |op| OperationMetrics {
             done: Counter::default(),
             errors: errors.get_or_create_owned(&OpLabel { op }),
-            recent: RecentMean::default(),
+            recent: Window::default(),
             by_layer: ["none", "l1", "l2", "l3", "origin"]
                 .map(|layer| seconds.get_or_create_owned(&OpLayerLabels { op, layer })),
         };
@@ -181,50 +191,12 @@ impl CacheMetrics {
 impl OperationMetrics {
     pub(crate) fn took(&self, took: Duration, layer: LastLayer) {
         self.by_layer[layer as usize].observe(took.as_secs_f64());
-        self.recent.add(took);
+        self.recent.add(took, layer != LastLayer::None);
     }
 }
 
 fn histogram() -> Histogram {
     Histogram::new(BUCKETS)
-}
-
-/// Averages the time of the last 1,000 operations without a lock.
-pub(crate) struct RecentMean {
-    nanos: Box<[AtomicU64]>,
-    sum: AtomicU64,
-    n_added: AtomicUsize,
-}
-
-impl RecentMean {
-    const LENGTH: usize = 1_000;
-
-    pub(crate) fn add(&self, took: Duration) {
-        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        let slot = self.n_added.fetch_add(1, Ordering::Relaxed) % Self::LENGTH;
-        let before = self.nanos[slot].swap(nanos, Ordering::Relaxed);
-        // Wraps around for a moment when two threads meet, and comes right as soon as both are done.
-        self.sum.fetch_add(nanos.wrapping_sub(before), Ordering::Relaxed);
-    }
-
-    /// Returns seconds; 0 before the first operation.
-    pub(crate) fn seconds(&self) -> f64 {
-        let n_held = self.n_added.load(Ordering::Relaxed).min(Self::LENGTH);
-        if n_held == 0 { 0.0 } else { self.sum.load(Ordering::Relaxed) as f64 / n_held as f64 / 1e9 }
-    }
-}
-
-impl Default for RecentMean {
-    fn default() -> Self {
-        let nanos = (0..Self::LENGTH).map(|_| AtomicU64::new(0)).collect();
-        Self { nanos, sum: AtomicU64::new(0), n_added: AtomicUsize::new(0) }
-    }
-}
-
-impl fmt::Debug for RecentMean {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RecentMean").field("seconds", &self.seconds()).finish()
-    }
 }
 
 /// Reads the state of the layers at each scrape. Holds L2 weakly: the registry must not keep its connection open.
@@ -285,23 +257,5 @@ impl Collector for LayerCollector {
             counter("l2_connections", "Connections to Redis made", n_connections)?;
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_mean_covers_the_last_thousand_operations() {
-        let mean = RecentMean::default();
-        assert_eq!(mean.seconds(), 0.0);
-        mean.add(Duration::from_millis(4));
-        mean.add(Duration::from_millis(2));
-        assert!((mean.seconds() - 0.003).abs() < 1e-9);
-        for _ in 0..1_000 {
-            mean.add(Duration::from_millis(1));
-        }
-        assert!((mean.seconds() - 0.001).abs() < 1e-9);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fred::interfaces::{HashesInterface as _, KeysInterface as _};
+use fred::interfaces::{HashesInterface as _, KeysInterface as _, ListInterface as _};
 pub(crate) use mainstay_redis::{RedisError, Script, Watch};
 
 use crate::config::RedisConfig;
@@ -71,5 +71,11 @@ impl Redis {
     pub(crate) async fn policies(&self, within: Duration) -> Result<HashMap<String, String>, RedisError> {
         let policies = self.full(entries::POLICIES);
         self.command(within, |client| async move { client.hgetall(policies).await }).await
+    }
+
+    /// Returns the last changes of run-time policies, the last first.
+    pub(crate) async fn policy_history(&self, within: Duration) -> Result<Vec<String>, RedisError> {
+        let history = self.full(entries::POLICY_HISTORY);
+        self.command(within, |client| async move { client.lrange(history, 0, -1).await }).await
     }
 }

@@ -6,19 +6,26 @@ use std::time::Duration;
 use anyhow::Context as _;
 use mainstay_proto::cache::v1::cache_admin_server::CacheAdminServer;
 use mainstay_proto::cache::v1::cache_service_server::CacheServiceServer;
+use mainstay_proto::cache::v1::figures_service_server::FiguresServiceServer;
+use mainstay_proto::cache::v1::policy_service_server::PolicyServiceServer;
 use mainstay_rpc::Routes;
 use mainstay_runtime::{ComponentKind, Context, Schedule};
 
 use crate::config::{CacheConfig, RedisMode};
 use crate::engine::{Engine, Loads, Namespaces, RunTimePolicies};
+use crate::fence::Fences;
 use crate::grpc::admin::AdminGrpc;
 use crate::grpc::cache::CacheGrpc;
+use crate::grpc::figures::FiguresGrpc;
+use crate::grpc::policy::PolicyGrpc;
 use crate::insight::Insight;
 use crate::invalidation::{Invalidation, InvalidationMetrics, Reader};
 use crate::layer::disk::{Disk, Raised, Writer};
 use crate::layer::memory::Memory;
 use crate::layer::redis::RedisLayer;
-use crate::metrics::{CacheMetrics, DiskCollector, EvictionCollector, LayerCollector, OriginMetrics};
+use crate::metrics::{
+    CacheMetrics, DiskCollector, EvictionCollector, LayerCollector, NamespaceCollector, OriginMetrics,
+};
 use crate::origin::Origins;
 use crate::redis::{Redis, Watch};
 use crate::time::Time;
@@ -59,6 +66,7 @@ pub async fn start(cx: Context, config: CacheConfig) -> anyhow::Result<()> {
     let origins = Origins::try_new(&config, cx.metrics(OriginMetrics::register))?;
     let invalidation =
         Invalidation::new(config.invalidation.current_for, cx.metrics(InvalidationMetrics::register));
+    let fences = Fences::new(config.locks.max_local as usize, time.clone());
     let engine = Arc::new_cyclic(|engine| Engine {
         insight: Insight::new(),
         memory,
@@ -69,9 +77,11 @@ pub async fn start(cx: Context, config: CacheConfig) -> anyhow::Result<()> {
         time,
         versions: Versions::default(),
         policies: RunTimePolicies::default(),
+        fences,
         invalidation,
         loads: Loads::new(cx.clone(), origins, Weak::clone(engine)),
     });
+    cx.metrics(|registry| NamespaceCollector::register(&engine, registry));
     follow_changes(&cx, &config, &engine);
     if let Some(writer) = writer {
         write_disk(&cx, writer, &engine);
@@ -86,7 +96,10 @@ pub async fn start(cx: Context, config: CacheConfig) -> anyhow::Result<()> {
         // What is sent is bounded where it is made.
         .max_encoding_message_size(usize::MAX);
     let admin = CacheAdminServer::new(AdminGrpc::new(Arc::clone(&engine)));
-    let routes = Routes::new(server).add_service(admin);
+    let routes = Routes::new(server)
+        .add_service(admin)
+        .add_service(PolicyServiceServer::new(PolicyGrpc::new(Arc::clone(&engine))))
+        .add_service(FiguresServiceServer::new(FiguresGrpc::new(Arc::clone(&engine))));
     cx.serve(shared::add_doors(routes, &cx, &config, &engine)).await
 }
 

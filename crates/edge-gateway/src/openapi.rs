@@ -56,6 +56,8 @@ pub(crate) fn document(operations: Vec<Operation>, schemas: Vec<(String, RefOr<S
             { "name": "health", "description": "Public; outside authentication, limits and load shedding." },
             { "name": "monitoring", "description": "The unified view: figures, alerts, history." },
             { "name": "cache", "description": "Values by namespace and key." },
+            { "name": "sessions", "description": "Sessions of users: begin, read, change, end." },
+            { "name": "coordination", "description": "What all nodes share: rate limits, locks, counters." },
             { "name": "database", "description": "SQL, and the PostgreSQL nodes." },
             { "name": "realtime", "description": "Publishing, and who listens." },
             { "name": "pages", "description": "Pages for people, and this document." },

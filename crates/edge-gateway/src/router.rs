@@ -2,17 +2,27 @@
 //! stands at its handler.
 
 mod cache;
+mod coordination;
 mod database;
 mod health;
 mod monitoring;
 mod pages;
 mod realtime;
+mod sessions;
 
 use crate::map::Map;
 
 /// Names every path.
 pub(crate) fn map() -> Map {
-    let areas =
-        [health::paths, monitoring::paths, cache::paths, database::paths, realtime::paths, pages::paths];
+    let areas = [
+        health::paths,
+        monitoring::paths,
+        cache::paths,
+        sessions::paths,
+        coordination::paths,
+        database::paths,
+        realtime::paths,
+        pages::paths,
+    ];
     areas.into_iter().fold(Map::default(), |map, paths| paths(map))
 }

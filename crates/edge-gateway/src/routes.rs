@@ -1,7 +1,10 @@
 //! The handlers, one file per resource: build the request, call, map the answer.
 
+pub(crate) mod batch;
 pub(crate) mod cache;
+pub(crate) mod cache_monitor;
 pub(crate) mod channels;
+pub(crate) mod coordination;
 pub(crate) mod dashboard;
 pub(crate) mod database;
 pub(crate) mod docs;
@@ -10,7 +13,9 @@ pub(crate) mod invalidation;
 pub(crate) mod live;
 pub(crate) mod monitoring;
 pub(crate) mod partitions;
+pub(crate) mod policies;
 pub(crate) mod realtime;
+pub(crate) mod sessions;
 pub(crate) mod words;
 
 mod page;

@@ -6,8 +6,13 @@ use std::time::Duration;
 
 use mainstay_proto::cache::v1::cache_admin_client::CacheAdminClient;
 use mainstay_proto::cache::v1::cache_service_client::CacheServiceClient;
+use mainstay_proto::cache::v1::counter_service_client::CounterServiceClient;
+use mainstay_proto::cache::v1::figures_service_client::FiguresServiceClient;
 use mainstay_proto::cache::v1::insight_service_client::InsightServiceClient;
+use mainstay_proto::cache::v1::lock_service_client::LockServiceClient;
+use mainstay_proto::cache::v1::policy_service_client::PolicyServiceClient;
 use mainstay_proto::cache::v1::rate_limit_service_client::RateLimitServiceClient;
+use mainstay_proto::cache::v1::session_service_client::SessionServiceClient;
 use mainstay_proto::introspect::v1::introspection_client::IntrospectionClient;
 use mainstay_proto::introspect::v1::{
     Component, ComponentsRequest, DescribeRequest, DescribeResponse, MetricsRequest,
@@ -78,6 +83,11 @@ impl Upstreams {
 
     typed_call!(cache, cache, CacheServiceClient);
     typed_call!(cache_admin, cache, CacheAdminClient);
+    typed_call!(policies, cache, PolicyServiceClient);
+    typed_call!(cache_figures, cache, FiguresServiceClient);
+    typed_call!(sessions, cache, SessionServiceClient);
+    typed_call!(locks, cache, LockServiceClient);
+    typed_call!(counters, cache, CounterServiceClient);
     typed_call!(insight, cache, InsightServiceClient);
     typed_call!(rate_limits, cache, RateLimitServiceClient);
     typed_call!(realtime, realtime, RealtimeServiceClient);

@@ -82,6 +82,6 @@ impl Drop for Hits<'_> {
         metrics.get.done.inc_by(n_hits);
         metrics.hits_l1.inc_by(n_hits);
         self.namespace.gets.inc_by(n_hits);
-        self.namespace.hits.inc_by(n_hits);
+        self.namespace.hits_in(LastLayer::L1).inc_by(n_hits);
     }
 }

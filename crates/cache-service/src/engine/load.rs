@@ -301,7 +301,9 @@ impl Engine {
                     }
                     written.version
                 }
-                Ok(Decision::LeaseLost | Decision::Refused { .. }) => return Ok(None),
+                Ok(Decision::LeaseLost | Decision::Refused { .. } | Decision::Fenced { .. }) => {
+                    return Ok(None);
+                }
                 Err(_) => {
                     if policy.memory {
                         let entry = entry_of(&draft, here, times(false), self.time.now());
@@ -322,12 +324,30 @@ impl Engine {
                 let ttl = ttl.unwrap_or_else(|| jittered(policy.ttl, policy.ttl_jitter_percent));
                 let most = if tags.is_empty() { Ttl::MAX } else { Tags::TTL_MAX };
                 let ttl = Ttl::try_new(ttl.as_duration().min(most)).ok()?;
-                Some(Draft { value: Some(value), content_type, tags, lease, ttl, condition, compress_above })
+                Some(Draft {
+                    value: Some(value),
+                    content_type,
+                    tags,
+                    lease,
+                    fence: None,
+                    ttl,
+                    condition,
+                    compress_above,
+                })
             }
             None => {
                 let ttl = Ttl::try_new(policy.negative_ttl).ok()?;
                 let (content_type, tags) = (ContentType::default(), Tags::default());
-                Some(Draft { value: None, content_type, tags, lease, ttl, condition, compress_above })
+                Some(Draft {
+                    value: None,
+                    content_type,
+                    tags,
+                    lease,
+                    fence: None,
+                    ttl,
+                    condition,
+                    compress_above,
+                })
             }
         }
     }

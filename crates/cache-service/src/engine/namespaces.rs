@@ -7,8 +7,9 @@ use mainstay_runtime::Problems;
 use parking_lot::RwLock;
 use prometheus_client::metrics::counter::Counter;
 
-use crate::config::{CacheConfig, NamespaceConfig, Strategy};
+use crate::config::{CacheConfig, Eviction, NamespaceConfig, Strategy};
 use crate::key::Ttl;
+use crate::metrics::LastLayer;
 
 /// Unlisted namespaces counted by name; the rest are counted together.
 const MOST_OPEN: usize = 1_000;
@@ -37,7 +38,9 @@ struct Open {
 pub(crate) struct Namespace {
     pub(crate) policy: Policy,
     pub(crate) gets: Counter,
-    pub(crate) hits: Counter,
+    /// Reads answered with an entry, by layer.
+    hits: [Counter; 5],
+    pub(crate) stale: Counter,
     pub(crate) sets: Counter,
     pub(crate) load_cost: LoadCost,
 }
@@ -70,6 +73,7 @@ pub(crate) struct Policy {
     pub(crate) redis: bool,
     pub(crate) disk: bool,
     pub(crate) compress_above: u64,
+    pub(crate) eviction: Eviction,
     pub(crate) strategy: Strategy,
     pub(crate) origin: Box<str>,
     pub(crate) negative_ttl: Duration,
@@ -157,11 +161,22 @@ impl Namespaces {
 }
 
 impl Namespace {
+    /// Counts reads that this layer answered with an entry.
+    pub(crate) fn hits_in(&self, layer: LastLayer) -> &Counter {
+        &self.hits[layer as usize]
+    }
+
+    /// Returns the reads answered with an entry.
+    pub(crate) fn n_hits(&self) -> u64 {
+        self.hits.iter().map(Counter::get).sum()
+    }
+
     fn new(policy: Policy) -> Self {
         Self {
             policy,
             gets: Counter::default(),
-            hits: Counter::default(),
+            hits: Default::default(),
+            stale: Counter::default(),
             sets: Counter::default(),
             load_cost: LoadCost::default(),
         }
@@ -179,6 +194,7 @@ impl Policy {
             redis: config.redis,
             disk: config.disk,
             compress_above: config.compress_above.as_u64(),
+            eviction: config.eviction,
             strategy: config.strategy,
             origin: config.origin.as_str().into(),
             negative_ttl: config.negative_ttl,

@@ -8,14 +8,19 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::Engine;
+use super::audit::{LocalAudit, PolicyChange};
 use crate::config::{NamespaceConfig, NamespaceOverrides};
 use crate::error::CacheError;
 
 const READ_WITHIN: Duration = Duration::from_secs(1);
 
-/// The run-time policies that are in force here, by namespace.
+/// The run-time policies that are in force here.
 #[derive(Debug, Default)]
-pub(crate) struct RunTimePolicies(Mutex<HashMap<String, RunTimePolicy>>);
+pub(crate) struct RunTimePolicies {
+    /// By namespace.
+    in_force: Mutex<HashMap<String, RunTimePolicy>>,
+    pub(super) audit: Mutex<LocalAudit>,
+}
 
 /// What was put at run time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +44,7 @@ impl Engine {
     pub(crate) fn policy(&self, namespace: &str) -> Result<PolicyView, CacheError> {
         let unknown = || CacheError::UnknownNamespace { namespace: namespace.to_owned() };
         let configured = self.namespaces.configured(namespace).ok_or_else(unknown)?;
-        let run_time = self.policies.0.lock().get(namespace).cloned();
+        let run_time = self.policies.in_force.lock().get(namespace).cloned();
         let effective = run_time.as_ref().map(|put| put.overrides.over(&configured));
         Ok(PolicyView { effective: effective.unwrap_or(configured), run_time })
     }
@@ -67,11 +72,15 @@ impl Engine {
                 version.map_err(CacheError::PolicyNotStored)?.ok_or(CacheError::PolicyChanged)?
             }
             None => {
-                let there = self.policies.0.lock().get(namespace).map_or(0, |policy| policy.version);
-                if there != expected {
+                let there = self.policies.in_force.lock().get(namespace).cloned();
+                if there.as_ref().map_or(0, |policy| policy.version) != expected {
                     return Err(CacheError::PolicyChanged);
                 }
-                self.versions.next(self.time.unix_us())
+                put.version = self.versions.next(self.time.unix_us());
+                let before = there.map(|policy| policy.overrides);
+                let change = PolicyChange { namespace: namespace.to_owned(), before, after: put.clone() };
+                self.policies.audit.lock().add(change);
+                put.version
             }
         };
         tracing::info!(namespace, version = put.version, by = put.put_by, "run-time policy put");
@@ -114,7 +123,7 @@ impl Engine {
             tracing::warn!(namespace, ?problems, "run-time policy does not fit this node, it is not applied");
             return;
         }
-        let mut policies = self.policies.0.lock();
+        let mut policies = self.policies.in_force.lock();
         if policies.get(namespace).is_some_and(|there| there.version >= policy.version) {
             return;
         }
@@ -131,7 +140,7 @@ impl Engine {
 
 impl RunTimePolicy {
     /// Reads what lies in Redis: version, a space, JSON.
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let (version, json) = text.split_once(' ')?;
         let policy: Self = serde_json::from_str(json).ok()?;
         Some(Self { version: version.parse().ok()?, ..policy })

@@ -53,8 +53,11 @@ impl Engine {
         };
         namespace.gets.inc();
         let is_hit = matches!(&found, Ok(found) if found.entry.is_some());
-        if is_hit {
-            namespace.hits.inc();
+        if let Ok(found) = &found
+            && is_hit
+        {
+            namespace.hits_in(found.layer).inc();
+            namespace.stale.inc_by(found.stale.into());
         }
         self.insight.observe(key, is_hit);
         found

@@ -6,6 +6,7 @@ use prometheus_client::registry::Registry;
 
 use super::*;
 use crate::config::{CacheConfig, NamespaceOverrides, RedisConfig, RedisMode};
+use crate::fence::Fences;
 use crate::invalidation::InvalidationMetrics;
 use crate::origin::Origins;
 use crate::redis::Redis;
@@ -20,6 +21,7 @@ fn engine(config: &CacheConfig) -> (Engine, ClockHandle) {
         let redis = Arc::new(Redis::new(&config.redis, config.invalidation.log_length));
         Arc::new(RedisLayer::new(redis, &config.redis, Arc::clone(&metrics)))
     });
+    let time = Time::by_clock_alone(clock);
     let engine = Engine {
         insight: Insight::new(),
         memory: Arc::new(Memory::new(
@@ -31,13 +33,14 @@ fn engine(config: &CacheConfig) -> (Engine, ClockHandle) {
         disk: None,
         namespaces: Namespaces::new(config),
         metrics,
-        time: Time::by_clock_alone(clock),
+        time: time.clone(),
         versions: Versions::default(),
         invalidation: Invalidation::new(
             config.invalidation.current_for,
             InvalidationMetrics::register(&mut Registry::default()),
         ),
         policies: RunTimePolicies::default(),
+        fences: Fences::new(1_000, time),
         loads: Loads::new(Context::for_test("cache-service"), Origins::default(), Weak::new()),
     };
     (engine, handle)
@@ -67,6 +70,7 @@ fn set(name: &str, value: &'static [u8], ttl_s: u64) -> Set {
         condition: Condition::Always,
         tags: Tags::default(),
         lease: None,
+        fence: None,
     }
 }
 
@@ -104,8 +108,8 @@ async fn without_a_ttl_the_one_of_the_namespace_counts() {
 async fn versions_of_a_key_grow_over_a_deletion() {
     let (engine, _clock) = memory_only();
     let first = engine.set(set("a", b"1", 60), LEFT).await.unwrap().version;
-    assert!(engine.delete(&key("a"), LEFT).await.unwrap());
-    assert!(!engine.delete(&key("a"), LEFT).await.unwrap());
+    assert!(engine.delete(&key("a"), None, LEFT).await.unwrap());
+    assert!(!engine.delete(&key("a"), None, LEFT).await.unwrap());
     assert!(engine.set(set("a", b"2", 60), LEFT).await.unwrap().version > first);
 }
 
@@ -160,7 +164,7 @@ async fn a_write_while_redis_is_away_is_kept_here_and_marked() {
 async fn a_delete_that_does_not_reach_redis_is_an_error_and_leaves_nothing_here() {
     let (engine, _clock) = redis_away();
     engine.set(set("a", b"value", 60), LEFT).await.unwrap();
-    let failed = engine.delete(&key("a"), LEFT).await;
+    let failed = engine.delete(&key("a"), None, LEFT).await;
     assert!(matches!(failed, Err(CacheError::NotDeleted(_))), "{failed:?}");
     assert!(engine.get(&key("a"), LEFT).await.unwrap().entry.is_none());
 }
@@ -183,7 +187,7 @@ async fn a_namespace_without_redis_does_not_care_that_it_is_away() {
     config.namespace_defaults.redis = false;
     let (engine, _clock) = engine(&config);
     assert!(!engine.set(set("a", b"value", 60), LEFT).await.unwrap().degraded);
-    assert!(engine.delete(&key("a"), LEFT).await.unwrap());
+    assert!(engine.delete(&key("a"), None, LEFT).await.unwrap());
 }
 
 #[tokio::test]
@@ -194,7 +198,7 @@ async fn the_breaker_opens_after_a_row_of_failures() {
     }
     let redis = engine.redis.as_ref().unwrap();
     assert_eq!(redis.breaker_state().as_str(), "open");
-    let failed = engine.delete(&key("a"), LEFT).await.unwrap_err();
+    let failed = engine.delete(&key("a"), None, LEFT).await.unwrap_err();
     assert!(
         matches!(failed, CacheError::NotDeleted(crate::layer::redis::LayerError::BreakerOpen { .. })),
         "{failed:?}"

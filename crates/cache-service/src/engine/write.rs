@@ -6,28 +6,32 @@ use tracing::Instrument as _;
 
 use super::keep::{Loading, Times, entry_of};
 use super::{Engine, Policy, Set, Stored};
+use crate::config::Strategy;
 use crate::entry::{Condition, Decision, Draft, Written};
 use crate::error::CacheError;
+use crate::fence::Fence;
 use crate::key::{Invalid, Key, Tags};
-use crate::layer::memory::Memory;
+use crate::layer::memory::{Held, Memory};
 use crate::layer::redis::RedisLayer;
 use crate::metrics::LastLayer;
 
 impl Engine {
     pub(super) async fn write(&self, set: Set, left: Duration) -> Result<(Stored, LastLayer), CacheError> {
-        let Set { key, value, ttl, content_type, condition, tags, lease } = set;
+        let Set { key, value, ttl, content_type, condition, tags, lease, fence } = set;
         let namespace = self.namespace(&key)?;
         let policy = &namespace.policy;
         let (bytes, max_bytes) = (value.len() as u64, policy.max_value_bytes);
         if bytes > max_bytes {
             return Err(CacheError::ValueTooLarge { bytes, max_bytes });
         }
+        self.check_fence(policy, fence.as_ref())?;
         let ttl = ttl.unwrap_or(policy.ttl);
         if !tags.is_empty() && ttl.as_duration() > Tags::TTL_MAX {
             return Err(Invalid::TaggedTtlTooLong.into());
         }
         let compress_above = policy.compress_above;
-        let draft = Draft { value: Some(value), content_type, tags, lease, ttl, condition, compress_above };
+        let draft =
+            Draft { value: Some(value), content_type, tags, lease, fence, ttl, condition, compress_above };
         let version = self.versions.next(self.time.unix_us());
         self.write_through(&key, policy, Some(&draft), version, left).await?;
         let stored = match self.redis_of(policy) {
@@ -81,6 +85,11 @@ impl Engine {
                 Err(CacheError::VersionMismatch { version })
             }
             Ok(Decision::LeaseLost) => Err(CacheError::LeaseLost),
+            Ok(Decision::Fenced { newest }) => {
+                // What this node holds may be what the newer holder replaced.
+                self.memory.remove(key);
+                Err(CacheError::Fenced { newest })
+            }
             Ok(Decision::Stored(written)) => {
                 self.versions.see(written.version);
                 if policy.memory {
@@ -90,7 +99,9 @@ impl Engine {
                 Ok((Stored { version: written.version, degraded: false }, LastLayer::L2))
             }
             Err(error) if error.is_overload() => Err(CacheError::Overloaded),
-            Err(error) if draft.condition != Condition::Always || draft.lease.is_some() => {
+            Err(error)
+                if draft.condition != Condition::Always || draft.lease.is_some() || draft.fence.is_some() =>
+            {
                 Err(CacheError::NotConfirmed(error))
             }
             Err(error) if !policy.memory => Err(CacheError::NotStored(error)),
@@ -110,12 +121,33 @@ impl Engine {
     /// Stores a draft in memory if its condition holds there.
     fn keep_if(&self, key: &Key, draft: &Draft, written: Written, times: Times) -> Result<(), CacheError> {
         let now = self.time.now();
+        // Held until it is stored: nobody gets the lock in between.
+        let _passed = draft.fence.as_ref().map(|fence| self.fences.pass(fence)).transpose();
+        let _passed = _passed.map_err(|newest| CacheError::Fenced { newest })?;
         let put = self.memory.put_if(key, &entry_of(draft, written, times, now), draft.condition, now);
         put.map_err(|version| CacheError::VersionMismatch { version })
     }
 
-    pub(super) async fn remove(&self, key: &Key, left: Duration) -> Result<(bool, LastLayer), CacheError> {
+    /// Refuses a fence that cannot be checked in one step with the write.
+    fn check_fence(&self, policy: &Policy, fence: Option<&Fence>) -> Result<(), CacheError> {
+        let away = self.redis.is_some() && !policy.redis;
+        if fence.is_some() && (away || policy.strategy == Strategy::WriteThrough) {
+            return Err(CacheError::FenceNotPossible);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn remove(
+        &self,
+        key: &Key,
+        fence: Option<&Fence>,
+        left: Duration,
+    ) -> Result<(bool, LastLayer), CacheError> {
         let namespace = self.namespace(key)?;
+        self.check_fence(&namespace.policy, fence)?;
+        if let Some(fence) = fence {
+            return self.remove_fenced(key, &namespace.policy, fence, left).await;
+        }
         let now = self.time.now();
         let version = self.versions.next(self.time.unix_us());
         self.write_through(key, &namespace.policy, None, version, left).await?;
@@ -134,6 +166,49 @@ impl Engine {
         match redis.delete(key, lowest_version, left).instrument(span).await {
             Ok((existed, version)) => {
                 self.versions.see(version);
+                Ok((existed || held, LastLayer::L2))
+            }
+            Err(error) if error.is_overload() => Err(CacheError::Overloaded),
+            Err(error) => Err(CacheError::NotDeleted(error)),
+        }
+    }
+}
+
+impl Engine {
+    /// Removes a key if nobody else got the lock since. What says so is asked first: memory is not touched before.
+    async fn remove_fenced(
+        &self,
+        key: &Key,
+        policy: &Policy,
+        fence: &Fence,
+        left: Duration,
+    ) -> Result<(bool, LastLayer), CacheError> {
+        let now = self.time.now();
+        let was_here = |held: Option<Held>| held.is_some_and(|held| held.has_value && held.is_alive(now));
+        let lowest_version = self.versions.next(self.time.unix_us());
+        let Some(redis) = self.redis_of(policy) else {
+            let held = {
+                let passed = self.fences.pass(fence);
+                let _passed = passed.map_err(|newest| CacheError::Fenced { newest })?;
+                was_here(self.memory.remove(key))
+            };
+            let on_disk = match &self.disk {
+                Some(disk) => disk.remove(key).await,
+                None => false,
+            };
+            return Ok((held || on_disk, LastLayer::L1));
+        };
+        let span = tracing::info_span!("cache.delete", cache.namespace = key.namespace());
+        let _gone = ForgetOnDrop { memory: &self.memory, key };
+        let deleted = redis.delete_fenced(key, fence, lowest_version, left).instrument(span).await;
+        match deleted {
+            Ok(Err(newest)) => Err(CacheError::Fenced { newest }),
+            Ok(Ok((existed, version))) => {
+                self.versions.see(version);
+                let held = was_here(self.memory.remove(key));
+                if let Some(disk) = &self.disk {
+                    disk.remove(key).await;
+                }
                 Ok((existed || held, LastLayer::L2))
             }
             Err(error) if error.is_overload() => Err(CacheError::Overloaded),

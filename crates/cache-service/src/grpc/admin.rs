@@ -115,7 +115,7 @@ fn decode_policy(policy: pb::NamespacePolicy) -> Result<NamespaceOverrides, Fail
     })
 }
 
-fn encode_view(namespace: String, view: PolicyView) -> pb::NamespaceView {
+pub(super) fn encode_view(namespace: String, view: PolicyView) -> pb::NamespaceView {
     let (run_time, effective) = (view.run_time, view.effective);
     let put_at = run_time.as_ref().map(|put| timestamp(put.put_at_unix_ms));
     pb::NamespaceView {
@@ -149,7 +149,7 @@ fn everything(config: NamespaceConfig) -> NamespaceOverrides {
     }
 }
 
-fn encode_policy(policy: NamespaceOverrides) -> pb::NamespacePolicy {
+pub(super) fn encode_policy(policy: NamespaceOverrides) -> pb::NamespacePolicy {
     let duration = |duration: Option<Duration>| duration.and_then(|duration| duration.try_into().ok());
     pb::NamespacePolicy {
         ttl: duration(policy.ttl),
@@ -170,7 +170,7 @@ fn encode_policy(policy: NamespaceOverrides) -> pb::NamespacePolicy {
     }
 }
 
-fn timestamp(unix_ms: u64) -> prost_types::Timestamp {
+pub(super) fn timestamp(unix_ms: u64) -> prost_types::Timestamp {
     let (seconds, millis) = (unix_ms / 1_000, unix_ms % 1_000);
     prost_types::Timestamp {
         seconds: i64::try_from(seconds).unwrap_or(i64::MAX),

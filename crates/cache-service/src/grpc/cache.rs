@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +10,15 @@ use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
 use super::batch::batch;
-use super::codec::{decode_set, encode_found, encode_stored, refused};
+use super::codec::{decode_fence, decode_set, encode_found, encode_stored, refused};
 use super::stream::{Answers, StreamLimits};
 use crate::config::CacheConfig;
-use crate::engine::Engine;
+use crate::engine::{Engine, Namespace};
 use crate::key::Key;
+use crate::layer::disk::Disk;
+use crate::layer::memory::PoolFigures;
 use crate::layer::redis::RedisLayer;
+use crate::metrics::{LastLayer, WindowFigures};
 
 /// Decodes, calls the engine, encodes.
 #[derive(Debug, Clone)]
@@ -73,9 +77,10 @@ impl CacheService for CacheGrpc {
 
     async fn delete(&self, request: Request<pb::DeleteRequest>) -> Reply<pb::DeleteResponse> {
         let left = time_left(&request);
-        let pb::DeleteRequest { namespace, key } = request.into_inner();
+        let pb::DeleteRequest { namespace, key, fence } = request.into_inner();
         let key = Key::try_new(&namespace, &key).map_err(refused)?;
-        let existed = self.engine.delete(&key, left).await.map_err(Failure::from)?;
+        let fence = decode_fence(fence).map_err(refused)?;
+        let existed = self.engine.delete(&key, fence.as_ref(), left).await.map_err(Failure::from)?;
         Ok(Response::new(pb::DeleteResponse { existed }))
     }
 
@@ -104,11 +109,10 @@ impl CacheService for CacheGrpc {
     async fn stats(&self, _: Request<pb::StatsRequest>) -> Reply<pb::StatsResponse> {
         let engine = &self.engine;
         let memory = engine.memory.figures();
-        let namespaces = engine.namespaces.all().into_iter().map(|(namespace, used)| pb::NamespaceStats {
-            namespace,
-            gets: used.gets.get(),
-            hits: used.hits.get(),
-            sets: used.sets.get(),
+        let held: HashMap<String, PoolFigures> = engine.memory.figures_by_namespace().into_iter().collect();
+        let namespaces = engine.namespaces.all().into_iter().map(|(namespace, used)| {
+            let held = held.get(&namespace).copied().unwrap_or_default();
+            encode_namespace(namespace, &used, held)
         });
         Ok(Response::new(pb::StatsResponse {
             memory: Some(pb::MemoryStats {
@@ -121,6 +125,8 @@ impl CacheService for CacheGrpc {
             redis: engine.redis.as_ref().map(|redis| encode_redis(redis, self.redis_kind)),
             operations: Some(encode_operations(engine)),
             namespaces: namespaces.collect(),
+            disk: engine.disk.as_ref().map(|disk| encode_disk(disk)),
+            log_position: engine.invalidation.position(),
         }))
     }
 }
@@ -132,6 +138,8 @@ pub(super) fn time_left<T>(request: &Request<T>) -> Duration {
 
 fn encode_operations(engine: &Engine) -> pb::OperationStats {
     let metrics = &engine.metrics;
+    let [get, set, delete] =
+        [&metrics.get, &metrics.set, &metrics.delete].map(|operation| operation.recent.figures());
     pb::OperationStats {
         gets: metrics.get.done.get(),
         l1_hits: metrics.hits_l1.get(),
@@ -140,9 +148,60 @@ fn encode_operations(engine: &Engine) -> pb::OperationStats {
         sets: metrics.set.done.get(),
         deletes: metrics.delete.done.get(),
         errors: metrics.get.errors.get() + metrics.set.errors.get() + metrics.delete.errors.get(),
-        get_seconds_mean: metrics.get.recent.seconds(),
-        set_seconds_mean: metrics.set.recent.seconds(),
-        delete_seconds_mean: metrics.delete.recent.seconds(),
+        get_seconds_mean: get.mean.as_secs_f64(),
+        set_seconds_mean: set.mean.as_secs_f64(),
+        delete_seconds_mean: delete.mean.as_secs_f64(),
+        get_window: Some(encode_window(get)),
+        set_window: Some(encode_window(set)),
+        delete_window: Some(encode_window(delete)),
+        l3_hits: metrics.hits_l3.get(),
+        origin_hits: metrics.hits_origin.get(),
+        negatives: metrics.negatives.get(),
+        stale: metrics.stale.get(),
+        degraded: metrics.degraded.get(),
+    }
+}
+
+fn encode_window(figures: WindowFigures) -> pb::WindowStats {
+    pb::WindowStats {
+        operations: figures.n_operations,
+        hit_ratio: figures.hit_ratio(),
+        mean_seconds: figures.mean.as_secs_f64(),
+        p50_seconds: figures.p50.as_secs_f64(),
+        p95_seconds: figures.p95.as_secs_f64(),
+        p99_seconds: figures.p99.as_secs_f64(),
+    }
+}
+
+fn encode_namespace(namespace: String, used: &Namespace, held: PoolFigures) -> pb::NamespaceStats {
+    let (gets, hits) = (used.gets.get(), used.n_hits());
+    pb::NamespaceStats {
+        namespace,
+        gets,
+        hits,
+        sets: used.sets.get(),
+        misses: gets.saturating_sub(hits),
+        stale: used.stale.get(),
+        l1_hits: used.hits_in(LastLayer::L1).get(),
+        l2_hits: used.hits_in(LastLayer::L2).get(),
+        l3_hits: used.hits_in(LastLayer::L3).get(),
+        origin_hits: used.hits_in(LastLayer::Origin).get(),
+        l1_entries: held.entries,
+        l1_bytes: held.bytes,
+        l1_evictions: held.evictions,
+        eviction: used.policy.eviction.as_str().to_owned(),
+    }
+}
+
+fn encode_disk(disk: &Disk) -> pb::DiskStats {
+    let figures = disk.figures();
+    pb::DiskStats {
+        available: figures.available,
+        entries: figures.entries,
+        bytes: figures.bytes,
+        capacity_bytes: figures.capacity_bytes,
+        dropped: figures.dropped,
+        damaged: figures.damaged,
     }
 }
 

@@ -8,8 +8,13 @@ use mainstay_rpc::Failure;
 use crate::engine::{Found, Set, Stored};
 use crate::entry::Condition;
 use crate::error::CacheError;
+use crate::fence::Fence;
 use crate::key::{ContentType, Invalid, Key, Tags, Ttl};
 use crate::metrics::LastLayer;
+use crate::shared::Name;
+
+/// As the locks have it.
+const LOCK_BYTES_MAX: usize = 256;
 
 pub(super) fn refused(invalid: Invalid) -> Failure {
     CacheError::from(invalid).into()
@@ -32,7 +37,17 @@ pub(super) fn decode_set(request: pb::SetRequest) -> Result<Set, Invalid> {
         },
         tags: Tags::try_new(request.tags.iter().map(String::as_str))?,
         lease: (request.lease != 0).then_some(request.lease),
+        fence: decode_fence(request.fence)?,
     })
+}
+
+pub(super) fn decode_fence(fence: Option<pb::Fence>) -> Result<Option<Fence>, Invalid> {
+    let Some(pb::Fence { lock, token }) = fence else { return Ok(None) };
+    let lock = Name::try_new("fence.lock", &lock, LOCK_BYTES_MAX).map_err(|_| Invalid::FenceLock)?;
+    if !(1..=Fence::TOKEN_MAX).contains(&token) {
+        return Err(Invalid::FenceToken);
+    }
+    Ok(Some(Fence { lock, token }))
 }
 
 pub(super) fn encode_found(found: Found) -> pb::GetResponse {

@@ -5,8 +5,9 @@ use mainstay_proto::cache::v1::operation::Action;
 use mainstay_proto::cache::v1::outcome::Result as Outcome;
 use mainstay_rpc::{ErrorCode, Failure};
 
-use super::codec::{decode_set, encode_failure, encode_found, encode_stored, refused};
+use super::codec::{decode_fence, decode_set, encode_failure, encode_found, encode_stored, refused};
 use crate::engine::{Engine, Set};
+use crate::fence::Fence;
 use crate::key::Key;
 use crate::origin::Seat;
 
@@ -18,7 +19,7 @@ pub(super) const MOST_IN_BATCH: usize = 1_000;
 pub(super) enum Operation {
     Get(Key),
     Set(Box<Set>),
-    Delete(Key),
+    Delete(Key, Option<Fence>),
 }
 
 impl Operation {
@@ -28,10 +29,11 @@ impl Operation {
             Some(Action::Get(pb::GetAction {})) => {
                 Key::try_new(namespace, &key).map(Self::Get).map_err(refused)
             }
-            Some(Action::Delete(pb::DeleteAction {})) => {
-                Key::try_new(namespace, &key).map(Self::Delete).map_err(refused)
+            Some(Action::Delete(pb::DeleteAction { fence })) => {
+                let key = Key::try_new(namespace, &key).map_err(refused)?;
+                Ok(Self::Delete(key, decode_fence(fence).map_err(refused)?))
             }
-            Some(Action::Set(pb::SetAction { value, ttl, content_type, if_version, tags })) => {
+            Some(Action::Set(pb::SetAction { value, ttl, content_type, if_version, tags, fence })) => {
                 let request = pb::SetRequest {
                     namespace: namespace.to_owned(),
                     key,
@@ -40,6 +42,7 @@ impl Operation {
                     content_type,
                     if_version,
                     tags,
+                    fence,
                     ..pb::SetRequest::default()
                 };
                 decode_set(request).map(|set| Self::Set(Box::new(set))).map_err(refused)
@@ -56,8 +59,8 @@ impl Operation {
                 found.map(|found| Outcome::Get(encode_found(found)))
             }
             Self::Set(set) => engine.set(*set, left).await.map(|stored| Outcome::Set(encode_stored(stored))),
-            Self::Delete(key) => {
-                let deleted = engine.delete(&key, left).await;
+            Self::Delete(key, fence) => {
+                let deleted = engine.delete(&key, fence.as_ref(), left).await;
                 deleted.map(|existed| Outcome::Delete(pb::DeleteResponse { existed }))
             }
         };

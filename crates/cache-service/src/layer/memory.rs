@@ -288,6 +288,21 @@ impl Memory {
         Eviction::ALL.into_iter().map(|eviction| (eviction, sum(eviction))).collect()
     }
 
+    /// Returns the figures of each namespace that holds or held something; those without a pool of their own together.
+    pub(crate) fn figures_by_namespace(&self) -> Vec<(String, PoolFigures)> {
+        let by_pool = self.figures_by_pool();
+        let pools = self.pools.read();
+        let names = pools.numbers.iter().map(|(name, number)| (name.to_string(), usize::from(*number)));
+        let rest = std::iter::once(("(other)".to_owned(), 0));
+        let figures = rest.chain(names).filter_map(|(name, number)| {
+            let figures = *by_pool.get(number)?;
+            (figures != PoolFigures::default()).then_some((name, figures))
+        });
+        let mut figures: Vec<(String, PoolFigures)> = figures.collect();
+        figures.sort_by(|(one, _), (other, _)| one.cmp(other));
+        figures
+    }
+
     fn figures_by_pool(&self) -> Vec<PoolFigures> {
         let mut sums = vec![PoolFigures::default(); self.pools.read().evictions.len()];
         for shard in &self.shards {

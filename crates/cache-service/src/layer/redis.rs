@@ -12,6 +12,7 @@ use tracing::Instrument as _;
 
 use crate::config::RedisConfig;
 use crate::entry::{Body, DamagedEnvelope, Decision, Draft, Envelope};
+use crate::fence::Fence;
 use crate::key::Key;
 use crate::metrics::CacheMetrics;
 use crate::redis::{Invalidation, Redis, RedisError};
@@ -104,6 +105,19 @@ impl RedisLayer {
         self.guarded(left, |within| self.redis.delete(key, lowest_version, within)).instrument(span).await
     }
 
+    /// Removes an entry if nobody else got the lock since; else gives the newest token of it.
+    pub(crate) async fn delete_fenced(
+        &self,
+        key: &Key,
+        fence: &Fence,
+        lowest_version: u64,
+        left: Duration,
+    ) -> Result<Result<(bool, u64), u64>, LayerError> {
+        let span = self.span("redis.delete", "EVALSHA");
+        let delete = |within| self.redis.delete_fenced(key, fence, lowest_version, within);
+        self.guarded(left, delete).instrument(span).await
+    }
+
     /// Invalidates and returns the last number given, and how many keys were there.
     pub(crate) async fn invalidate(
         &self,
@@ -139,6 +153,12 @@ impl RedisLayer {
     pub(crate) async fn policies(&self, left: Duration) -> Result<HashMap<String, String>, LayerError> {
         let span = self.span("redis.policies", "HGETALL");
         self.guarded(left, |within| self.redis.policies(within)).instrument(span).await
+    }
+
+    /// Returns the last changes of run-time policies, the last first.
+    pub(crate) async fn policy_history(&self, left: Duration) -> Result<Vec<String>, LayerError> {
+        let span = self.span("redis.policy_history", "LRANGE");
+        self.guarded(left, |within| self.redis.policy_history(within)).instrument(span).await
     }
 
     /// Replaces a run-time policy and returns its version; none when another version is there than expected.

@@ -10,7 +10,9 @@ use fred::types::Value;
 use mainstay_redis::{RedisError, Script, number};
 
 use super::Redis;
+use crate::engine::MOST_CHANGES;
 use crate::entry::{Body, Condition, Decision, Draft, Written};
+use crate::fence::Fence;
 use crate::key::Key;
 
 /// Keys that are not entries begin so; a namespace cannot.
@@ -35,6 +37,12 @@ local function old_version(key)
   end
   return 0, head
 end
+local function fenced(key, fence)
+  if fence == '' then return nil end
+  local newest = tonumber(redis.call('GET', key) or '0') or 0
+  if newest > tonumber(fence) then return newest end
+  return nil
+end
 local function append(number, kind, name)
   local text = string.format('%.0f', number)
   local entry = last .. ' ' .. kind .. ' ' .. string.format('%.0f', math.floor(now_us / 1000)) .. ' ' .. name
@@ -51,10 +59,12 @@ end
 /// Gives 1, version, set-at; or 0 and the version that is there when the condition does not hold; or 2 when the lease
 /// is lost. What the lease says must still be so is checked in the same step as the write.
 const SET: &str = script!(
-    "local key, sequence, log, lease, floor, barriers = unpack(KEYS)
-local body, ttl, lowest, format, condition, name, log_length, token = unpack(ARGV)
+    "local key, sequence, log, lease, floor, barriers, fence_of_lock = unpack(KEYS)
+local body, ttl, lowest, format, condition, name, log_length, token, fence = unpack(ARGV)
 ",
     r"
+local outdated = fenced(fence_of_lock, fence)
+if outdated then return {3, outdated, 0} end
 local old, head = old_version(key)
 if condition ~= '' then
   local absent = string.byte(head, 2) == 3
@@ -65,7 +75,7 @@ local held = redis.call('GET', lease)
 if token ~= '' then
   local holder, since = string.match(held or '', '^(%d+):(%d+)$')
   if holder ~= token or tonumber(redis.call('GET', floor) or '0') > tonumber(since) then return {2, 0, 0} end
-  for i = 9, #ARGV do
+  for i = 10, #ARGV do
     if tonumber(redis.call('HGET', barriers, ARGV[i]) or '0') > tonumber(since) then return {2, 0, 0} end
   end
 end
@@ -73,7 +83,7 @@ local version = next_number(math.max(tonumber(lowest), old + 1))
 append(version, 'k', name)
 if held then redis.call('DEL', lease) end
 redis.call('SETNX', floor, '0')
-if #ARGV > 8 then redis.call('HSETNX', barriers, '', '1') end
+if #ARGV > 9 then redis.call('HSETNX', barriers, '', '1') end
 local set_at = math.floor(now_us / 1000)
 local magic = string.char(202, tonumber(format))
 local envelope = magic .. struct.pack('>I8I8I8', version, set_at, set_at + ttl) .. body
@@ -82,12 +92,14 @@ return {1, version, set_at}
 "
 );
 
-/// Gives whether it was there, and the number. Removes before it appends: a full Redis lets it.
+/// Gives whether it was there, and the number; or 2 and the newest token of the lock. Removes before it appends: a full Redis lets it.
 const DELETE: &str = script!(
-    "local key, sequence, log, lease = unpack(KEYS)
-local lowest, name, log_length = unpack(ARGV)
+    "local key, sequence, log, lease, fence_of_lock = unpack(KEYS)
+local lowest, name, log_length, fence = unpack(ARGV)
 ",
     r"
+local outdated = fenced(fence_of_lock, fence)
+if outdated then return {2, outdated} end
 local old, head = old_version(key)
 local existed = redis.call('DEL', key)
 if string.byte(head, 2) == 3 and old > 0 then existed = 0 end
@@ -143,15 +155,18 @@ return 0
 
 /// Gives the number of the change, or 0 when another version is there.
 const PUT_POLICY: &str = script!(
-    "local sequence, log, policies = unpack(KEYS)
-local log_length, lowest, namespace, expected, policy = unpack(ARGV)
+    "local sequence, log, policies, history = unpack(KEYS)
+local log_length, lowest, namespace, expected, policy, kept = unpack(ARGV)
 ",
     r"
-local there = string.match(redis.call('HGET', policies, namespace) or '0', '^%d+')
-if there ~= expected then return 0 end
+local before = redis.call('HGET', policies, namespace) or '0'
+if string.match(before, '^%d+') ~= expected then return 0 end
 local number = next_number(tonumber(lowest))
 append(number, 'p', namespace)
-redis.call('HSET', policies, namespace, last .. ' ' .. policy)
+local after = last .. ' ' .. policy
+redis.call('HSET', policies, namespace, after)
+redis.call('LPUSH', history, namespace .. '\n' .. before .. '\n' .. after)
+redis.call('LTRIM', history, 0, kept - 1)
 return number
 "
 );
@@ -211,7 +226,10 @@ impl Redis {
         };
         let (lease, floor, barriers) =
             (lease_of(key), floor_of(key.namespace()), barriers_of(key.namespace()));
-        let keys = [key.as_str(), SEQUENCE, LOG, &lease, &floor, &barriers];
+        // A script names its keys beforehand; without a fence the last one is not looked at.
+        let fence = draft.fence.as_ref().map_or_else(String::new, |fence| Fence::key_of(&fence.lock));
+        let fence_key = if fence.is_empty() { lease.as_str() } else { &fence };
+        let keys = [key.as_str(), SEQUENCE, LOG, &lease, &floor, &barriers, fence_key];
         let mut arguments = vec![
             body.bytes.clone().into(),
             number(draft.ttl.as_millis()),
@@ -221,12 +239,14 @@ impl Redis {
             key.as_str().into(),
             number(self.scripts.log_length),
             draft.lease.map_or_else(|| Value::from(""), number),
+            draft.fence.as_ref().map_or_else(|| Value::from(""), |fence| number(fence.token)),
         ];
         arguments.extend(draft.tags.iter().map(Value::from));
         let decided: (u64, u64, u64) = self.run_script(&self.scripts.set, &keys, arguments, within).await?;
         Ok(match decided {
             (0, version, _) => Decision::Refused { version },
             (1, version, set_at_unix_ms) => Decision::Stored(Written { version, set_at_unix_ms }),
+            (3, newest, _) => Decision::Fenced { newest },
             _ => Decision::LeaseLost,
         })
     }
@@ -239,11 +259,31 @@ impl Redis {
         within: Duration,
     ) -> Result<(bool, u64), RedisError> {
         let lease = lease_of(key);
-        let keys = [key.as_str(), SEQUENCE, LOG, &lease];
-        let arguments = vec![number(lowest), key.as_str().into(), number(self.scripts.log_length)];
+        let keys = [key.as_str(), SEQUENCE, LOG, &lease, &lease];
+        let log_length = number(self.scripts.log_length);
+        let arguments = vec![number(lowest), key.as_str().into(), log_length, "".into()];
         let (existed, version): (u64, u64) =
             self.run_script(&self.scripts.delete, &keys, arguments, within).await?;
         Ok((existed > 0, version))
+    }
+
+    /// Does so if nobody else got the lock since; else gives the newest token of it.
+    pub(crate) async fn delete_fenced(
+        &self,
+        key: &Key,
+        fence: &Fence,
+        lowest: u64,
+        within: Duration,
+    ) -> Result<Result<(bool, u64), u64>, RedisError> {
+        let (lease, fence_key) = (lease_of(key), Fence::key_of(&fence.lock));
+        let keys = [key.as_str(), SEQUENCE, LOG, &lease, &fence_key];
+        let log_length = number(self.scripts.log_length);
+        let arguments = vec![number(lowest), key.as_str().into(), log_length, number(fence.token)];
+        let decided: (u64, u64) = self.run_script(&self.scripts.delete, &keys, arguments, within).await?;
+        Ok(match decided {
+            (2, newest) => Err(newest),
+            (existed, version) => Ok((existed > 0, version)),
+        })
     }
 
     /// Invalidates and returns the last number given, and how many keys were there.
@@ -301,19 +341,22 @@ impl Redis {
         policy: &str,
         within: Duration,
     ) -> Result<Option<u64>, RedisError> {
-        let keys = [SEQUENCE, LOG, POLICIES];
+        let keys = [SEQUENCE, LOG, POLICIES, POLICY_HISTORY];
         let arguments = vec![
             number(self.scripts.log_length),
             number(0),
             namespace.into(),
             number(expected),
             policy.into(),
+            number(MOST_CHANGES as u64),
         ];
         let version: u64 = self.run_script(&self.scripts.put_policy, &keys, arguments, within).await?;
         Ok((version > 0).then_some(version))
     }
 }
 
+/// The last changes of run-time policies, the last first: the namespace, the policy before and the one put, one a line.
+pub(super) const POLICY_HISTORY: &str = "!policy-history";
 /// Run-time policies by namespace: version, a space, JSON.
 pub(super) const POLICIES: &str = "!policies";
 

@@ -31,7 +31,8 @@ pub(super) fn add_doors(routes: Routes, cx: &Context, config: &CacheConfig, engi
     let (redis, time) = (engine.redis.as_ref(), &engine.time);
     let metrics = Arc::new(cx.metrics(SharedMetrics::register));
     let limiter = RateLimiter::new(redis.cloned(), &config.rate_limits, Arc::clone(&metrics));
-    let locks = Locks::new(redis.cloned(), &config.locks, time.clone(), cx.stopping());
+    let fences = engine.fences.clone();
+    let locks = Locks::new(redis.cloned(), &config.locks, time.clone(), fences, cx.stopping());
     let counters = Counters::new(redis.cloned(), &config.counters, time.clone());
     let sessions = Arc::new(Sessions::new(redis.cloned(), &config.sessions, time.clone()));
     if redis.is_none() {

@@ -96,7 +96,8 @@ async fn a_killed_process_serves_its_entries_again() {
         // Above the threshold of compression.
         versions.push(process.set(&format!("k{number}"), vec![b'v'; 10_000 + number]).await);
     }
-    let delete = DeleteRequest { namespace: "test".to_owned(), key: "k7".to_owned() };
+    let delete =
+        DeleteRequest { namespace: "test".to_owned(), key: "k7".to_owned(), ..DeleteRequest::default() };
     assert!(process.client.clone().delete(delete).await.unwrap().into_inner().existed);
     process.wait_for_entries_on_disk(99).await;
     process.kill().await;

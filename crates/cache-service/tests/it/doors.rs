@@ -27,7 +27,7 @@ fn set(key: &str, value: impl Into<Bytes>, if_version: Option<u64>) -> pb::Opera
 }
 
 fn delete(key: &str) -> pb::Operation {
-    pb::Operation { key: key.to_owned(), action: Some(Action::Delete(pb::DeleteAction {})) }
+    pb::Operation { key: key.to_owned(), action: Some(Action::Delete(pb::DeleteAction::default())) }
 }
 
 fn batch(operations: Vec<pb::Operation>) -> pb::BatchRequest {

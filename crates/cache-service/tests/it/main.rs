@@ -3,11 +3,14 @@
 
 mod disk;
 mod doors;
+mod fences;
+mod figures;
 mod http_origin;
 mod insight;
 mod invalidation;
 mod node;
 mod origin;
+mod policies;
 mod sentinel;
 mod session;
 mod shared;

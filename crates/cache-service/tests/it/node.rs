@@ -101,7 +101,8 @@ impl CacheNode {
     }
 
     pub(crate) async fn delete(&self, key: &str) -> Result<bool, Status> {
-        let request = DeleteRequest { namespace: "test".to_owned(), key: key.to_owned() };
+        let request =
+            DeleteRequest { namespace: "test".to_owned(), key: key.to_owned(), ..DeleteRequest::default() };
         self.client.clone().delete(request).await.map(|reply| reply.into_inner().existed)
     }
 

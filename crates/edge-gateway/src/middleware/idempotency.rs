@@ -181,7 +181,11 @@ async fn replay(app: &App, place: &str, fingerprint: &str) -> Result<Response, P
 async fn settle(app: &App, place: &str, fingerprint: String, response: Response) -> Response {
     let status = response.status();
     if status.is_client_error() || status == StatusCode::SERVICE_UNAVAILABLE {
-        let request = DeleteRequest { namespace: app.once.namespace.clone(), key: place.to_owned() };
+        let request = DeleteRequest {
+            namespace: app.once.namespace.clone(),
+            key: place.to_owned(),
+            ..DeleteRequest::default()
+        };
         let send = async |mut client: CacheServiceClient<Lane>, request| client.delete(request).await;
         if let Err(failure) = app.upstreams.cache(Call::write(DELETE), request, send).await {
             tracing::warn!(error = %failure, "an idempotency key stays taken until its claim runs out");

@@ -3,7 +3,7 @@
 use utoipa_axum::routes;
 
 use crate::map::Map;
-use crate::routes::{invalidation, live, monitoring, realtime};
+use crate::routes::{cache_monitor, invalidation, live, monitoring, realtime};
 
 pub(super) fn paths(map: Map) -> Map {
     map.public("/monitoring/unified/health", routes!(monitoring::unified_health))
@@ -16,4 +16,5 @@ pub(super) fn paths(map: Map) -> Map {
         .viewer("/monitoring/websocket/connections/{id}", routes!(realtime::connection))
         .viewer("/monitoring/cache/invalidation-metrics", routes!(invalidation::metrics))
         .viewer("/monitoring/cache/key-stats", routes!(invalidation::key_stats))
+        .operator("/monitoring/cache/reset-metrics", routes!(cache_monitor::reset))
 }

@@ -90,7 +90,7 @@ fn entry_response(answer: GetResponse, known: Option<&HeaderValue>) -> Response 
     (headers, entry.value).into_response()
 }
 
-fn cache_word(answer: &GetResponse) -> &'static str {
+pub(super) fn cache_word(answer: &GetResponse) -> &'static str {
     if answer.stale {
         return "stale";
     }
@@ -107,7 +107,7 @@ fn whole_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn version_tag(version: u64) -> HeaderValue {
+pub(super) fn version_tag(version: u64) -> HeaderValue {
     HeaderValue::try_from(format!("\"{version}\"")).expect("digits and quotes are a header value")
 }
 
@@ -199,7 +199,7 @@ pub(crate) async fn delete(
     Path((namespace, key)): Path<(String, String)>,
     Who(caller): Who,
 ) -> Result<axum::Json<Deleted>, Problem> {
-    let request = DeleteRequest { namespace, key };
+    let request = DeleteRequest { namespace, key, ..DeleteRequest::default() };
     let send = async |mut client: CacheClient, request| client.delete(request).await;
     let answer = app.upstreams.cache(Call::write(DELETE).by(caller), request, send).await?;
     Ok(axum::Json(Deleted { existed: answer.existed }))

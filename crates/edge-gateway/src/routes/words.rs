@@ -9,6 +9,8 @@ use mainstay_proto::replica::v1::Role;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::error::Problem;
+
 /// Overall health of something that has parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -85,6 +87,15 @@ pub(crate) fn seconds(duration: Option<prost_types::Duration>) -> Option<f64> {
 pub(crate) fn rfc3339(at: Option<prost_types::Timestamp>) -> Option<String> {
     let at = SystemTime::try_from(at?).ok()?;
     Some(humantime::format_rfc3339_millis(at).to_string())
+}
+
+/// Reads a time like `30s` of a field.
+pub(crate) fn duration_of(
+    field: &str,
+    text: Option<String>,
+) -> Result<Option<prost_types::Duration>, Problem> {
+    let parsed = text.map(|text| humantime::parse_duration(&text).map(wire_duration)).transpose();
+    parsed.map_err(|_| Problem::invalid(field, "must be a duration like 500ms, 30s, 5m or 1h"))
 }
 
 pub(crate) fn wire_duration(duration: Duration) -> prost_types::Duration {

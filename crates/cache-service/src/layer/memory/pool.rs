@@ -28,7 +28,7 @@ const STAYS_FROM: u8 = 2;
 /// The part of the bytes that may be on trial.
 const TRIAL_PART: u64 = 10;
 /// One eviction looks at no more entries than this.
-const MOST_TURNS: usize = 64;
+const MOST_TURNS: usize = 1_024;
 
 impl Pool {
     pub(super) fn new(eviction: Eviction) -> Self {

@@ -29,7 +29,23 @@ pub(crate) struct CacheStats {
     memory: MemoryStats,
     cache_hit_stats: CacheHitStats,
     operations: CacheOperations,
+    /// Absent when no directory is configured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk: Option<DiskStats>,
+    /// Number of the last change that this node has read from the log in Redis.
+    log_position: u64,
     namespaces: Vec<NamespaceStats>,
+}
+
+#[derive(Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct DiskStats {
+    available: bool,
+    entries: u64,
+    bytes: u64,
+    capacity_bytes: u64,
+    dropped: u64,
+    damaged: u64,
 }
 
 #[derive(Clone, Serialize, ToSchema)]
@@ -77,8 +93,15 @@ struct CacheHitStats {
     l1_hits: u64,
     l2_hits: u64,
     misses: u64,
+    l3_hits: u64,
+    origin_hits: u64,
+    /// Reads answered with the knowledge that there is nothing.
+    negatives: u64,
+    stale: u64,
     /// Hits of all reads; null before the first read.
     hit_rate: Option<f64>,
+    /// Hits of the last 1,000 reads; null when there are none.
+    recent_hit_rate: Option<f64>,
 }
 
 #[derive(Clone, Serialize, ToSchema)]
@@ -90,14 +113,46 @@ struct CacheOperations {
     get_seconds_mean: f64,
     set_seconds_mean: f64,
     delete_seconds_mean: f64,
+    degraded: u64,
+    recent: RecentOperations,
+}
+
+/// The last up to 1,000 operations of each kind.
+#[derive(Clone, Serialize, ToSchema)]
+struct RecentOperations {
+    get: OperationWindow,
+    set: OperationWindow,
+    delete: OperationWindow,
 }
 
 #[derive(Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct OperationWindow {
+    operations: u64,
+    mean_seconds: f64,
+    p50_seconds: f64,
+    p95_seconds: f64,
+    p99_seconds: f64,
+}
+
+#[derive(Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 struct NamespaceStats {
     namespace: String,
     gets: u64,
     hits: u64,
+    misses: u64,
+    stale: u64,
     sets: u64,
+    l1_hits: u64,
+    l2_hits: u64,
+    l3_hits: u64,
+    origin_hits: u64,
+    l1_entries: u64,
+    l1_bytes: u64,
+    l1_evictions: u64,
+    /// `lfu`, `lru`, `ttl` or `fifo`.
+    eviction: String,
 }
 
 impl From<wire::StatsResponse> for CacheStats {
@@ -121,7 +176,15 @@ impl From<wire::StatsResponse> for CacheStats {
                 get_seconds_mean: operations.get_seconds_mean,
                 set_seconds_mean: operations.set_seconds_mean,
                 delete_seconds_mean: operations.delete_seconds_mean,
+                degraded: operations.degraded,
+                recent: RecentOperations {
+                    get: operations.get_window.unwrap_or_default().into(),
+                    set: operations.set_window.unwrap_or_default().into(),
+                    delete: operations.delete_window.unwrap_or_default().into(),
+                },
             },
+            disk: stats.disk.map(DiskStats::from),
+            log_position: stats.log_position,
             namespaces: stats.namespaces.into_iter().map(NamespaceStats::from).collect(),
         }
     }
@@ -159,13 +222,19 @@ impl RedisStats {
 
 impl From<&wire::OperationStats> for CacheHitStats {
     fn from(operations: &wire::OperationStats) -> Self {
-        let hits = operations.l1_hits + operations.l2_hits;
+        let below = operations.l2_hits + operations.l3_hits + operations.origin_hits;
+        let hits = operations.l1_hits + below;
         Self {
             gets: operations.gets,
             hits,
             l1_hits: operations.l1_hits,
             l2_hits: operations.l2_hits,
             misses: operations.misses,
+            l3_hits: operations.l3_hits,
+            origin_hits: operations.origin_hits,
+            negatives: operations.negatives,
+            stale: operations.stale,
+            recent_hit_rate: operations.get_window.as_ref().and_then(|window| window.hit_ratio),
             hit_rate: (operations.gets > 0).then(|| hits as f64 / operations.gets as f64),
         }
     }
@@ -173,6 +242,46 @@ impl From<&wire::OperationStats> for CacheHitStats {
 
 impl From<wire::NamespaceStats> for NamespaceStats {
     fn from(stats: wire::NamespaceStats) -> Self {
-        Self { namespace: stats.namespace, gets: stats.gets, hits: stats.hits, sets: stats.sets }
+        Self {
+            namespace: stats.namespace,
+            gets: stats.gets,
+            hits: stats.hits,
+            misses: stats.misses,
+            stale: stats.stale,
+            sets: stats.sets,
+            l1_hits: stats.l1_hits,
+            l2_hits: stats.l2_hits,
+            l3_hits: stats.l3_hits,
+            origin_hits: stats.origin_hits,
+            l1_entries: stats.l1_entries,
+            l1_bytes: stats.l1_bytes,
+            l1_evictions: stats.l1_evictions,
+            eviction: stats.eviction,
+        }
+    }
+}
+
+impl From<wire::WindowStats> for OperationWindow {
+    fn from(window: wire::WindowStats) -> Self {
+        Self {
+            operations: window.operations,
+            mean_seconds: window.mean_seconds,
+            p50_seconds: window.p50_seconds,
+            p95_seconds: window.p95_seconds,
+            p99_seconds: window.p99_seconds,
+        }
+    }
+}
+
+impl From<wire::DiskStats> for DiskStats {
+    fn from(disk: wire::DiskStats) -> Self {
+        Self {
+            available: disk.available,
+            entries: disk.entries,
+            bytes: disk.bytes,
+            capacity_bytes: disk.capacity_bytes,
+            dropped: disk.dropped,
+            damaged: disk.damaged,
+        }
     }
 }

@@ -1,0 +1,76 @@
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use super::LastLayer;
+use crate::engine::Engine;
+use crate::layer::memory::PoolFigures;
+
+/// Reads at each scrape what each namespace does and what memory holds of it. Namespaces are bounded where they are
+/// counted.
+#[derive(Debug)]
+pub(crate) struct NamespaceCollector(Weak<Engine>);
+
+impl NamespaceCollector {
+    pub(crate) fn register(engine: &Arc<Engine>, registry: &mut Registry) {
+        let collector = Self(Arc::downgrade(engine));
+        registry.sub_registry_with_prefix("mainstay_cache").register_collector(Box::new(collector));
+    }
+}
+
+impl Collector for NamespaceCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let Some(engine) = self.0.upgrade() else { return Ok(()) };
+        let namespaces = engine.namespaces.all();
+        let help = "Reads answered with an entry, by namespace and layer";
+        let mut family = encoder.encode_descriptor("namespace_hits", help, None, MetricType::Counter)?;
+        for (name, used) in &namespaces {
+            for (layer, word) in LastLayer::WITH_ENTRIES {
+                let labels = [("namespace", name.as_str()), ("layer", word)];
+                ConstCounter::new(used.hits_in(layer).get()).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        for (metric, help, value) in [
+            (
+                "namespace_gets",
+                "Reads answered, by namespace",
+                (|used| used.gets.get()) as fn(&crate::engine::Namespace) -> u64,
+            ),
+            ("namespace_stale", "Reads answered with an entry past its time, by namespace", |used| {
+                used.stale.get()
+            }),
+            ("namespace_sets", "Writes that were stored, by namespace", |used| used.sets.get()),
+        ] {
+            let mut family = encoder.encode_descriptor(metric, help, None, MetricType::Counter)?;
+            for (name, used) in &namespaces {
+                let labels = [("namespace", name.as_str())];
+                ConstCounter::new(value(used)).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let held = engine.memory.figures_by_namespace();
+        let mut gauge = |metric, help, value: fn(&PoolFigures) -> u64| -> fmt::Result {
+            let mut family = encoder.encode_descriptor(metric, help, None, MetricType::Gauge)?;
+            for (name, figures) in &held {
+                let gauge = ConstGauge::new(i64::try_from(value(figures)).unwrap_or(i64::MAX));
+                gauge.encode(family.encode_family(&[("namespace", name.as_str())])?)?;
+            }
+            Ok(())
+        };
+        gauge("namespace_l1_entries", "Entries in memory, by namespace", |figures| figures.entries)?;
+        gauge("namespace_l1_bytes", "Bytes in memory, by namespace", |figures| figures.bytes)?;
+        let help = "Entries that left memory for want of room, by namespace";
+        let mut family =
+            encoder.encode_descriptor("namespace_l1_evicted", help, None, MetricType::Counter)?;
+        for (name, figures) in &held {
+            let labels = [("namespace", name.as_str())];
+            ConstCounter::new(figures.evictions).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
