@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, and the line tells where")]
 
+mod alerting;
 mod cache;
 mod channels;
 mod database;

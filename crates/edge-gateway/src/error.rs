@@ -70,6 +70,25 @@ impl Problem {
         problem
     }
 
+    /// Gives fields of a gRPC request the names they have in JSON; `prefix` is that of the message they are in.
+    pub(crate) fn camel_case_fields(mut self, prefix: &str) -> Self {
+        for error in &mut self.errors {
+            let name = error.field.strip_prefix(prefix).unwrap_or(&error.field);
+            let mut words = name.split('_');
+            let mut camel = words.next().unwrap_or_default().to_owned();
+            for word in words {
+                let (first, rest) = word.split_at(word.chars().next().map_or(0, char::len_utf8));
+                camel.push_str(&first.to_uppercase());
+                camel.push_str(rest);
+            }
+            if self.detail.starts_with(&error.field) {
+                self.detail = format!("{camel}{}", &self.detail[error.field.len()..]);
+            }
+            error.field = camel;
+        }
+        self
+    }
+
     pub(crate) fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self

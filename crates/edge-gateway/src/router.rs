@@ -1,6 +1,7 @@
 //! The whole URL map: one file per area, each path with the smallest role that may use it. Everything else about a path
 //! stands at its handler.
 
+mod alerting;
 mod cache;
 mod coordination;
 mod database;
@@ -20,6 +21,7 @@ pub(crate) fn map() -> Map {
         cache::paths,
         sessions::paths,
         coordination::paths,
+        alerting::paths,
         database::paths,
         realtime::paths,
         pages::paths,

@@ -20,8 +20,9 @@ use utoipa::ToSchema;
 
 mod answer;
 
+pub(crate) use answer::Alert;
 use answer::{
-    Acknowledged, Alert, AlertsPage, AlertsSummary, History, HistorySeries, Parts, QuickCheck, SystemFigures,
+    Acknowledged, AlertsPage, AlertsSummary, History, HistorySeries, Parts, QuickCheck, SystemFigures,
     UnifiedMetrics,
 };
 
@@ -30,7 +31,7 @@ use super::database::{self, DatabaseInfo};
 use super::health::{Process, completeness, overall, processes, uptime_seconds};
 use super::partitions::{self, PartitionFigures};
 use super::realtime::{self, WebsocketFigures};
-use super::words::{self, seconds, wire_duration};
+use super::words::{self, seconds, time, wire_duration};
 use crate::body::{Json, Params, Who};
 use crate::error::Problem;
 use crate::state::App;
@@ -182,15 +183,6 @@ fn each_word<T: Into<i32>>(
             Ok(value.into())
         })
         .collect()
-}
-
-fn time(field: &str, text: &str) -> Result<Option<prost_types::Timestamp>, Problem> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let at = humantime::parse_rfc3339_weak(text)
-        .map_err(|_| Problem::invalid(field, "must be a time in UTC like 2026-01-31T12:00:00Z"))?;
-    Ok(Some(at.into()))
 }
 
 /// Who looks after an alert comes from the credentials.

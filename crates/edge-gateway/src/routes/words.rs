@@ -98,6 +98,16 @@ pub(crate) fn duration_of(
     parsed.map_err(|_| Problem::invalid(field, "must be a duration like 500ms, 30s, 5m or 1h"))
 }
 
+/// Reads a time as people write it; an empty text is none.
+pub(crate) fn time(field: &str, text: &str) -> Result<Option<prost_types::Timestamp>, Problem> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let at = humantime::parse_rfc3339_weak(text)
+        .map_err(|_| Problem::invalid(field, "must be a time in UTC like 2026-01-31T12:00:00Z"))?;
+    Ok(Some(at.into()))
+}
+
 pub(crate) fn wire_duration(duration: Duration) -> prost_types::Duration {
     prost_types::Duration {
         seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
