@@ -2,6 +2,7 @@
 //! stands at its handler.
 
 mod alerting;
+mod analysis;
 mod cache;
 mod coordination;
 mod database;
@@ -18,10 +19,11 @@ pub(crate) fn map() -> Map {
     let areas = [
         health::paths,
         monitoring::paths,
+        alerting::paths,
+        analysis::paths,
         cache::paths,
         sessions::paths,
         coordination::paths,
-        alerting::paths,
         database::paths,
         realtime::paths,
         pages::paths,

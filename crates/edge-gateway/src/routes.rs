@@ -1,6 +1,7 @@
 //! The handlers, one file per resource: build the request, call, map the answer.
 
 pub(crate) mod alerting;
+pub(crate) mod analysis;
 pub(crate) mod batch;
 pub(crate) mod cache;
 pub(crate) mod cache_monitor;

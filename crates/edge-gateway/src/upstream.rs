@@ -17,6 +17,7 @@ use mainstay_proto::introspect::v1::introspection_client::IntrospectionClient;
 use mainstay_proto::introspect::v1::{
     Component, ComponentsRequest, DescribeRequest, DescribeResponse, MetricsRequest,
 };
+use mainstay_proto::monitor::v1::analysis_service_client::AnalysisServiceClient;
 use mainstay_proto::monitor::v1::monitor_service_client::MonitorServiceClient;
 use mainstay_proto::realtime::v1::realtime_service_client::RealtimeServiceClient;
 use mainstay_proto::realtime::v1::realtime_watch_service_client::RealtimeWatchServiceClient;
@@ -95,6 +96,7 @@ impl Upstreams {
     typed_call!(replica, replica, ReplicaServiceClient);
     typed_call!(partitions, replica, PartitionServiceClient);
     typed_call!(monitor, monitor, MonitorServiceClient);
+    typed_call!(analysis, monitor, AnalysisServiceClient);
 }
 
 fn not_configured(section: &str) -> Failure {

@@ -51,6 +51,12 @@ pub(crate) struct Alert {
     pub notice: Notice,
     /// It comes and goes too often to be told each time.
     pub flapping: bool,
+    /// Grows with everything that happens to it.
+    #[serde(default)]
+    pub version: u32,
+    /// Channels that were told because nobody looked after it; the newest is last.
+    #[serde(default)]
+    pub escalated: Vec<String>,
 }
 
 /// Says what people were told of an alert.

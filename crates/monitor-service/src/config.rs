@@ -12,12 +12,16 @@ use serde::{Deserialize, Serialize};
 
 mod keep;
 mod notify;
+mod slo;
 
+pub use crate::calendar::{Day, Weekly};
+pub use crate::quiet::{InhibitionConfig, MaintenanceConfig};
 use crate::rule::definition;
 pub use crate::rule::definition::{Comparison, RuleKind, RuleSpec};
 use crate::target::Target;
 pub use keep::{HostConfig, StoreConfig};
 pub use notify::{ChannelConfig, ChannelKind, NotifyConfig};
+pub use slo::SloConfig;
 
 /// Configures the whole service.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -41,6 +45,12 @@ pub struct Config {
     pub host: HostConfig,
     /// Rules about figures, by name; they replace stock rules of that name.
     pub rules: BTreeMap<String, RuleSpec>,
+    /// What was promised, by name.
+    pub slos: BTreeMap<String, SloConfig>,
+    /// Times of the week in which nobody is told of some alerts, by name.
+    pub maintenance: BTreeMap<String, MaintenanceConfig>,
+    /// Which alert explains which others, by name; they replace stock ones of that name.
+    pub inhibitions: BTreeMap<String, InhibitionConfig>,
     /// Who is told of alerts.
     pub notify: NotifyConfig,
 }
@@ -133,6 +143,9 @@ impl Default for Config {
             store: StoreConfig::default(),
             host: HostConfig::default(),
             rules: BTreeMap::new(),
+            slos: BTreeMap::new(),
+            maintenance: BTreeMap::new(),
+            inhibitions: BTreeMap::new(),
             notify: NotifyConfig::default(),
         }
     }
@@ -218,6 +231,15 @@ impl ServiceConfig for Config {
                 definition::check_name(name, report);
                 rule.check(self.history.keep, report);
             });
+        }
+        for (name, window) in &self.maintenance {
+            window.check(name, problems);
+        }
+        for (name, inhibition) in &self.inhibitions {
+            inhibition.check(name, problems);
+        }
+        for (name, slo) in &self.slos {
+            slo.check(name, problems);
         }
         self.store.check(problems);
         self.host.check(problems);

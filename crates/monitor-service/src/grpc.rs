@@ -1,5 +1,6 @@
 //! The gRPC door: decode, call, encode.
 
+mod analysis;
 mod decode;
 mod encode;
 mod failure;
@@ -17,6 +18,8 @@ use mainstay_rpc::{Caller, Reply, Request, Response, Status};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+pub(crate) use analysis::AnalysisGrpc;
 
 use crate::alert::state::Transition;
 use crate::alert::{Alert, AlertState, Change, Key, Notice, Record, Severity};
@@ -90,8 +93,14 @@ impl MonitorService for MonitorGrpc {
     ) -> Reply<pb::AcknowledgeAlertResponse> {
         let by = by(&request);
         let now = self.monitor.clock().now();
-        let (id, acknowledgement) = decode::acknowledgement(request.into_inner(), by, now)?;
-        let alert = self.monitor.acknowledge(id, acknowledgement).await.map_err(failure::not_acknowledged)?;
+        let request = request.into_inner();
+        let if_version = (request.if_version > 0).then_some(request.if_version);
+        let (id, acknowledgement) = decode::acknowledgement(request, by, now)?;
+        let alert = self
+            .monitor
+            .acknowledge(id, acknowledgement, if_version)
+            .await
+            .map_err(failure::not_acknowledged)?;
         let silenced = self.monitor.silenced(std::slice::from_ref(&alert), now).contains(&true);
         Ok(Response::new(pb::AcknowledgeAlertResponse { alert: Some(encode::alert(alert, silenced)) }))
     }
@@ -219,6 +228,8 @@ fn test_record(by: String, now: std::time::SystemTime) -> Record {
         acknowledgement: None,
         notice: Notice::Sent,
         flapping: false,
+        version: 0,
+        escalated: Vec::new(),
     };
     Record { id: 0, at: now, change: Change::State(Transition::Fired).as_str().into(), by, alert }
 }

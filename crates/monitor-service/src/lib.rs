@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
 mod alert;
+pub mod analysis;
+mod calendar;
 mod collect;
 pub mod config;
 mod grpc;
@@ -9,6 +11,7 @@ mod journal;
 mod metrics;
 mod monitor;
 mod notify;
+mod quiet;
 mod roster;
 mod rule;
 mod series;

@@ -4,7 +4,9 @@
 //! ([`Monitor::evaluate`]), and the gRPC doors read.
 
 mod history;
+mod insight;
 mod people;
+mod slo;
 mod watch;
 
 use std::sync::Arc;
@@ -23,6 +25,7 @@ use crate::host::HostFigure;
 use crate::journal::Journal;
 use crate::metrics::{MonitorMetrics, PullResult};
 use crate::notify::Outbox;
+use crate::quiet::Quiet;
 use crate::roster::{Entry, Reach, Roster, Verdict};
 use crate::rule::{self, Facts, FigureRules, REPLICA_LAG_METRIC};
 use crate::series::{History, Reading, SeriesName};
@@ -41,12 +44,14 @@ pub(crate) struct Monitor {
     store: Store,
     outbox: Outbox,
     host: Arc<Target>,
+    quiet: Quiet,
     history: Mutex<History>,
     roster: Mutex<Roster>,
     rules: Mutex<FigureRules>,
     silences: Mutex<Silences>,
     alerts: Mutex<AlertBook>,
     journal: Mutex<Journal>,
+    slos: Mutex<Vec<SloStatus>>,
 }
 
 /// Holds what a monitor works with.
@@ -63,7 +68,9 @@ pub(crate) struct Parts {
     pub outbox: Outbox,
 }
 
+pub(crate) use insight::{LookError, SteppedSeries};
 pub(crate) use people::{DeleteError, PutError};
+pub(crate) use slo::SloStatus;
 
 /// Holds alerts of one page, copied out.
 #[derive(Debug, Default)]
@@ -98,6 +105,8 @@ impl Monitor {
             silences: Mutex::new(Silences::new(restored.silences)),
             alerts: Mutex::new(alerts),
             journal: Mutex::new(Journal::new(restored.records, clock.now())),
+            slos: Mutex::new(Vec::new()),
+            quiet: Quiet::new(&config.maintenance, &config.inhibitions),
             config,
             clock,
             metrics,
@@ -158,6 +167,7 @@ impl Monitor {
         let started_at = Instant::now();
         let now = self.clock.now();
         let failing_channels = self.outbox.failing();
+        let burning: Vec<_> = self.slos.lock().iter().filter_map(|slo| slo.burning.clone()).collect();
         let history = self.history.lock();
         let not_before = now.checked_sub(self.config.alerts.missing_for).unwrap_or(SystemTime::UNIX_EPOCH);
         let replica_lags = history.latest(REPLICA_LAG_METRIC, not_before);
@@ -171,6 +181,7 @@ impl Monitor {
             refused_series: history.refused_now(),
             max_series: history.max_series(),
             failing_channels: &failing_channels,
+            burning: &burning,
             now,
         };
         let settings = &self.config.alerts;
@@ -182,7 +193,10 @@ impl Monitor {
             by_figure.unwrap_or_else(|| rule::absence(&facts, key))
         };
         let mut events = alerts.evaluate(breaches, absence, now, Uuid::new_v4);
-        events.extend(alerts.released(now, |alert| silences.cover(alert, now)));
+        let explained = self.quiet.among(alerts.firing_now());
+        events.extend(alerts.released(now, |alert| explained.cover(alert, &silences, now)));
+        let escalating = self.outbox.escalating();
+        events.extend(alerts.escalated(&escalating, now, |alert| explained.cover(alert, &silences, now)));
         self.metrics.firing(alerts.firing());
         self.metrics.evaluated(started_at.elapsed(), alerts.refused_now());
         let ended = silences.expire(now).into_iter().map(|id| (id, None)).collect();
@@ -208,9 +222,10 @@ impl Monitor {
     ) -> Changes {
         let mut changes = Changes::default();
         let mut journal = self.journal.lock();
+        let explained = self.quiet.among(alerts.firing_now());
         for mut event in events {
             log(&event);
-            let is_silenced = silences.cover(&event.alert, now);
+            let is_silenced = explained.cover(&event.alert, silences, now);
             let told = alerts.notify(&mut event, is_silenced);
             let number = event.alert.number;
             let record = journal.add(event, by, now);
@@ -285,6 +300,7 @@ fn log(event: &Event) {
         Change::State(Transition::Fired | Transition::Resolved)
         | Change::Raised
         | Change::Released
+        | Change::Escalated
         | Change::Acknowledged
         | Change::AcknowledgementExpired => {
             tracing::info!(%alert_id, rule, source, subject, level, change, "alert changed");

@@ -1,14 +1,16 @@
 //! Telling people: channels, what goes through which, and the queues before them.
 
 mod address;
+mod body;
 mod channel;
 mod dispatch;
 mod http;
+mod mail;
 mod message;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -17,6 +19,7 @@ use tokio::sync::Notify;
 pub(crate) use channel::{Channel, DeliveryError};
 pub(crate) use dispatch::{Dispatch, run};
 pub(crate) use http::client_tls;
+pub(crate) use mail::is_address;
 
 use crate::alert::Record;
 use crate::config::{ChannelConfig, NotifyConfig};
@@ -106,8 +109,16 @@ impl Outbox {
                 && alert.severity >= config.min_severity
                 && (config.sources.is_empty() || config.sources.contains(&alert.key.source))
                 && (config.resolved || record.change != "resolved")
+                && config.during.covers(alert.fired_at.unwrap_or(record.at))
+                && is_due(name, config, record)
         });
         wanted.map(|(name, _)| Delivery { channel: name.clone(), record: record.clone() }).collect()
+    }
+
+    /// Lists the channels that are told only of what nobody looks after, and how long they wait for that.
+    pub(crate) fn escalating(&self) -> Vec<(String, Duration)> {
+        let waiting = self.queues.iter().filter(|(_, queue)| !queue.config.escalate_after.is_zero());
+        waiting.map(|(name, queue)| (name.clone(), queue.config.escalate_after)).collect()
     }
 
     /// Queues deliveries; those for a channel that is no longer configured are dropped.
@@ -147,6 +158,15 @@ impl Outbox {
             figures: queue.figures.lock().clone(),
         };
         self.queues.iter().map(status).collect()
+    }
+}
+
+/// Tells whether it is a channel's turn: one that waits for acknowledgements hears first of an alert when its wait is over.
+fn is_due(name: &str, config: &ChannelConfig, record: &Record) -> bool {
+    let escalated = &record.alert.escalated;
+    match record.change.as_ref() {
+        "escalated" => escalated.last().is_some_and(|newest| newest == name),
+        _ => config.escalate_after.is_zero() || escalated.iter().any(|told| told == name),
     }
 }
 

@@ -9,6 +9,7 @@
 //! | `component_degraded` | a component works with less than is configured | warning | `alerts.unhealthy_for` |
 //! | `replica_lag` | a PostgreSQL replica is stale | warning, critical | `alerts.unhealthy_for` |
 //! | `history_full` | new series are refused | warning | `alerts.unhealthy_for` |
+//! | `slo_burn` | the error budget of an objective is used up too fast | warning, critical | at once |
 //! | `channel_failing` | notifications do not get through a channel | warning | `alerts.missing_for` |
 //!
 //! Rules about figures are data: see [`definition`], [`figures`] and the stock ones in `stock.rs`.
@@ -16,7 +17,9 @@
 pub(crate) mod definition;
 mod figure;
 pub(crate) mod figures;
+mod insight;
 mod measure;
+mod objective;
 mod presence;
 mod report;
 mod stock;
@@ -34,6 +37,7 @@ use crate::series::Latest;
 pub(crate) use definition::Rule;
 pub(crate) use figure::REPLICA_LAG_METRIC;
 pub(crate) use figures::{Episode, FigureRules, Look, Origin, RuleStatus};
+pub(crate) use objective::Burning;
 
 /// Holds all that the rules may look at.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +52,8 @@ pub(crate) struct Facts<'f> {
     pub max_series: usize,
     /// Notification channels that do not get through.
     pub failing_channels: &'f [FailingChannel],
+    /// Objectives whose budget is used up too fast.
+    pub burning: &'f [Burning],
     /// The moment of which they speak.
     pub now: SystemTime,
 }
@@ -64,7 +70,7 @@ pub(crate) struct FailingChannel {
 }
 
 /// Names of the rules in this file.
-pub(crate) const BUILT_IN: [&str; 8] = [
+pub(crate) const BUILT_IN: [&str; 9] = [
     presence::MONITOR_ISOLATED,
     presence::INSTANCE_DOWN,
     report::NOT_READY,
@@ -73,6 +79,7 @@ pub(crate) const BUILT_IN: [&str; 8] = [
     figure::REPLICA_LAG,
     figure::HISTORY_FULL,
     CHANNEL_FAILING,
+    objective::SLO_BURN,
 ];
 
 /// The rule about channels; its alerts go through the others.
@@ -91,6 +98,7 @@ pub(crate) fn find(facts: &Facts<'_>, config: &AlertsConfig) -> Vec<Breach> {
         figure::replica_lag,
         figure::history_full,
         channel_failing,
+        objective::slo_burn,
     ];
     rules.iter().flat_map(|rule| rule(facts, config)).collect()
 }

@@ -23,7 +23,7 @@ pub(crate) use range::{
 
 use crate::target::Target;
 use column::Column;
-pub(crate) use identity::Reading;
+pub(crate) use identity::{Reading, has_labels, is_counter};
 pub(crate) use samples::SeriesSamples;
 use timeline::Timeline;
 

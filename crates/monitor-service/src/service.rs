@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::collect::Puller;
 use crate::config::Config;
-use crate::grpc::MonitorGrpc;
+use crate::grpc::{AnalysisGrpc, MonitorGrpc};
 use crate::host::Host;
 use crate::metrics::MonitorMetrics;
 use crate::monitor::{Monitor, Parts};
@@ -23,6 +23,8 @@ use crate::store::{self, Opened, Store, Surroundings};
 
 /// How often the memory of the history is measured.
 const MEASURED_EVERY: Duration = Duration::from_secs(30);
+/// How often it is looked how the objectives stand.
+const ACCOUNTED_EVERY: Duration = Duration::from_secs(5);
 /// How often it is looked whether a step of history has ended.
 const ROLLED_EVERY: Duration = Duration::from_secs(1);
 
@@ -75,11 +77,21 @@ pub async fn start(cx: Context, config: Config) -> anyhow::Result<()> {
         std::future::ready(Ok(()))
     });
 
+    if !config.slos.is_empty() {
+        let accountant = Arc::clone(&monitor);
+        cx.background("slos", Schedule::Every(ACCOUNTED_EVERY), move || {
+            let accountant = Arc::clone(&accountant);
+            async move { accountant.look_at_slos().await.context("objectives") }
+        });
+    }
+
     // 4. Notification: one task per channel.
     let channels = open_channels(&cx, &config, &outbox, &store)?;
 
     // 5. Doors.
-    cx.serve(Routes::new(MonitorGrpc::new(monitor, channels, cx.stopping()).into_server())).await
+    let analysis = AnalysisGrpc::new(Arc::clone(&monitor)).into_server();
+    let monitor = MonitorGrpc::new(monitor, channels, cx.stopping()).into_server();
+    cx.serve(Routes::new(monitor).add_service(analysis)).await
 }
 
 fn read_host(cx: &Context, config: &Config, monitor: &Arc<Monitor>) {

@@ -70,17 +70,19 @@ impl Silence {
     fn covers(&self, alert: &Alert, now: SystemTime) -> bool {
         self.starts_at <= now
             && now < self.ends_at
-            && self.matchers.iter().all(|(name, value)| has(alert, name, value))
+            && self.matchers.iter().all(|(name, value)| value_of(alert, name) == Some(value))
     }
 }
 
-fn has(alert: &Alert, name: &str, value: &str) -> bool {
+/// Returns what an alert has under a name that a matcher may use.
+pub(crate) fn value_of<'a>(alert: &'a Alert, name: &str) -> Option<&'a str> {
     match name {
-        "rule" => alert.key.rule == value,
-        "source" => alert.key.source == value,
-        "subject" => alert.key.subject == value,
-        "severity" => alert.severity.as_str() == value,
-        label => alert.labels.get(label).is_some_and(|own| own == value),
+        "rule" => Some(&*alert.key.rule),
+        "source" => Some(&alert.key.source),
+        "endpoint" => Some(&alert.key.endpoint),
+        "subject" => Some(&alert.key.subject),
+        "severity" => Some(alert.severity.as_str()),
+        label => alert.labels.get(label).map(String::as_str),
     }
 }
 

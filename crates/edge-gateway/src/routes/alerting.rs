@@ -14,7 +14,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 mod answer;
-mod rule;
+pub(super) mod rule;
 
 use answer::{Channels, ErrorGroups, Events, Silence, Silences, Tested};
 use rule::{RuleBody, RulePut, RuleStatus, Rules};

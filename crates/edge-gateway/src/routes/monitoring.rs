@@ -197,6 +197,9 @@ pub(crate) struct AcknowledgeBody {
     #[serde(default, with = "humantime_serde")]
     #[schema(value_type = Option<String>, example = "2h")]
     expires_in: Option<Duration>,
+    /// Only if this is still the alert's `version`; else 412.
+    #[serde(default)]
+    if_version: u32,
 }
 
 /// Records that somebody has seen an alert and looks after it.
@@ -204,6 +207,7 @@ pub(crate) struct AcknowledgeBody {
     (status = 200, description = "the alert after it", body = Acknowledged),
     (status = 404, description = "there is no such alert"),
     (status = 409, description = "the alert is already over"),
+    (status = 412, description = "the alert has another version by now"),
 ))]
 pub(crate) async fn acknowledge(
     State(app): State<Arc<App>>,
@@ -214,6 +218,7 @@ pub(crate) async fn acknowledge(
         alert_id: body.alert_id,
         comment: body.comment,
         expires_in: body.expires_in.map(wire_duration),
+        if_version: body.if_version,
     };
     let send = async |mut client: Client, request| client.acknowledge_alert(request).await;
     let answer = app.upstreams.monitor(Call::write(ACKNOWLEDGE).by(caller), request, send).await?;

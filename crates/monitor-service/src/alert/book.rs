@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -64,6 +64,8 @@ pub(crate) enum Change {
     AcknowledgementExpired,
     /// It still fires, and what held its notification back is over.
     Released,
+    /// It still fires, and nobody looks after it: the channel named last in it is told.
+    Escalated,
 }
 
 impl Change {
@@ -75,6 +77,7 @@ impl Change {
             Self::Acknowledged => "acknowledged",
             Self::AcknowledgementExpired => "acknowledgement_expired",
             Self::Released => "released",
+            Self::Escalated => "escalated",
         }
     }
 }
@@ -109,6 +112,9 @@ pub(crate) enum AcknowledgeError {
     /// Never was, or has been forgotten.
     #[error("no such alert")]
     NotFound,
+    /// It is not as the caller saw it.
+    #[error("the alert has changed: its version is {0}")]
+    Changed(u32),
     /// There is nothing left to look after.
     #[error("the alert is already resolved")]
     AlreadyResolved,
@@ -169,6 +175,8 @@ impl AlertBook {
     /// What is silenced or flaps is held back, once it fires; that it is over is told to those who know of it.
     pub(crate) fn notify(&mut self, event: &mut Event, is_silenced: bool) -> bool {
         let Some(alert) = self.alerts.get_mut(&event.alert.number) else { return false };
+        alert.version = alert.version.saturating_add(1);
+        event.alert.version = alert.version;
         let tell = match event.change {
             Change::State(Transition::Fired) if is_silenced || alert.flapping => {
                 alert.notice = Notice::HeldBack;
@@ -178,6 +186,7 @@ impl AlertBook {
                 alert.notice = Notice::Sent;
                 true
             }
+            Change::Escalated => !is_silenced,
             Change::Raised => alert.notice == Notice::Sent && !is_silenced,
             Change::State(Transition::Resolved) => alert.notice == Notice::Sent,
             Change::State(_) | Change::Acknowledged | Change::AcknowledgementExpired => false,
@@ -231,12 +240,52 @@ impl AlertBook {
         events
     }
 
-    /// Records that somebody looks after an alert; replaces an earlier acknowledgement.
-    pub(crate) fn acknowledge(&mut self, id: Uuid, by: Acknowledgement) -> Result<Event, AcknowledgeError> {
+    /// Walks the alerts that fire.
+    pub(crate) fn firing_now(&self) -> impl Iterator<Item = &Alert> {
+        let open = self.open.values().filter_map(|track| self.alerts.get(&track.number));
+        open.filter(|alert| alert.state == AlertState::Firing)
+    }
+
+    /// Finds what people were told of and nobody looks after, for as long as a channel waits for that: each channel once.
+    pub(crate) fn escalated(
+        &mut self,
+        channels: &[(String, Duration)],
+        now: SystemTime,
+        is_silenced: impl Fn(&Alert) -> bool,
+    ) -> Vec<Event> {
+        let mut events = Vec::new();
+        for track in self.open.values() {
+            let Some(alert) = self.alerts.get_mut(&track.number) else { continue };
+            let alone = alert.state == AlertState::Firing
+                && alert.notice == Notice::Sent
+                && alert.acknowledgement.is_none();
+            let Some(fired_at) = alert.fired_at.filter(|_| alone) else { continue };
+            let since = now.duration_since(fired_at).unwrap_or_default();
+            for (channel, after) in channels {
+                if since >= *after && !alert.escalated.contains(channel) && !is_silenced(alert) {
+                    alert.escalated.push(channel.clone());
+                    events.push(Event { change: Change::Escalated, alert: alert.clone() });
+                }
+            }
+        }
+        events
+    }
+
+    /// Records that somebody looks after an alert; replaces an earlier acknowledgement. With a version, only if that is
+    /// the alert's.
+    pub(crate) fn acknowledge(
+        &mut self,
+        id: Uuid,
+        by: Acknowledgement,
+        if_version: Option<u32>,
+    ) -> Result<Event, AcknowledgeError> {
         let alert = self.alerts.values_mut().rev().find(|alert| alert.id == id);
         let alert = alert.ok_or(AcknowledgeError::NotFound)?;
         if alert.state == AlertState::Resolved {
             return Err(AcknowledgeError::AlreadyResolved);
+        }
+        if if_version.is_some_and(|version| version != alert.version) {
+            return Err(AcknowledgeError::Changed(alert.version));
         }
         alert.acknowledgement = Some(by);
         Ok(Event { change: Change::Acknowledged, alert: alert.clone() })
@@ -292,6 +341,8 @@ impl AlertBook {
             acknowledgement: None,
             notice: Notice::Nothing,
             flapping: false,
+            version: 0,
+            escalated: Vec::new(),
         };
         self.alerts.insert(number, alert);
         let track = Track { machine: Machine::default(), timing: breach.timing, number };

@@ -1,6 +1,7 @@
 //! Who is told of alerts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use http::Uri;
@@ -9,6 +10,8 @@ use mainstay_runtime::Problems;
 use serde::{Deserialize, Serialize};
 
 use crate::alert::Severity;
+use crate::calendar::Weekly;
+use crate::notify::is_address;
 
 /// Configures notifications: section `notify`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -39,10 +42,26 @@ pub struct ChannelConfig {
     pub url: Secret,
     /// Signs the bodies of a webhook; empty means unsigned.
     pub secret: Secret,
+    /// Shown to the receiver: a bearer token (webhook, ntfy, alertmanager), the token of the bot (telegram), the routing key
+    /// (pagerduty), the password (email).
+    pub token: Secret,
+    /// Whom: addresses (email), the chat (telegram), the topic (ntfy).
+    pub to: Vec<String>,
+    /// Address of the sender of an email.
+    pub from: String,
+    /// Who logs in at the mail server; empty means nobody does.
+    pub user: String,
+    /// Certificate of an authority that the mail server's must come from, besides those the host trusts.
+    pub ca: PathBuf,
     /// Only alerts at least as bad.
     pub min_severity: Severity,
     /// Only alerts of these sources; empty means all.
     pub sources: BTreeSet<String>,
+    /// Only at these times of the week; that an alert is over is told by when it fired.
+    pub during: Weekly,
+    /// Told only of alerts that nobody has acknowledged this long after they fired; zero: of all, at once.
+    #[serde(with = "humantime_serde")]
+    pub escalate_after: Duration,
     /// Whether it is told that an alert is over.
     pub resolved: bool,
     /// Whether the address may be a private one.
@@ -63,6 +82,18 @@ pub enum ChannelKind {
     Webhook,
     /// Slack, or what takes its incoming webhooks.
     Slack,
+    /// A webhook of Discord.
+    Discord,
+    /// A bot of Telegram.
+    Telegram,
+    /// ntfy.
+    Ntfy,
+    /// Events API v2 of PagerDuty.
+    Pagerduty,
+    /// An Alertmanager (API v2).
+    Alertmanager,
+    /// A mail server: `smtp://` with STARTTLS, `smtps://` with TLS from the first byte.
+    Email,
 }
 
 impl ChannelKind {
@@ -72,6 +103,27 @@ impl ChannelKind {
             Self::Log => "log",
             Self::Webhook => "webhook",
             Self::Slack => "slack",
+            Self::Discord => "discord",
+            Self::Telegram => "telegram",
+            Self::Ntfy => "ntfy",
+            Self::Pagerduty => "pagerduty",
+            Self::Alertmanager => "alertmanager",
+            Self::Email => "email",
+        }
+    }
+
+    /// Tells whether its token goes into the authorization header.
+    pub(crate) fn bears_token(self) -> bool {
+        matches!(self, Self::Webhook | Self::Ntfy | Self::Alertmanager)
+    }
+
+    /// Returns where it goes when no url says so.
+    fn default_url(self) -> &'static str {
+        match self {
+            Self::Telegram => "https://api.telegram.org",
+            Self::Pagerduty => "https://events.pagerduty.com/v2/enqueue",
+            Self::Ntfy => "https://ntfy.sh",
+            Self::Log | Self::Webhook | Self::Slack | Self::Discord | Self::Alertmanager | Self::Email => "",
         }
     }
 }
@@ -94,8 +146,15 @@ impl Default for ChannelConfig {
             kind: ChannelKind::default(),
             url: Secret::default(),
             secret: Secret::default(),
+            token: Secret::default(),
+            to: Vec::new(),
+            from: String::new(),
+            user: String::new(),
+            ca: PathBuf::new(),
             min_severity: Severity::Warning,
             sources: BTreeSet::new(),
+            during: Weekly::default(),
+            escalate_after: Duration::ZERO,
             resolved: true,
             allow_private: false,
             within: Duration::from_secs(5),
@@ -119,9 +178,49 @@ impl NotifyConfig {
 impl ChannelConfig {
     /// Returns scheme and host: the rest may be a secret.
     pub(crate) fn public_address(&self) -> String {
-        let uri = self.url.expose().parse::<Uri>().unwrap_or_default();
+        let uri = self.base().parse::<Uri>().unwrap_or_default();
         let host = uri.host().unwrap_or_default();
         uri.scheme_str().map(|scheme| format!("{scheme}://{host}")).unwrap_or_default()
+    }
+
+    fn base(&self) -> &str {
+        let url = self.url.expose();
+        if url.is_empty() { self.kind.default_url() } else { url }
+    }
+
+    /// Returns where a message is posted to.
+    pub(crate) fn address(&self) -> String {
+        let base = self.base().trim_end_matches('/');
+        match self.kind {
+            ChannelKind::Telegram => format!("{base}/bot{}/sendMessage", self.token.expose()),
+            ChannelKind::Alertmanager => format!("{base}/api/v2/alerts"),
+            _ => self.base().to_owned(),
+        }
+    }
+
+    fn check_kind(&self, section: &str, problems: &mut Problems) {
+        let mut ensure = |holds: bool, field: &str, message: &str| {
+            problems.ensure(holds, &format!("{section}.{field}"), message)
+        };
+        match self.kind {
+            ChannelKind::Telegram => {
+                ensure(!self.token.is_empty(), "token", "must be the token of the bot");
+                ensure(self.to.len() == 1, "to", "must name one chat");
+            }
+            ChannelKind::Ntfy => ensure(self.to.len() == 1, "to", "must name one topic"),
+            ChannelKind::Pagerduty => ensure(!self.token.is_empty(), "token", "must be the routing key"),
+            ChannelKind::Email => {
+                let all =
+                    !self.to.is_empty() && self.to.len() <= 50 && self.to.iter().all(|to| is_address(to));
+                ensure(all, "to", "must be 1 to 50 addresses");
+                ensure(is_address(&self.from), "from", "must be an address");
+            }
+            ChannelKind::Log
+            | ChannelKind::Webhook
+            | ChannelKind::Slack
+            | ChannelKind::Discord
+            | ChannelKind::Alertmanager => {}
+        }
     }
 
     fn check(&self, name: &str, problems: &mut Problems) {
@@ -130,13 +229,22 @@ impl ChannelConfig {
         if name.is_empty() || name.len() > 64 || !name.chars().all(legal) {
             problems.add(&section, "must be a name of at most 64 letters a-z, digits and dashes");
         }
-        let uri = self.url.expose().parse::<Uri>().ok();
-        let is_http = uri.is_some_and(|uri| {
-            matches!(uri.scheme_str(), Some("http" | "https"))
+        let uri = self.base().parse::<Uri>().ok();
+        let (schemes, message) = match self.kind {
+            ChannelKind::Email => (["smtp", "smtps"], "must be an smtp or smtps url"),
+            _ => (["http", "https"], "must be an http or https url"),
+        };
+        let fits = uri.is_some_and(|uri| {
+            uri.scheme_str().is_some_and(|scheme| schemes.contains(&scheme))
                 && uri.host().is_some_and(|host| !host.is_empty())
         });
         let needs_url = self.kind != ChannelKind::Log;
-        problems.ensure(is_http || !needs_url, &format!("{section}.url"), "must be an http or https url");
+        problems.ensure(fits || !needs_url, &format!("{section}.url"), message);
+        self.check_kind(&section, problems);
+        let hours = format!("{section}.during.hours");
+        problems.ensure(self.during.is_legal(), &hours, "must be like 08:00-18:00 (UTC)");
+        let escalation = format!("{section}.escalate_after");
+        problems.duration(&escalation, self.escalate_after, Duration::ZERO..=Duration::from_hours(24 * 7));
         problems.duration(
             &format!("{section}.within"),
             self.within,

@@ -71,6 +71,7 @@ pub(super) fn alert(alert: Alert, silenced: bool) -> pb::Alert {
         labels: alert.labels.into_iter().collect(),
         silenced,
         flapping: alert.flapping,
+        version: alert.version,
     }
 }
 

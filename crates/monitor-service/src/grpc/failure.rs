@@ -15,6 +15,7 @@ pub(super) fn not_acknowledged(error: PutError<AcknowledgeError>) -> Failure {
     };
     let (code, reason) = match error {
         AcknowledgeError::NotFound => (ErrorCode::NotFound, "ALERT_NOT_FOUND"),
+        AcknowledgeError::Changed(_) => (ErrorCode::Conflict, "VERSION_MISMATCH"),
         AcknowledgeError::AlreadyResolved => (ErrorCode::Conflict, "ALERT_ALREADY_RESOLVED"),
     };
     Failure::new(code, reason, error.to_string())

@@ -9,7 +9,7 @@ use mainstay_proto::monitor::v1 as pb;
 use mainstay_rpc::{ErrorCode, Failure};
 use uuid::Uuid;
 
-use super::{decode, encode};
+use super::{analysis, decode, encode};
 use crate::alert::Record;
 use crate::notify::ChannelStatus;
 use crate::roster::ErrorReport;
@@ -25,7 +25,7 @@ pub(super) fn rule(rule: Option<pb::Rule>, keep: Duration) -> Result<Rule, Failu
     let mut report = |field: &str, message: String| problems.push((format!("rule.{field}"), message));
     check_name(&rule.name, &mut report);
     let kind = kind(rule.kind()).unwrap_or_else(|| {
-        report("kind", "must be threshold, rate, ratio, quantile or absence".to_owned());
+        report("kind", "must be one of the kinds of a rule".to_owned());
         RuleKind::default()
     });
     let mut time = |field: &str, time: Option<prost_types::Duration>| {
@@ -36,8 +36,10 @@ pub(super) fn rule(rule: Option<pb::Rule>, keep: Duration) -> Result<Rule, Failu
     };
     let defaults = RuleSpec::default();
     let window = time("window", rule.window).unwrap_or(defaults.window);
+    let season = time("season", rule.season).unwrap_or_default();
     let (fires_after, clears_after) =
         (time("fires_after", rule.fires_after), time("clears_after", rule.clears_after));
+    let rule_method = rule.method();
     let severity = decode::severity(rule.severity).unwrap_or(defaults.severity);
     let comparison = match rule.comparison() {
         pb::Comparison::Below => Comparison::Below,
@@ -55,6 +57,10 @@ pub(super) fn rule(rule: Option<pb::Rule>, keep: Duration) -> Result<Rule, Failu
         warning: rule.warning,
         critical: rule.critical,
         clear: rule.clear,
+        method: analysis::method(rule_method),
+        season,
+        limit: rule.limit,
+        objective: if kind == RuleKind::BurnRate { rule.objective } else { defaults.objective },
         severity,
         window,
         fires_after,
@@ -121,6 +127,9 @@ fn encode_rule(rule: Rule) -> pb::Rule {
         RuleKind::Ratio => pb::RuleKind::Ratio,
         RuleKind::Quantile => pb::RuleKind::Quantile,
         RuleKind::Absence => pb::RuleKind::Absence,
+        RuleKind::Anomaly => pb::RuleKind::Anomaly,
+        RuleKind::Forecast => pb::RuleKind::Forecast,
+        RuleKind::BurnRate => pb::RuleKind::BurnRate,
     };
     let comparison = match spec.comparison {
         Comparison::Above => pb::Comparison::Above,
@@ -147,6 +156,10 @@ fn encode_rule(rule: Rule) -> pb::Rule {
         summary: spec.summary,
         annotations: spec.annotations.into_iter().collect(),
         disabled: spec.disabled,
+        method: analysis::encode_method(spec.method).into(),
+        season: (!spec.season.is_zero()).then(|| encode::duration(spec.season)).flatten(),
+        limit: spec.limit,
+        objective: if spec.kind == RuleKind::BurnRate { spec.objective } else { 0.0 },
     }
 }
 
@@ -157,6 +170,9 @@ fn kind(kind: pb::RuleKind) -> Option<RuleKind> {
         pb::RuleKind::Ratio => Some(RuleKind::Ratio),
         pb::RuleKind::Quantile => Some(RuleKind::Quantile),
         pb::RuleKind::Absence => Some(RuleKind::Absence),
+        pb::RuleKind::Anomaly => Some(RuleKind::Anomaly),
+        pb::RuleKind::Forecast => Some(RuleKind::Forecast),
+        pb::RuleKind::BurnRate => Some(RuleKind::BurnRate),
         pb::RuleKind::Unspecified => None,
     }
 }

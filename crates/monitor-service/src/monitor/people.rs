@@ -40,14 +40,17 @@ impl Monitor {
         &self,
         id: Uuid,
         by: Acknowledgement,
+        if_version: Option<u32>,
     ) -> Result<Alert, PutError<AcknowledgeError>> {
         let (alert, commit) = {
             let silences = self.silences.lock();
             let mut alerts = self.alerts.lock();
             let who = by.by.clone();
-            let event = alerts.acknowledge(id, by).map_err(PutError::Refused)?;
-            let alert = event.alert.clone();
+            let event = alerts.acknowledge(id, by, if_version).map_err(PutError::Refused)?;
+            let (number, alert) = (event.alert.number, event.alert.clone());
             let changes = self.changes(&mut alerts, &silences, vec![event], &who, self.clock.now());
+            // As it is on record, its new version included.
+            let alert = alerts.kept(number).map_or(alert, |kept| kept.alert);
             (alert, self.store.commit(changes))
         };
         commit.done().await.map_err(PutError::NotStored)?;
@@ -109,7 +112,9 @@ impl Monitor {
     /// Tells which of these alerts people are not told of.
     pub(crate) fn silenced(&self, alerts: &[Alert], now: SystemTime) -> Vec<bool> {
         let silences = self.silences.lock();
-        alerts.iter().map(|alert| silences.cover(alert, now)).collect()
+        let book = self.alerts.lock();
+        let explained = self.quiet.among(book.firing_now());
+        alerts.iter().map(|alert| explained.cover(alert, &silences, now)).collect()
     }
 
     /// Adds a silence.

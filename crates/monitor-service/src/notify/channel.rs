@@ -8,7 +8,8 @@ use http::{HeaderValue, Request};
 use http_body_util::Full;
 
 use super::http::{PostError, post};
-use super::message;
+use super::mail::{self, MailError};
+use super::{body, message};
 use crate::alert::Record;
 use crate::config::{ChannelConfig, ChannelKind};
 
@@ -29,18 +30,30 @@ pub(crate) enum DeliveryError {
     /// On the way.
     #[error("{0}")]
     Post(#[source] PostError),
+    /// On the way of an email.
+    #[error("{0}")]
+    Mail(#[source] Box<MailError>),
 }
 
 impl DeliveryError {
     /// Tells whether the same message will be refused again: the receiver understood and does not want it.
     pub(super) fn is_refusal(&self) -> bool {
-        matches!(self, Self::Post(PostError::Status(status)) if (400..500).contains(status) && ![408, 425, 429].contains(status))
+        match self {
+            Self::Post(PostError::Status(status)) => {
+                (400..500).contains(status) && ![408, 425, 429].contains(status)
+            }
+            Self::Mail(error) => error.is_refusal(),
+            Self::Post(_) | Self::Late(_) => false,
+        }
     }
 
     /// Says it in one line.
     pub(crate) fn reason(&self) -> String {
-        use std::error::Error as _;
-        let Self::Post(error) = self else { return self.to_string() };
+        let error: &dyn std::error::Error = match self {
+            Self::Post(error) => error,
+            Self::Mail(error) => error,
+            Self::Late(_) => return self.to_string(),
+        };
         error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
     }
 }
@@ -58,7 +71,8 @@ impl Channel {
 
     /// Sends a message and returns when it has arrived.
     pub(crate) async fn send(&self, record: &Record, now: SystemTime) -> Result<(), DeliveryError> {
-        let body = match self.config.kind {
+        let config = &self.config;
+        let body = match config.kind {
             ChannelKind::Log => {
                 let line = message::line(record);
                 tracing::info!(channel = self.name, event = record.id, line, "notification");
@@ -66,6 +80,12 @@ impl Channel {
             }
             ChannelKind::Webhook => message::webhook(record),
             ChannelKind::Slack => message::slack(record),
+            ChannelKind::Discord => body::discord(record),
+            ChannelKind::Telegram => body::telegram(record, config),
+            ChannelKind::Ntfy => body::ntfy(record, config),
+            ChannelKind::Pagerduty => body::pagerduty(record, config),
+            ChannelKind::Alertmanager => body::alertmanager(record),
+            ChannelKind::Email => return self.mail(record, now).await,
         };
         let request = self.request(record, body, now).ok_or(DeliveryError::Post(PostError::Url))?;
         let sent =
@@ -73,11 +93,22 @@ impl Channel {
         sent.await.map_err(|_| DeliveryError::Late(self.config.within))?.map_err(DeliveryError::Post)
     }
 
+    async fn mail(&self, record: &Record, now: SystemTime) -> Result<(), DeliveryError> {
+        let within = self.config.within;
+        let sent = tokio::time::timeout(within, mail::send(&self.config, record, now));
+        let sent = sent.await.map_err(|_| DeliveryError::Late(within))?;
+        sent.map_err(|error| DeliveryError::Mail(Box::new(error)))
+    }
+
     fn request(&self, record: &Record, body: String, now: SystemTime) -> Option<Request<Full<Bytes>>> {
-        let mut request = Request::post(self.config.url.expose())
+        let mut request = Request::post(self.config.address())
             .header("content-type", "application/json")
             .header("user-agent", "mainstay-monitor")
             .header("x-mainstay-event", record.id);
+        if self.config.kind.bears_token() && !self.config.token.is_empty() {
+            let bearer = format!("Bearer {}", self.config.token.expose());
+            request = request.header("authorization", HeaderValue::try_from(bearer).ok()?);
+        }
         if !self.config.secret.is_empty() {
             let signature = message::signature(self.config.secret.expose(), now, &body);
             request = request.header("x-mainstay-signature", HeaderValue::try_from(signature).ok()?);

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use serde_json::{Value, json};
+use serde_json::json;
 use sha2::Sha256;
 
 use crate::alert::Record;
@@ -43,7 +43,8 @@ pub(super) fn webhook(record: &Record) -> String {
 
 /// Writes what Slack, and what is compatible with it, shows.
 pub(super) fn slack(record: &Record) -> String {
-    let text = Value::String(line(record));
+    // What could be read as a link or a mention there is written so that it is not.
+    let text = line(record).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     json!({ "text": text }).to_string()
 }
 
@@ -53,6 +54,27 @@ pub(super) fn line(record: &Record) -> String {
     let what = if record.change == "resolved" { "RESOLVED" } else { alert.severity.as_str() };
     let flapping = if alert.flapping { " (flapping)" } else { "" };
     format!("[{}] {} {}: {}{flapping}", what.to_uppercase(), alert.key.source, alert.key.rule, alert.summary)
+}
+
+/// Says it in a few lines.
+pub(super) fn paragraph(record: &Record) -> String {
+    let alert = &record.alert;
+    let mut text = line(record);
+    let mut add = |name: &str, value: &str| {
+        if !value.is_empty() {
+            text.push_str(&format!("\n{name}: {value}"));
+        }
+    };
+    add("subject", &alert.key.subject);
+    add("endpoint", &alert.key.endpoint);
+    add("value", &format!("{} (level {})", alert.value, alert.threshold));
+    add("since", &stamp(alert.started_at));
+    add("over", &alert.resolved_at.map(stamp).unwrap_or_default());
+    for (name, value) in alert.labels.iter().filter(|(name, _)| *name != "endpoint") {
+        add(name, value);
+    }
+    add("alert", &alert.id.to_string());
+    text
 }
 
 /// Signs a body: HMAC-SHA256 over the second and the body, so that neither can be changed nor sent again much later.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::text;
 use crate::alert::Severity;
+use crate::analysis::band::Method;
 
 /// Names a rule.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,6 +44,15 @@ pub struct RuleSpec {
     pub critical: Option<f64>,
     /// An open alert stays while the figure is beyond this.
     pub clear: Option<f64>,
+    /// Anomaly: how the expectation is made.
+    pub method: Method,
+    /// Anomaly: length of a season; zero for none.
+    #[serde(with = "humantime_serde")]
+    pub season: Duration,
+    /// Forecast: the level whose time is foretold.
+    pub limit: Option<f64>,
+    /// Burn rate: share that must go right.
+    pub objective: f64,
     /// Severity of an absence.
     pub severity: Severity,
     /// How much of history a rate, ratio, quantile or absence looks at.
@@ -79,6 +89,13 @@ pub enum RuleKind {
     Quantile,
     /// No sample, per target.
     Absence,
+    /// Standard deviations between the newest figure of each series and what was to be expected.
+    Anomaly,
+    /// Seconds until a straight line through each series reaches `limit`.
+    Forecast,
+    /// How many times faster than `objective` allows `metric` (what went wrong) grows with `divisor` (all), summed per
+    /// target: over the window, and over a twelfth of it, whichever is less.
+    BurnRate,
 }
 
 /// Says on which side of a level it is an alert.
@@ -111,6 +128,10 @@ impl Default for RuleSpec {
             warning: None,
             critical: None,
             clear: None,
+            method: Method::default(),
+            season: Duration::ZERO,
+            limit: None,
+            objective: 0.999,
             severity: Severity::Warning,
             window: WINDOW,
             fires_after: None,
@@ -164,10 +185,11 @@ impl RuleSpec {
         );
         ensure(!absence || !self.service.is_empty(), "service", "must name a service for an absence");
         ensure(
-            self.kind != RuleKind::Ratio || is_metric(&self.divisor),
+            !matches!(self.kind, RuleKind::Ratio | RuleKind::BurnRate) || is_metric(&self.divisor),
             "divisor",
-            "must be the name of a metric for a ratio",
+            "must be the name of a metric for a ratio or burn rate",
         );
+        self.check_analysis(&mut ensure);
         ensure(self.quantile > 0.0 && self.quantile < 1.0, "quantile", "must be above 0 and below 1");
         ensure(
             self.min_traffic >= 0.0 && self.min_traffic.is_finite(),
@@ -185,6 +207,33 @@ impl RuleSpec {
         ensure(self.summary.chars().count() <= SUMMARY_MAX, "summary", "must have at most 500 characters");
         if let Err(problem) = text::check(&self.summary) {
             report("summary", problem);
+        }
+    }
+
+    fn check_analysis(&self, ensure: &mut impl FnMut(bool, &str, &str)) {
+        let below = self.comparison == Comparison::Below;
+        match self.kind {
+            RuleKind::Anomaly => {
+                ensure(!below, "comparison", "must be above: the figure is a distance");
+                let seasonal = self.method == Method::Seasonal;
+                let fits = self.season * 2 <= self.window && (!seasonal || !self.season.is_zero());
+                ensure(fits, "season", "must fit twice into the window, and be there for `seasonal`");
+            }
+            RuleKind::Forecast => {
+                ensure(below, "comparison", "must be below: the figure is the time that is left");
+                let level = self.limit.is_some_and(f64::is_finite);
+                ensure(level, "limit", "must be a finite number for a forecast");
+            }
+            RuleKind::BurnRate => {
+                ensure(!below, "comparison", "must be above: the figure is a speed");
+                let share = self.objective > 0.0 && self.objective < 1.0;
+                ensure(share, "objective", "must be above 0 and below 1");
+            }
+            RuleKind::Threshold
+            | RuleKind::Rate
+            | RuleKind::Ratio
+            | RuleKind::Quantile
+            | RuleKind::Absence => {}
         }
     }
 
@@ -209,7 +258,8 @@ impl RuleSpec {
     }
 }
 
-fn is_metric(name: &str) -> bool {
+/// Tells whether this can be the name of a metric.
+pub(crate) fn is_metric(name: &str) -> bool {
     let legal = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '_' | ':');
     !name.is_empty() && name.len() <= 200 && name.chars().all(legal)
 }

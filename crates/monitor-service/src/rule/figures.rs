@@ -182,7 +182,13 @@ impl FigureRules {
         let first = history.first_at(&key.source, &key.endpoint);
         let needs = match rule.spec.kind {
             RuleKind::Threshold => Duration::ZERO,
-            RuleKind::Rate | RuleKind::Ratio | RuleKind::Quantile | RuleKind::Absence => rule.spec.window,
+            RuleKind::Rate
+            | RuleKind::Ratio
+            | RuleKind::Quantile
+            | RuleKind::Absence
+            | RuleKind::Anomaly
+            | RuleKind::Forecast
+            | RuleKind::BurnRate => rule.spec.window,
         };
         let watched = first.is_some_and(|first| now.duration_since(first).unwrap_or_default() >= needs);
         if !watched && history.knows(&key.source, &key.endpoint) {
@@ -271,7 +277,7 @@ fn gather(spec: &RuleSpec, history: &History, from: SystemTime) -> Evidence {
     let bucket = format!("{}_bucket", spec.metric);
     let metric = if spec.kind == RuleKind::Quantile { &bucket } else { &spec.metric };
     let divisor = match spec.kind {
-        RuleKind::Ratio => history.samples(&spec.divisor, &spec.divisor_labels, from),
+        RuleKind::Ratio | RuleKind::BurnRate => history.samples(&spec.divisor, &spec.divisor_labels, from),
         _ => Vec::new(),
     };
     Evidence { series: history.samples(metric, &spec.labels, from), divisor }
@@ -301,7 +307,7 @@ fn absent<'a>(
             ("service".to_owned(), entry.target.service.clone()),
             ("endpoint".to_owned(), entry.target.endpoint.clone()),
         ];
-        let figure = Figure { labels: labels.into(), value: 0.0 };
+        let figure = Figure { labels: labels.into(), value: 0.0, facts: BTreeMap::new() };
         breach(rule, key(rule, &figure), &figure, rule.spec.severity, 0.0, config)
     })
 }
@@ -324,6 +330,15 @@ fn breach(
 ) -> Breach {
     let text = match (rule.spec.summary.as_str(), rule.spec.kind) {
         ("", RuleKind::Absence) => "{service} at {endpoint} does not tell {metric}",
+        ("", RuleKind::Anomaly) => {
+            "{metric} of {service} is {now}, {value} deviations from the {expected} expected ({lower} to {upper})"
+        }
+        ("", RuleKind::Forecast) => {
+            "{metric} of {service} is {now} and reaches {limit} in {value} s (at the earliest {earliest} s)"
+        }
+        ("", RuleKind::BurnRate) => {
+            "the error budget of {service} is used up {value} times faster than allowed"
+        }
         ("", _) => "{metric} of {service} is {value}; the level is {threshold}",
         (text, _) => text,
     };
@@ -333,6 +348,7 @@ fn breach(
         value: figure.value,
         threshold,
         labels: &figure.labels,
+        facts: &figure.facts,
     };
     let mut labels = figure.labels.clone();
     labels.remove("service");

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use super::definition::{RuleKind, RuleSpec};
+use super::insight;
 use crate::series::SeriesSamples;
 
 /// Holds the samples that a rule looks at, each list oldest first.
@@ -22,6 +23,8 @@ pub(crate) struct Figure {
     pub labels: BTreeMap<String, String>,
     /// The figure.
     pub value: f64,
+    /// More that a text may speak of.
+    pub facts: BTreeMap<&'static str, f64>,
 }
 
 /// Holds all figures of a rule at one moment.
@@ -45,7 +48,7 @@ pub(crate) fn measure(spec: &RuleSpec, evidence: &Evidence, from: SystemTime, to
             .iter()
             .filter_map(|series| {
                 let value = figure(within(series, from, to))?;
-                Some(Figure { labels: series.labels.clone(), value })
+                Some(Figure { labels: series.labels.clone(), value, facts: BTreeMap::new() })
             })
             .collect();
         Measured { n_matched: figures.len(), n_quiet: 0, figures }
@@ -54,13 +57,16 @@ pub(crate) fn measure(spec: &RuleSpec, evidence: &Evidence, from: SystemTime, to
         RuleKind::Threshold => each(|samples| samples.last().map(|(_, value)| *value)),
         RuleKind::Rate => each(per_second),
         RuleKind::Ratio => ratio(spec, evidence, from, to),
+        RuleKind::Anomaly => insight::anomaly(spec, evidence, from, to),
+        RuleKind::Forecast => insight::forecast(spec, evidence, from, to),
+        RuleKind::BurnRate => insight::burn_rate(spec, evidence, from, to),
         RuleKind::Quantile => quantile(spec, evidence, from, to),
         // Which targets lack a metric is asked of those that are there; see `FigureRules`.
         RuleKind::Absence => each(|samples| (!samples.is_empty()).then_some(1.0)),
     }
 }
 
-fn within(series: &SeriesSamples, from: SystemTime, to: SystemTime) -> &[(SystemTime, f64)] {
+pub(super) fn within(series: &SeriesSamples, from: SystemTime, to: SystemTime) -> &[(SystemTime, f64)] {
     let begin = series.samples.partition_point(|(at, _)| *at <= from);
     let end = series.samples.partition_point(|(at, _)| *at <= to);
     series.samples.get(begin..end).unwrap_or_default()
@@ -87,10 +93,10 @@ fn target(series: &SeriesSamples) -> Target {
 
 fn of_target((service, endpoint): Target, value: f64) -> Figure {
     let labels = [("service".to_owned(), service), ("endpoint".to_owned(), endpoint)].into();
-    Figure { labels, value }
+    Figure { labels, value, facts: BTreeMap::new() }
 }
 
-fn ratio(spec: &RuleSpec, evidence: &Evidence, from: SystemTime, to: SystemTime) -> Measured {
+pub(super) fn ratio(spec: &RuleSpec, evidence: &Evidence, from: SystemTime, to: SystemTime) -> Measured {
     let sums = |all: &[SeriesSamples]| {
         let mut sums: BTreeMap<Target, f64> = BTreeMap::new();
         for series in all {

@@ -18,7 +18,15 @@ fn roster_with(first: Report) -> (Roster, Vec<Arc<Target>>) {
 }
 
 fn facts<'f>(roster: &'f Roster, replica_lags: &'f [Latest]) -> Facts<'f> {
-    Facts { roster, replica_lags, refused_series: 0, failing_channels: &[], max_series: 100, now: at(20) }
+    Facts {
+        roster,
+        replica_lags,
+        refused_series: 0,
+        failing_channels: &[],
+        burning: &[],
+        max_series: 100,
+        now: at(20),
+    }
 }
 
 fn found(facts: &Facts<'_>) -> Vec<(&'static str, String, Severity)> {

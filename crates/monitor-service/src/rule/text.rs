@@ -10,9 +10,13 @@ pub(super) struct Words<'w> {
     pub(super) value: f64,
     pub(super) threshold: f64,
     pub(super) labels: &'w BTreeMap<String, String>,
+    /// Of anomalies and forecasts.
+    pub(super) facts: &'w BTreeMap<&'static str, f64>,
 }
 
 const NAMES: [&str; 6] = ["rule", "metric", "value", "threshold", "service", "endpoint"];
+/// Names of facts; empty where a rule has none of that name.
+const FACTS: [&str; 6] = ["now", "expected", "lower", "upper", "limit", "earliest"];
 const LABEL: &str = "label.";
 
 /// Tells what is wrong with a text.
@@ -20,11 +24,13 @@ pub(super) fn check(text: &str) -> Result<(), String> {
     for part in parts(text) {
         match part {
             Part::Name(name)
-                if NAMES.contains(&name) || name.strip_prefix(LABEL).is_some_and(|n| !n.is_empty()) => {}
+                if NAMES.contains(&name)
+                    || FACTS.contains(&name)
+                    || name.strip_prefix(LABEL).is_some_and(|n| !n.is_empty()) => {}
             Part::Name(name) => {
                 return Err(format!(
                     "has the unknown placeholder {{{name}}}; known are {} and label.NAME",
-                    NAMES.join(", ")
+                    [&NAMES[..], &FACTS[..]].concat().join(", ")
                 ));
             }
             Part::Open => return Err("has a { without }".to_owned()),
@@ -45,6 +51,9 @@ pub(super) fn fill(text: &str, words: &Words<'_>) -> String {
             Part::Name("metric") => filled.push_str(words.metric),
             Part::Name("value") => filled.push_str(&number(words.value)),
             Part::Name("threshold") => filled.push_str(&number(words.threshold)),
+            Part::Name(name) if FACTS.contains(&name) => {
+                filled.push_str(&words.facts.get(name).copied().map(number).unwrap_or_default());
+            }
             Part::Name(name) => filled.push_str(label(name.strip_prefix(LABEL).unwrap_or(name))),
             Part::Open => {}
         }
@@ -91,7 +100,14 @@ mod tests {
     fn placeholders_are_filled_in_and_unknown_ones_are_refused() {
         let labels = [("node", "replica1"), ("service", "replica-service")];
         let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        let words = Words { rule: "lag", metric: "m", value: 12.50001, threshold: 10.0, labels: &labels };
+        let words = Words {
+            rule: "lag",
+            metric: "m",
+            value: 12.50001,
+            threshold: 10.0,
+            labels: &labels,
+            facts: &BTreeMap::new(),
+        };
         let text = "{label.node} of {service}: {value} > {threshold}{label.none}";
         assert_eq!(fill(text, &words), "replica1 of replica-service: 12.5 > 10");
         assert_eq!(check(text), Ok(()));

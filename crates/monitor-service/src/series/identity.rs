@@ -55,6 +55,20 @@ impl Reading<'_> {
     }
 }
 
+/// Tells whether a series has all the labels asked for; a value that ends with `*` matches what begins so.
+pub(crate) fn has_labels(own: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
+    wanted.iter().all(|(name, value)| match (own.get(name), value.strip_suffix('*')) {
+        (Some(own), Some(start)) => own.starts_with(start),
+        (Some(own), None) => own == value,
+        (None, _) => false,
+    })
+}
+
+/// Tells by its name whether a metric only grows.
+pub(crate) fn is_counter(metric: &str) -> bool {
+    ["_total", "_count", "_sum", "_bucket"].iter().any(|suffix| metric.ends_with(suffix))
+}
+
 /// Returns how the canonical text of every series of a metric starts.
 pub(super) fn start(metric: &str) -> String {
     format!("{metric}{{")

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use super::bucket::{Bucket, Gathering};
+use super::identity::has_labels;
 
-/// Asks for the points of every series of a metric that has all the given labels.
+/// Asks for the points of every series of a metric that has all the given labels; see [`has_labels`].
 ///
 /// Bucket `i` covers `[from + i * step, from + (i + 1) * step)`; the last one ends at `to`. Buckets without a sample
 /// are left out.
@@ -90,7 +91,7 @@ impl Range {
     }
 
     pub(super) fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.labels.iter().all(|(name, value)| labels.get(name) == Some(value))
+        has_labels(labels, &self.labels)
     }
 
     /// Sorts samples into buckets; samples outside the range are passed over, and order does not matter between buckets.

@@ -47,7 +47,7 @@ impl History {
             let first = tracked.timeline.first_tick_since(from);
             for (_, series) in tracked.starting_with(&identity::start(metric)) {
                 let all = identity::all_labels(&series.labels, &tracked.target);
-                if labels.iter().any(|(name, value)| all.get(name) != Some(value)) {
+                if !identity::has_labels(&all, labels) {
                     continue;
                 }
                 let at = |(tick, value)| tracked.timeline.at(tick).map(|at| (at, value));

@@ -247,7 +247,7 @@ fn matching(connection: &Connection, query: &Query) -> Result<Vec<(i64, TierSeri
     let mut found = Vec::new();
     for (id, labels) in rows {
         let labels = work::labels(&labels)?;
-        if query.labels.iter().all(|(name, value)| labels.get(name) == Some(value)) {
+        if crate::series::has_labels(&labels, &query.labels) {
             found.push((id, TierSeries { labels, points: Vec::new() }));
         }
         if found.len() == SERIES_MAX {

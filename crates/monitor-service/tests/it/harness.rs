@@ -172,7 +172,7 @@ impl Watcher {
         let request = pb::AcknowledgeAlertRequest {
             alert_id: id.to_owned(),
             comment: comment.to_owned(),
-            expires_in: None,
+            ..Default::default()
         };
         let send = |lane| {
             let request = request.clone();

@@ -1,8 +1,10 @@
 //! The monitor against real targets: services of mainstay-runtime in this process, over real sockets.
 
 mod alerts;
+mod analysis;
 mod collection;
 mod durable;
 mod harness;
+mod mail;
 mod notify;
 mod rules;

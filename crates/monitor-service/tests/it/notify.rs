@@ -83,7 +83,7 @@ async fn take(State(seen): State<Arc<Seen>>, headers: HeaderMap, body: String) -
     StatusCode::NO_CONTENT
 }
 
-fn telling(target: &TargetService, channels: &[(&str, ChannelConfig)]) -> Config {
+pub(crate) fn telling(target: &TargetService, channels: &[(&str, ChannelConfig)]) -> Config {
     let mut config = quick(&[("cache-service", target)]);
     config.notify.retry_after = Duration::from_millis(20);
     config.notify.retry_after_max = Duration::from_millis(50);
@@ -160,5 +160,39 @@ async fn silenced_alert_is_told_when_the_silence_is_ended() {
     assert_eq!(receiver.one(PATIENCE).await["change"], "released");
     let again = watcher.end_silence(&silence.id).await.expect_err("it is over");
     assert_eq!((again.code(), again.reason()), (ErrorCode::NotFound, "SILENCE_NOT_FOUND"));
+    watcher.cx.shut_down().await;
+}
+
+#[tokio::test]
+async fn second_channel_is_told_of_what_nobody_acknowledges_and_never_of_the_rest() {
+    let (first, second) =
+        (Receiver::start(free_address(), 0).await, Receiver::start(free_address(), 0).await);
+    let target = TargetService::start("cache-service").await;
+    let (redis, disk) = (
+        target.cx.component("redis", ComponentKind::Datastore, true),
+        target.cx.component("disk", ComponentKind::System, false),
+    );
+    let waiting = ChannelConfig { escalate_after: Duration::from_millis(1_500), ..second.channel() };
+    let watcher = Watcher::start(telling(&target, &[("first", first.channel()), ("second", waiting)])).await;
+    disk.unhealthy("full");
+    let looked_after = watcher.alert("component_unhealthy", pb::AlertState::Firing, PATIENCE).await;
+    watcher.acknowledge(&looked_after.id, "on it", Some("ann")).await.expect("it fires");
+    redis.unhealthy("connection refused");
+    let escalated = second.one(PATIENCE).await;
+    assert_eq!(
+        (&escalated["change"], &escalated["alert"]["subject"]),
+        (&"escalated".into(), &"redis".into())
+    );
+    redis.healthy("connected");
+    disk.healthy("empty");
+    wait_for(PATIENCE, async || {
+        let over = |received: Vec<Value>| received.iter().filter(|body| body["change"] == "resolved").count();
+        let counts = (over(first.received()), over(second.received()));
+        if counts == (2, 1) { Ok(()) } else { Err(format!("{counts:?}")) }
+    })
+    .await;
+    let subjects: Vec<Value> =
+        second.received().iter().map(|body| body["alert"]["subject"].clone()).collect();
+    assert_eq!(subjects, ["redis", "redis"]);
     watcher.cx.shut_down().await;
 }

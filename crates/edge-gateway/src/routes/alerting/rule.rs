@@ -57,7 +57,7 @@ struct Episode {
 #[derive(Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct RuleBody {
-    /// `threshold`, `rate`, `ratio`, `quantile` or `absence`.
+    /// `threshold`, `rate`, `ratio`, `quantile`, `absence`, `anomaly`, `forecast` or `burn_rate`.
     kind: String,
     metric: String,
     /// Only series that have all of these.
@@ -110,17 +110,43 @@ pub(crate) struct RuleBody {
     annotations: BTreeMap<String, String>,
     #[serde(default)]
     disabled: bool,
+    /// Of an anomaly: `ewma`, `holt_winters` or `seasonal`.
+    #[serde(default = "ewma")]
+    method: String,
+    /// Of an anomaly: length of a season; it must fit into the window twice.
+    #[serde(default, with = "humantime_serde")]
+    #[schema(value_type = Option<String>, example = "10m")]
+    season: Option<Duration>,
+    /// Of a forecast: the level whose time is foretold.
+    #[serde(default)]
+    limit: Option<f64>,
+    /// Of a burn rate: share that must go right.
+    #[serde(default)]
+    objective: Option<f64>,
 }
 
-const KINDS: [(&str, wire::RuleKind); 5] = [
+const KINDS: [(&str, wire::RuleKind); 8] = [
     ("threshold", wire::RuleKind::Threshold),
     ("rate", wire::RuleKind::Rate),
     ("ratio", wire::RuleKind::Ratio),
     ("quantile", wire::RuleKind::Quantile),
     ("absence", wire::RuleKind::Absence),
+    ("anomaly", wire::RuleKind::Anomaly),
+    ("forecast", wire::RuleKind::Forecast),
+    ("burn_rate", wire::RuleKind::BurnRate),
 ];
 const COMPARISONS: [(&str, wire::Comparison); 2] =
     [("above", wire::Comparison::Above), ("below", wire::Comparison::Below)];
+
+pub(in crate::routes) const METHODS: [(&str, wire::BandMethod); 3] = [
+    ("ewma", wire::BandMethod::Ewma),
+    ("holt_winters", wire::BandMethod::HoltWinters),
+    ("seasonal", wire::BandMethod::Seasonal),
+];
+
+fn ewma() -> String {
+    "ewma".to_owned()
+}
 
 fn above() -> String {
     "above".to_owned()
@@ -134,7 +160,7 @@ fn minute() -> Duration {
     Duration::from_mins(1)
 }
 
-fn word<T: Copy>(words: &[(&str, T)], word: &str, field: &str) -> Result<T, Problem> {
+pub(in crate::routes) fn word<T: Copy>(words: &[(&str, T)], word: &str, field: &str) -> Result<T, Problem> {
     let found = words.iter().find_map(|(known, value)| (*known == word).then_some(*value));
     found.ok_or_else(|| {
         let known: Vec<&str> = words.iter().map(|(known, _)| *known).collect();
@@ -172,6 +198,10 @@ impl RuleBody {
             summary: self.summary,
             annotations: self.annotations.into_iter().collect(),
             disabled: self.disabled,
+            method: word(&METHODS, &self.method, "method")?.into(),
+            season: self.season.map(wire_duration),
+            limit: self.limit,
+            objective: self.objective.unwrap_or_default(),
         })
     }
 }
@@ -183,6 +213,8 @@ impl From<wire::Rule> for RuleBody {
             kind: name_of(&KINDS, &rule.kind()),
             comparison: name_of(&COMPARISONS, &rule.comparison()),
             quantile: (rule.kind() == wire::RuleKind::Quantile).then_some(rule.quantile),
+            method: name_of(&METHODS, &rule.method()),
+            objective: (rule.kind() == wire::RuleKind::BurnRate).then_some(rule.objective),
             metric: rule.metric,
             labels: rule.labels.into_iter().collect(),
             divisor: rule.divisor,
@@ -199,6 +231,8 @@ impl From<wire::Rule> for RuleBody {
             summary: rule.summary,
             annotations: rule.annotations.into_iter().collect(),
             disabled: rule.disabled,
+            season: time(rule.season),
+            limit: rule.limit,
         }
     }
 }

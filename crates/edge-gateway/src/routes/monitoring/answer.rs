@@ -96,6 +96,10 @@ pub(crate) struct Alert {
     fired_at: Option<String>,
     resolved_at: Option<String>,
     labels: HashMap<String, String>,
+    /// Grows with everything that happens to it; goes into `ifVersion`.
+    version: u32,
+    /// True while a silence, a maintenance window or an alert that explains it keeps people from being told.
+    silenced: bool,
     acknowledgement: Option<Acknowledgement>,
 }
 
@@ -201,6 +205,8 @@ impl From<wire::Alert> for Alert {
             fired_at: rfc3339(alert.fired_at),
             resolved_at: rfc3339(alert.resolved_at),
             labels: alert.labels,
+            version: alert.version,
+            silenced: alert.silenced,
             acknowledgement: alert.acknowledgement.map(|ack| Acknowledgement {
                 by: ack.by,
                 at: rfc3339(ack.at),

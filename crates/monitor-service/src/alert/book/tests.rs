@@ -135,7 +135,7 @@ fn acknowledgement_is_kept_until_it_expires_and_changes_no_state() {
     evaluate(&mut book, &mut ids, vec![breach(0, Severity::Warning)], 2);
 
     let id = Uuid::from_u128(1);
-    let alert = book.acknowledge(id, by(Some(Duration::from_secs(10)))).unwrap();
+    let alert = book.acknowledge(id, by(Some(Duration::from_secs(10))), None).unwrap();
     assert_eq!(alert.alert.state, AlertState::Firing);
     assert_eq!(evaluate(&mut book, &mut ids, vec![breach(0, Severity::Warning)], 12), []);
     assert_eq!(
@@ -143,14 +143,56 @@ fn acknowledgement_is_kept_until_it_expires_and_changes_no_state() {
         [Change::AcknowledgementExpired]
     );
 
-    book.acknowledge(id, by(None)).unwrap();
+    book.acknowledge(id, by(None), None).unwrap();
     evaluate(&mut book, &mut ids, vec![], 14);
     evaluate(&mut book, &mut ids, vec![], 1000);
     let resolved = book.page(&Filter::default(), None, 1).alerts[0];
     assert_eq!(resolved.state, AlertState::Resolved);
     assert!(resolved.acknowledgement.is_some(), "the history tells who looked after it");
-    assert_eq!(book.acknowledge(id, by(None)), Err(AcknowledgeError::AlreadyResolved));
-    assert_eq!(book.acknowledge(Uuid::from_u128(77), by(None)), Err(AcknowledgeError::NotFound));
+    assert_eq!(book.acknowledge(id, by(None), None), Err(AcknowledgeError::AlreadyResolved));
+    assert_eq!(book.acknowledge(Uuid::from_u128(77), by(None), None), Err(AcknowledgeError::NotFound));
+}
+
+#[test]
+fn alert_that_nobody_looks_after_is_escalated_once_per_channel() {
+    let (mut book, mut ids) = (book(10), Ids(0));
+    let channels =
+        [("second".to_owned(), Duration::from_mins(5)), ("boss".to_owned(), Duration::from_mins(15))];
+    let escalated = |book: &mut AlertBook, second: u64| -> Vec<String> {
+        let events = book.escalated(&channels, at(second), |_| false);
+        events.into_iter().filter_map(|event| event.alert.escalated.last().cloned()).collect()
+    };
+    evaluate(&mut book, &mut ids, vec![breach(0, Severity::Warning)], 0);
+    let fired = book.evaluate(vec![breach(0, Severity::Warning)], fine, at(2), || ids.next());
+    assert_eq!(escalated(&mut book, 900), Vec::<String>::new(), "nobody was told of it at all");
+    for mut event in fired {
+        book.notify(&mut event, false);
+    }
+    assert_eq!(escalated(&mut book, 301), Vec::<String>::new());
+    assert_eq!(book.escalated(&channels, at(302), |_| true), [], "it is silenced");
+    assert_eq!(escalated(&mut book, 302), ["second"]);
+    assert_eq!(escalated(&mut book, 303), Vec::<String>::new());
+    let by = Acknowledgement::try_new("ann".to_owned(), String::new(), None, at(400)).unwrap();
+    book.acknowledge(Uuid::from_u128(1), by, None).unwrap();
+    assert_eq!(escalated(&mut book, 2_000), Vec::<String>::new());
+}
+
+#[test]
+fn acknowledgement_of_another_version_is_refused() {
+    let (mut book, mut ids) = (book(10), Ids(0));
+    let by = || Acknowledgement::try_new("ann".to_owned(), String::new(), None, at(3)).unwrap();
+    let events = book.evaluate(vec![breach(0, Severity::Warning)], fine, at(0), || ids.next());
+    let id = Uuid::from_u128(1);
+    let mut seen = events.into_iter().map(|mut event| {
+        book.notify(&mut event, false);
+        event.alert.version
+    });
+    assert_eq!((seen.next(), seen.next()), (Some(1), None));
+    assert_eq!(book.acknowledge(id, by(), Some(7)), Err(AcknowledgeError::Changed(1)));
+    let mut acknowledged = book.acknowledge(id, by(), Some(1)).unwrap();
+    book.notify(&mut acknowledged, false);
+    assert_eq!(acknowledged.alert.version, 2);
+    assert_eq!(book.acknowledge(id, by(), Some(1)), Err(AcknowledgeError::Changed(2)));
 }
 
 #[test]
