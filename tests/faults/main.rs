@@ -6,6 +6,7 @@ mod browsers;
 mod config;
 mod dependency;
 mod drain;
+mod failover;
 mod hostile;
 mod idempotency;
 mod killed;

@@ -255,6 +255,8 @@ impl Collector for LayerCollector {
         if let Some(layer) = &redis {
             let n_connections = layer.redis().n_connections().into();
             counter("l2_connections", "Connections to Redis made", n_connections)?;
+            let n_switches = layer.redis().n_switches().into();
+            counter("sentinel_switches", "Messages of Sentinels that there is a new primary", n_switches)?;
         }
         Ok(())
     }

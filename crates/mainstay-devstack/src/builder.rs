@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -65,6 +66,12 @@ impl Builder {
     /// Lets Redis write an append-only file (default: off).
     pub fn append_only(mut self, on: bool) -> Self {
         self.wishes.append_only = on;
+        self
+    }
+
+    /// Sets how long a Redis server may be silent before a Sentinel thinks it dead (default: 1 s).
+    pub fn down_after(mut self, silence: Duration) -> Self {
+        self.wishes.down_after = Some(silence);
         self
     }
 

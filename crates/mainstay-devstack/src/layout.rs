@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     process,
+    time::Duration,
 };
 
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
         DATABASE, N_REPLICAS, Postgres, SERVICE_ROLE,
         setup::{NodePlan, PostgresPlan},
     },
-    redis::{MinReplicas, N_SENTINELS, Redis, RedisPlan},
+    redis::{DOWN_AFTER, MinReplicas, N_SENTINELS, Redis, RedisPlan},
     run_as::RunAs,
     services::{Service, ServiceAddress, Surroundings},
 };
@@ -54,6 +55,7 @@ pub(crate) struct Wishes {
     pub(crate) redis: bool,
     pub(crate) min_replicas: MinReplicas,
     pub(crate) append_only: bool,
+    pub(crate) down_after: Option<Duration>,
     pub(crate) postgres: bool,
     pub(crate) pgbouncer: bool,
     pub(crate) fsync: bool,
@@ -119,6 +121,7 @@ impl<'a> Layout<'a> {
             password: credentials.redis_password.clone(),
             min_replicas: self.wishes.min_replicas,
             append_only: self.wishes.append_only,
+            down_after: self.wishes.down_after.unwrap_or(DOWN_AFTER),
         }))
     }
 

@@ -30,6 +30,8 @@ use crate::{
 pub const MASTER_NAME: &str = "mainstay";
 pub(crate) const N_SENTINELS: usize = 3;
 const QUORUM: usize = 2;
+/// Sentinel's `down-after-milliseconds` unless asked otherwise.
+pub(crate) const DOWN_AFTER: Duration = Duration::from_secs(1);
 const ASK_WITHIN: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 const READY_WITHIN: Duration = Duration::from_secs(15);
@@ -77,6 +79,7 @@ pub(crate) struct RedisPlan {
     pub(crate) password: String,
     pub(crate) min_replicas: MinReplicas,
     pub(crate) append_only: bool,
+    pub(crate) down_after: Duration,
 }
 
 impl RedisPlan {
@@ -172,7 +175,7 @@ impl RedisPlan {
             "bind 127.0.0.1\nport {}\ndaemonize no\nlogfile \"\"\nsentinel myid {}\n\
              sentinel monitor {MASTER_NAME} {} {} {QUORUM}\n\
              sentinel auth-pass {MASTER_NAME} {}\n\
-             sentinel down-after-milliseconds {MASTER_NAME} 1000\n\
+             sentinel down-after-milliseconds {MASTER_NAME} {}\n\
              sentinel failover-timeout {MASTER_NAME} 5000\n\
              sentinel parallel-syncs {MASTER_NAME} 1\n\
              sentinel known-replica {MASTER_NAME} {} {}\n",
@@ -181,6 +184,7 @@ impl RedisPlan {
             primary.ip(),
             primary.port(),
             self.password,
+            self.down_after.as_millis(),
             replica.ip(),
             replica.port(),
         );

@@ -50,7 +50,12 @@ impl Link {
         cx.spawn_work(look_after(client.clone(), handle, closed.clone(), asked_to_close.clone()));
         let close_on_drop = asked_to_close.drop_guard();
         let command_within = config.command_within;
-        Ok(Self { address, client, command_within, closed, _close_on_drop: close_on_drop })
+        let link = Self { address, client, command_within, closed, _close_on_drop: close_on_drop };
+        // A frozen server is connected to all the same: the kernel accepts for it.
+        let pong =
+            timeout(config.connect_within, link.commands(config.connect_within).ping::<()>(None)).await;
+        pong.map_err(|_| RedisError::Timeout)?.map_err(RedisError::from_fred)?;
+        Ok(link)
     }
 
     /// Returns the server it leads to.

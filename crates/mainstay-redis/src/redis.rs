@@ -39,6 +39,8 @@ pub struct Redis {
     watch: OnceLock<Trigger>,
     complained_at: Mutex<Option<Instant>>,
     connections: AtomicU32,
+    /// Messages of Sentinels that there is a new primary.
+    switches: AtomicU32,
 }
 
 impl Redis {
@@ -55,6 +57,7 @@ impl Redis {
             watch: OnceLock::new(),
             complained_at: Mutex::new(None),
             connections: AtomicU32::new(0),
+            switches: AtomicU32::new(0),
         }
     }
 
@@ -112,6 +115,24 @@ impl Redis {
     /// Counts connections made since the start.
     pub fn n_connections(&self) -> u32 {
         self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Counts messages of Sentinels that there is a new primary.
+    pub fn n_switches(&self) -> u32 {
+        self.switches.load(Ordering::Relaxed)
+    }
+
+    /// Notes such a message, and looks.
+    pub(crate) fn heard_of_switch(&self) {
+        self.switches.fetch_add(1, Ordering::Relaxed);
+        self.look_again();
+    }
+
+    /// Asks for a look at the connection, at once.
+    pub(crate) fn look_again(&self) {
+        if let Some(watch) = self.watch.get() {
+            watch.fire();
+        }
     }
 
     /// Notes what a look at Redis found.

@@ -8,16 +8,24 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::config::{Address, RedisConfig};
 use crate::resp::{self, Reply};
 
+mod listener;
+
+pub(crate) use listener::Listener;
+
+/// Once more than half agree, the others have this long. The host of a lost primary often was a Sentinel's, too.
+const STRAGGLERS_WITHIN: Duration = Duration::from_millis(100);
+
 /// Asks the configured Sentinels.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Sentinels {
     addresses: Vec<Address>,
     master_name: String,
@@ -42,21 +50,37 @@ impl Sentinels {
         }
     }
 
-    /// Asks all at once; takes no longer than `redis.connect_within`.
+    /// Asks all at once; takes no longer than `redis.connect_within`, and not much longer than it takes most to agree.
     pub(crate) async fn ask_all(&self) -> Poll {
-        let answers = self.addresses.iter().map(async |address| {
-            let answer = timeout(self.within, self.ask(address)).await;
-            (address.clone(), answer.unwrap_or(Err(SentinelError::Timeout)))
-        });
-        Poll { answers: join_all(answers).await }
+        let mut until = Instant::now() + self.within;
+        let ask = async |address: &Address| (address.clone(), self.ask(address).await);
+        let mut asking: FuturesUnordered<_> = self.addresses.iter().map(ask).collect();
+        let mut poll = Poll { answers: Vec::with_capacity(self.addresses.len()) };
+        while let Ok(Some(answer)) = timeout_at(until, asking.next()).await {
+            poll.answers.push(answer);
+            if poll.favourite().is_some_and(|(_, n_votes)| n_votes * 2 > self.addresses.len()) {
+                until = until.min(Instant::now() + STRAGGLERS_WITHIN);
+            }
+        }
+        for address in &self.addresses {
+            if !poll.answers.iter().any(|(answered, _)| answered == address) {
+                poll.answers.push((address.clone(), Err(SentinelError::Timeout)));
+            }
+        }
+        poll
     }
 
-    async fn ask(&self, address: &Address) -> Result<Address, SentinelError> {
+    async fn connect(&self, address: &Address) -> Result<BufReader<TcpStream>, SentinelError> {
         let connected = TcpStream::connect((address.host.as_str(), address.port)).await;
         let mut stream = BufReader::new(connected.map_err(SentinelError::Connect)?);
         if let Some(password) = &self.password {
             exchange(&mut stream, &["AUTH", password]).await?;
         }
+        Ok(stream)
+    }
+
+    async fn ask(&self, address: &Address) -> Result<Address, SentinelError> {
+        let mut stream = self.connect(address).await?;
         match exchange(&mut stream, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", &self.master_name]).await? {
             Reply::List(parts) => match parts.as_slice() {
                 [host, port] => {

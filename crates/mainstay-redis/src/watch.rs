@@ -9,7 +9,7 @@ use crate::config::{Address, RedisConfig, RedisMode};
 use crate::error::RedisError;
 use crate::link::Link;
 use crate::redis::Redis;
-use crate::sentinel::{Poll, Sentinels};
+use crate::sentinel::{Listener, Poll, Sentinels};
 use crate::view::{RedisView, SentinelView, pick_fields};
 
 /// Keeps the connection to the primary: looks where it is, connects, asks how it is, and tells the components.
@@ -23,9 +23,13 @@ pub struct Watch {
     component: Component,
     backoff: Backoff,
     connect_not_before: Option<Instant>,
+    /// What `backoff` is for: another address is tried at once.
+    tried: Option<Address>,
     last_trouble: String,
     /// A fixed address leads to a replica: behind it may be another server by now.
     look_behind_address: bool,
+    /// It answers, and takes no writes: any other server that is named is better.
+    is_replica: bool,
 }
 
 /// Where the primary is.
@@ -38,6 +42,8 @@ impl Watch {
     /// How often it looks while nothing fails.
     pub const EVERY: Duration = Duration::from_secs(1);
     const RETRY_FIRST: Duration = Duration::from_millis(50);
+    /// While a server is waited for, the Sentinels are asked this often whether it still is the primary.
+    const ASK_AGAIN_EVERY: Duration = Duration::from_millis(100);
 
     /// Adds the components; none when the mode is `none`.
     pub fn new(redis: Arc<Redis>, config: &RedisConfig, cx: &Context) -> Option<Self> {
@@ -48,7 +54,11 @@ impl Watch {
             }
             RedisMode::Sentinel => {
                 let component = cx.component("sentinel", ComponentKind::Datastore, false);
-                Place::Named { sentinels: Sentinels::new(config), component }
+                let sentinels = Sentinels::new(config);
+                for listener in Listener::of_all(&sentinels, &redis) {
+                    cx.spawn("redis.sentinel", listener.run(cx.stopping()));
+                }
+                Place::Named { sentinels, component }
             }
         };
         let component = cx.component("redis", ComponentKind::Datastore, true);
@@ -62,8 +72,10 @@ impl Watch {
             component,
             backoff,
             connect_not_before: None,
+            tried: None,
             last_trouble: "not connected yet".to_owned(),
             look_behind_address: false,
+            is_replica: false,
         })
     }
 
@@ -79,7 +91,8 @@ impl Watch {
                 let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
                 let (n_configured, n_reachable) = (count(poll.n_asked()), count(poll.n_reachable()));
                 let view = SentinelView { master, n_configured, n_reachable };
-                (poll.decide(self.redis.primary().as_ref()), Some(view))
+                let working = self.redis.primary().filter(|_| !self.is_replica);
+                (poll.decide(working.as_ref()), Some(view))
             }
         }
     }
@@ -91,11 +104,23 @@ impl Watch {
             return;
         };
         let connected = self.redis.primary().as_ref() == Some(primary);
+        if self.tried.as_ref() != Some(primary) {
+            self.tried = Some(primary.clone());
+            self.backoff.reset();
+            self.connect_not_before = None;
+        }
         let too_early = self.connect_not_before.is_some_and(|at| Instant::now() < at);
         if too_early || (connected && !self.look_behind_address) {
             return;
         }
-        match Link::open(primary.clone(), &self.config, &self.cx).await {
+        let opened = tokio::select! {
+            opened = Link::open(primary.clone(), &self.config, &self.cx) => opened,
+            () = self.place.moves_from(primary) => {
+                self.redis.look_again();
+                return;
+            }
+        };
+        match opened {
             Ok(link) => {
                 if !connected {
                     tracing::info!(address = %primary, "connected to redis");
@@ -117,7 +142,15 @@ impl Watch {
 
     async fn look(&mut self) -> Option<String> {
         let started = Instant::now();
-        match self.redis.info(self.config.command_within).await {
+        let address = self.redis.primary()?;
+        let answer = tokio::select! {
+            answer = self.redis.info(self.config.command_within) => answer,
+            () = self.place.moves_from(&address) => {
+                self.redis.look_again();
+                return None;
+            }
+        };
+        match answer {
             Ok(info) => {
                 self.component.latency(started.elapsed());
                 Some(info)
@@ -147,6 +180,20 @@ impl Watch {
     }
 }
 
+impl Place {
+    /// Ends when more than half of the Sentinels come to name another server; never in mode `single`. A server that says
+    /// nothing may be waited for in vain.
+    async fn moves_from(&self, address: &Address) {
+        let Self::Named { sentinels, .. } = self else { return std::future::pending().await };
+        loop {
+            tokio::time::sleep(Watch::ASK_AGAIN_EVERY).await;
+            if sentinels.ask_all().await.decide(Some(address)).as_ref() != Some(address) {
+                return;
+            }
+        }
+    }
+}
+
 /// Attributes of the component, and the fields of INFO they show.
 const ATTRIBUTES: [(&str, &str); 5] = [
     ("role", "role"),
@@ -162,6 +209,7 @@ impl Activate for Watch {
         self.connect(primary.as_ref()).await;
         let info = self.look().await;
         let is_replica = info.as_deref().is_some_and(|info| info.contains("role:slave"));
+        self.is_replica = is_replica;
         self.look_behind_address = is_replica && matches!(self.place, Place::Fixed(_));
         let view = RedisView { info: info.as_deref().map(pick_fields).unwrap_or_default(), sentinel };
         self.report(&view);

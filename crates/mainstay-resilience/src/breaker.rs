@@ -129,6 +129,17 @@ impl Breaker {
         }
     }
 
+    /// Closes and forgets: what it stands for has been replaced. Permits given before count for nothing.
+    pub fn reset(&mut self, now: Instant) {
+        let from = self.state(now);
+        self.calls.clear();
+        self.failures_in_a_row = 0;
+        if from != State::Closed {
+            self.phase = Phase::Closed;
+            self.turn(now, from, State::Closed);
+        }
+    }
+
     /// Tells the state at `now`; an open breaker whose time is over is half-open.
     pub fn state(&self, now: Instant) -> State {
         match self.phase {

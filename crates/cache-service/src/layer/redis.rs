@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,6 +28,8 @@ const ANSWER_TAKES: Duration = Duration::from_millis(5);
 pub(crate) struct RedisLayer {
     redis: Arc<Redis>,
     breaker: Mutex<Breaker>,
+    /// Connections there had been when the breaker last looked.
+    connections_seen: AtomicU32,
     command_within: Duration,
     metrics: Arc<CacheMetrics>,
 }
@@ -53,6 +56,7 @@ impl RedisLayer {
         Self {
             redis,
             breaker: Mutex::new(Breaker::new(breaker)),
+            connections_seen: AtomicU32::new(0),
             command_within: config.command_within,
             metrics,
         }
@@ -217,7 +221,13 @@ impl RedisLayer {
 
     fn admit(&self) -> Result<Admission<'_>, LayerError> {
         let started = Instant::now();
-        match self.breaker.lock().admit(started.into_std()) {
+        let n_connections = self.redis.n_connections();
+        let mut breaker = self.breaker.lock();
+        // What failed before a new connection speaks of another server, or of another time.
+        if self.connections_seen.swap(n_connections, Ordering::Relaxed) != n_connections {
+            breaker.reset(started.into_std());
+        }
+        match breaker.admit(started.into_std()) {
             Ok(permit) => Ok(Admission { breaker: &self.breaker, permit: Some(permit), started }),
             Err(rejected) => Err(LayerError::BreakerOpen { retry_after: rejected.retry_after }),
         }

@@ -37,6 +37,21 @@ fn opened(now: Instant) -> Breaker {
     breaker
 }
 
+#[test]
+fn a_reset_closes_it_and_forgets_what_was_under_way() {
+    let now = origin();
+    let mut breaker = opened(now);
+    let probing_at = now + millis(100);
+    let probe = breaker.admit(probing_at).expect("half-open, it admits a probe");
+    breaker.reset(probing_at);
+    assert_eq!(breaker.state(probing_at), State::Closed);
+    assert_eq!(breaker.record(probe, Outcome::Failure, millis(1), probing_at), None);
+    for _ in 0..2 {
+        assert_eq!(call(&mut breaker, probing_at, Outcome::Failure, millis(1)), None, "it counts from zero");
+    }
+    assert_eq!(call(&mut breaker, probing_at, Outcome::Failure, millis(1)), CLOSED_TO_OPEN);
+}
+
 const CLOSED_TO_OPEN: Option<Transition> = Some(Transition { from: State::Closed, to: State::Open });
 const REOPENED: Option<Transition> = Some(Transition { from: State::HalfOpen, to: State::Open });
 const HEALED: Option<Transition> = Some(Transition { from: State::HalfOpen, to: State::Closed });
