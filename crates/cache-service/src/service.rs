@@ -105,7 +105,7 @@ pub async fn start(cx: Context, config: CacheConfig) -> anyhow::Result<()> {
 
 fn connect(cx: &Context, config: &CacheConfig, metrics: &Arc<CacheMetrics>) -> Arc<RedisLayer> {
     let redis = Arc::new(Redis::new(&config.redis, config.invalidation.log_length));
-    if let Some(watch) = Watch::new(Arc::clone(&*redis), &config.redis, cx) {
+    if let Some(watch) = Watch::new(Arc::clone(&*redis), &config.redis, cx, true) {
         redis.watched_by(cx.background("redis.watch", Schedule::EveryOrTrigger(Watch::EVERY), watch));
     }
     Arc::new(RedisLayer::new(redis, &config.redis, Arc::clone(metrics)))

@@ -1,11 +1,13 @@
 use std::time::Duration;
 
 use fred::clients::{Client, WithOptions};
-use fred::interfaces::ClientLike as _;
+use fred::interfaces::{ClientLike as _, EventInterface as _};
 use fred::types::Builder;
 use fred::types::ConnectHandle;
 use fred::types::config::{Config, Options, ReconnectError, Server, ServerConfig};
+use fred::types::{InfoKind, Message, RespVersion};
 use mainstay_runtime::Context;
+use tokio::sync::broadcast::Receiver;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFuture};
 
@@ -24,6 +26,7 @@ const QUIT_WITHIN: Duration = Duration::from_millis(200);
 pub struct Link {
     address: Address,
     client: Client,
+    server_id: Box<str>,
     command_within: Duration,
     closed: CancellationToken,
     _close_on_drop: DropGuard,
@@ -35,7 +38,33 @@ impl Link {
     /// # Errors
     /// Fails when the server cannot be reached, does not answer, or refuses.
     pub async fn open(address: Address, config: &RedisConfig, cx: &Context) -> Result<Self, RedisError> {
-        let client = build(&address, config).map_err(RedisError::Connection)?;
+        let client = build(&address, config, None).map_err(RedisError::Connection)?;
+        Self::connect(address, client, config, cx).await
+    }
+
+    /// Connects in order to be sent messages: returns also where they arrive. When more than `most_waiting` are not
+    /// taken, the oldest are lost and the receiver says so.
+    ///
+    /// # Errors
+    /// As [`Link::open`].
+    pub async fn open_to_listen(
+        address: Address,
+        config: &RedisConfig,
+        most_waiting: usize,
+        cx: &Context,
+    ) -> Result<(Self, Receiver<Message>), RedisError> {
+        let client = build(&address, config, Some(most_waiting)).map_err(RedisError::Connection)?;
+        // Before anything is asked for, so that nothing is missed.
+        let messages = client.message_rx();
+        Ok((Self::connect(address, client, config, cx).await?, messages))
+    }
+
+    async fn connect(
+        address: Address,
+        client: Client,
+        config: &RedisConfig,
+        cx: &Context,
+    ) -> Result<Self, RedisError> {
         // fred bounds each of the two steps; this is the belt to its braces.
         let connecting = timeout(config.connect_within * 2 + QUIT_WITHIN, client.init()).await;
         let handle = match connecting {
@@ -50,17 +79,30 @@ impl Link {
         cx.spawn_work(look_after(client.clone(), handle, closed.clone(), asked_to_close.clone()));
         let close_on_drop = asked_to_close.drop_guard();
         let command_within = config.command_within;
-        let link = Self { address, client, command_within, closed, _close_on_drop: close_on_drop };
-        // A frozen server is connected to all the same: the kernel accepts for it.
-        let pong =
-            timeout(config.connect_within, link.commands(config.connect_within).ping::<()>(None)).await;
-        pong.map_err(|_| RedisError::Timeout)?.map_err(RedisError::from_fred)?;
+        let mut link = Self {
+            address,
+            client,
+            server_id: "".into(),
+            command_within,
+            closed,
+            _close_on_drop: close_on_drop,
+        };
+        // Asked also because a frozen server is connected to all the same: the kernel accepts for it.
+        let client = link.commands(config.connect_within);
+        let info = async move { client.info(Some(InfoKind::Server)).await };
+        let info: String = link.run(config.connect_within, info).await?;
+        link.server_id = server_id(&info).into();
         Ok(link)
     }
 
     /// Returns the server it leads to.
     pub fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// Returns the id of the server process: another one after every start.
+    pub fn server_id(&self) -> &str {
+        &self.server_id
     }
 
     pub(crate) fn command_within(&self) -> Duration {
@@ -136,7 +178,17 @@ async fn look_after(
     }
 }
 
-fn build(address: &Address, config: &RedisConfig) -> Result<Client, fred::error::Error> {
+/// Picks the id of the process out of the text of INFO.
+fn server_id(info: &str) -> &str {
+    info.lines().find_map(|line| line.trim_end().strip_prefix("run_id:")).unwrap_or_default()
+}
+
+/// `most_waiting` says that the connection is for messages. These come in between answers only in RESP3.
+fn build(
+    address: &Address,
+    config: &RedisConfig,
+    most_waiting: Option<usize>,
+) -> Result<Client, fred::error::Error> {
     let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let server = Server::new(address.host.clone(), address.port);
     let server_config = Config {
@@ -145,6 +197,7 @@ fn build(address: &Address, config: &RedisConfig) -> Result<Client, fred::error:
         password: text(config.password.expose()),
         database: (config.database != 0).then_some(config.database),
         fail_fast: true,
+        version: if most_waiting.is_some() { RespVersion::RESP3 } else { RespVersion::RESP2 },
         ..Config::default()
     };
     let (connect_within, max_in_flight) = (config.connect_within, config.max_in_flight as usize);
@@ -162,6 +215,11 @@ fn build(address: &Address, config: &RedisConfig) -> Result<Client, fred::error:
             vec![ReconnectError::ClusterDown, ReconnectError::Loading, ReconnectError::MasterDown];
     });
     let command_within = config.command_within;
-    builder.with_performance_config(|performance| performance.default_command_timeout = command_within);
+    builder.with_performance_config(|performance| {
+        performance.default_command_timeout = command_within;
+        if let Some(most_waiting) = most_waiting {
+            performance.broadcast_channel_capacity = most_waiting;
+        }
+    });
     builder.build()
 }

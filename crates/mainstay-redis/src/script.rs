@@ -37,9 +37,24 @@ impl Redis {
         arguments: Vec<Value>,
         within: Duration,
     ) -> Result<T, RedisError> {
+        self.run_script_at(script, keys, |_| arguments, within).await
+    }
+
+    /// Runs a script as [`Redis::run_script`] does, with arguments that depend on the id of the server that runs it.
+    ///
+    /// # Errors
+    /// As [`Redis::run_script`].
+    pub async fn run_script_at<T: FromValue + Send>(
+        &self,
+        script: &Script,
+        keys: &[&str],
+        arguments: impl FnOnce(&str) -> Vec<Value> + Send,
+        within: Duration,
+    ) -> Result<T, RedisError> {
         let started = Instant::now();
         let left = || within.saturating_sub(started.elapsed());
         let link = self.link()?;
+        let arguments = arguments(link.server_id());
         let keys: Vec<String> = keys.iter().map(|key| self.full(key)).collect();
         if let Some(hash) = script.hash.get() {
             let client = link.commands(within);

@@ -46,7 +46,9 @@ impl Watch {
     const ASK_AGAIN_EVERY: Duration = Duration::from_millis(100);
 
     /// Adds the components; none when the mode is `none`.
-    pub fn new(redis: Arc<Redis>, config: &RedisConfig, cx: &Context) -> Option<Self> {
+    ///
+    /// `is_critical` says whether the service is of no use without Redis.
+    pub fn new(redis: Arc<Redis>, config: &RedisConfig, cx: &Context, is_critical: bool) -> Option<Self> {
         let place = match config.mode {
             RedisMode::None => return None,
             RedisMode::Single => {
@@ -61,7 +63,7 @@ impl Watch {
                 Place::Named { sentinels, component }
             }
         };
-        let component = cx.component("redis", ComponentKind::Datastore, true);
+        let component = cx.component("redis", ComponentKind::Datastore, is_critical);
         let backoff =
             Backoff::try_new(Self::RETRY_FIRST, Self::EVERY).expect("both are above zero and in order");
         Some(Self {

@@ -11,6 +11,7 @@ pub(crate) struct ReplyError {
 }
 
 impl ReplyError {
+    pub(crate) const INTERNAL: Self = Self { temporary: true, ..Self::new(100, "internal server error") };
     pub(crate) const UNKNOWN_CHANNEL: Self = Self::new(102, "unknown channel");
     pub(crate) const PERMISSION_DENIED: Self = Self::new(103, "permission denied");
     pub(crate) const METHOD_NOT_FOUND: Self = Self::new(104, "method not found");
@@ -59,6 +60,8 @@ impl Disconnect {
     pub(crate) const EXPIRED: Self = Self::new(3005, "connection expired");
     pub(crate) const SLOW: Self = Self::new(3008, "slow");
     pub(crate) const WRITE_ERROR: Self = Self::new(3009, "write error");
+    /// The client may have missed something in a channel it did not ask for.
+    pub(crate) const INSUFFICIENT_STATE: Self = Self::new(3010, "insufficient state");
     pub(crate) const NO_PONG: Self = Self::new(3012, "no pong");
     pub(crate) const INVALID_TOKEN: Self = Self::new(3500, "invalid token");
     pub(crate) const BAD_REQUEST: Self = Self::new(3501, "bad request");

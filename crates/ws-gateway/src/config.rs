@@ -6,16 +6,19 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bytesize::ByteSize;
 use mainstay_auth::jwt::{Verifier, VerifierConfig};
+use mainstay_redis::RedisConfig;
 use mainstay_rpc::ServerTls;
 use mainstay_runtime::{Problems, Secret, ServerConfig, ServiceConfig, TelemetryConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::origin::OriginPattern;
 
+mod broker;
 mod channels;
 
 mod limits;
 
+pub use broker::BrokerConfig;
 pub use channels::{ChannelsConfig, NamespaceConfig, Recovery, Slow, Who};
 pub use limits::{RateConfig, RatesConfig};
 
@@ -28,6 +31,9 @@ pub struct GatewayConfig {
     pub websocket: WebSocketConfig,
     pub auth: AuthConfig,
     pub channels: ChannelsConfig,
+    /// The way to the other nodes; mode `none`: there are none.
+    pub redis: RedisConfig,
+    pub broker: BrokerConfig,
 }
 
 /// The port of the clients, and what one connection may cost.
@@ -98,6 +104,8 @@ impl Default for GatewayConfig {
             websocket: WebSocketConfig::default(),
             auth: AuthConfig::default(),
             channels: ChannelsConfig::default(),
+            redis: RedisConfig::default(),
+            broker: BrokerConfig::default(),
         }
     }
 }
@@ -235,6 +243,8 @@ impl ServiceConfig for GatewayConfig {
         self.websocket.check(problems);
         self.auth.check(problems);
         self.channels.check(problems);
+        self.redis.check(problems);
+        self.broker.check(problems);
     }
 }
 

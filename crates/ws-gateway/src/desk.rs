@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::channel::Channel;
 use crate::codes::{Disconnect, ReplyError, Unsubscribed};
+use crate::errand::{self, Errand};
 use crate::hub::{Connection, Hub, Message, NotJoined, Seat, Subscribed, Subscription};
 use crate::protocol::{
     self, ConnectResult, Empty, HistoryResult, Method, PresenceResult, PresenceStatsResult, Push,
@@ -16,6 +17,12 @@ use crate::session::{Action, Ask, Open};
 /// Does what a session asks for, in the order given.
 pub(crate) fn carry_out(seat: &Seat, actions: Vec<Action>) {
     let desk = Desk { hub: seat.hub(), connection: seat.connection() };
+    let broker = desk.hub.broker();
+    let later = |errand| {
+        if let Some(broker) = &broker {
+            errand::run(broker, desk.connection, desk.hub, errand);
+        }
+    };
     for action in actions {
         match action {
             Action::Admit(profile) => {
@@ -24,7 +31,13 @@ pub(crate) fn carry_out(seat: &Seat, actions: Vec<Action>) {
                     return;
                 }
             }
+            Action::Open(open) if broker.is_some() => {
+                later(Errand::Open(open));
+            }
             Action::Open(open) => desk.open(&open),
+            Action::Ask { id, ask } if broker.is_some() => {
+                later(Errand::Ask { id, ask });
+            }
             Action::Ask { id, ask } => desk.serve(id, *ask),
             Action::Reply { frame, method, code } => {
                 desk.hub.answered(desk.connection, method, code);
@@ -32,6 +45,9 @@ pub(crate) fn carry_out(seat: &Seat, actions: Vec<Action>) {
             }
             Action::Send(message) => {
                 desk.hub.send(desk.connection, message);
+            }
+            Action::Expire(channel) if broker.is_some() => {
+                later(Errand::Expire(channel));
             }
             Action::Expire(channel) => {
                 desk.hub.unsubscribe(desk.connection, &channel, Unsubscribed::EXPIRED);
@@ -45,9 +61,10 @@ pub(crate) fn carry_out(seat: &Seat, actions: Vec<Action>) {
 }
 
 /// Where one connection's commands are served.
-struct Desk<'a> {
-    hub: &'a Hub,
-    connection: &'a Arc<Connection>,
+#[derive(Clone, Copy)]
+pub(crate) struct Desk<'a> {
+    pub(crate) hub: &'a Hub,
+    pub(crate) connection: &'a Arc<Connection>,
 }
 
 impl Desk<'_> {
@@ -63,6 +80,11 @@ impl Desk<'_> {
                 return;
             }
         }
+        self.welcome(open, &begun);
+    }
+
+    /// Tells a client that it is connected, and to what.
+    pub(crate) fn welcome(&self, open: &Open, begun: &[(&Channel, Subscribed)]) {
         let subs = begun.iter().map(|(channel, subscribed)| (channel.as_str(), subscribed.shown()));
         let result = ConnectResult {
             client: &open.client,
@@ -78,11 +100,11 @@ impl Desk<'_> {
         self.hub.send_first(self.connection, protocol::reply(open.id, Method::Connect, &result));
     }
 
-    fn serve(&self, id: u32, ask: Ask) {
+    pub(crate) fn serve(&self, id: u32, ask: Ask) {
         let method = ask.method();
         let outcome = match ask {
             Ask::Subscribe(wanted) => {
-                let answer = |subscribed: Subscribed| self.answer(id, method, &subscribed.shown());
+                let answer = |subscribed| self.subscribed(id, subscribed);
                 match self.hub.subscribe(self.connection, &wanted, answer) {
                     Ok(()) | Err(NotJoined::Gone) => Ok(()),
                     Err(NotJoined::Refused(error)) => Err(error),
@@ -127,8 +149,7 @@ impl Desk<'_> {
             }
         };
         if let Err(error) = outcome {
-            self.hub.answered(self.connection, method, error.code);
-            self.hub.send(self.connection, protocol::error_reply(id, error));
+            self.refuse(id, method, error);
         }
     }
 
@@ -150,14 +171,25 @@ impl Desk<'_> {
         self.answer(id, Method::PresenceStats, &PresenceStatsResult { num_clients, num_users });
     }
 
-    fn member(&self, channel: &Channel, needed: bool) -> Result<(), ReplyError> {
+    pub(crate) fn member(&self, channel: &Channel, needed: bool) -> Result<(), ReplyError> {
         if needed && !self.connection.is_subscribed(channel) {
             return Err(ReplyError::PERMISSION_DENIED);
         }
         Ok(())
     }
 
-    fn answer<T: serde::Serialize>(&self, id: u32, method: Method, result: &T) {
+    /// Answers a subscribe command.
+    pub(crate) fn subscribed(&self, id: u32, subscribed: Subscribed) {
+        self.answer(id, Method::Subscribe, &subscribed.shown());
+    }
+
+    /// Answers a command with an error; the connection lives on.
+    pub(crate) fn refuse(&self, id: u32, method: Method, error: ReplyError) {
+        self.hub.answered(self.connection, method, error.code);
+        self.hub.send(self.connection, protocol::error_reply(id, error));
+    }
+
+    pub(crate) fn answer<T: serde::Serialize>(&self, id: u32, method: Method, result: &T) {
         self.hub.answered(self.connection, method, 0);
         self.hub.send(self.connection, protocol::reply(id, method, result));
     }
@@ -166,16 +198,19 @@ impl Desk<'_> {
 impl Hub {
     /// Subscribes a connection that did not ask for it, and tells it; false when it is subscribed already, or leaving.
     pub(crate) fn subscribe_unasked(&self, connection: &Arc<Connection>, wanted: &Subscription) -> bool {
-        let joined = self.subscribe(connection, wanted, |subscribed| {
-            let push = Push::Subscribe(protocol::Subscribed {
-                recoverable: subscribed.recoverable,
-                epoch: subscribed.epoch.as_deref().unwrap_or_default(),
-                offset: subscribed.offset,
-                positioned: subscribed.positioned,
-            });
-            self.send(connection, protocol::push(wanted.channel.as_str(), &push));
+        let tell = |subscribed| self.tell_subscribed(connection, &wanted.channel, &subscribed);
+        self.subscribe(connection, wanted, tell).is_ok()
+    }
+
+    /// Tells a client that it is subscribed to what it did not ask for.
+    pub(crate) fn tell_subscribed(&self, connection: &Connection, channel: &Channel, begun: &Subscribed) {
+        let push = Push::Subscribe(protocol::Subscribed {
+            recoverable: begun.recoverable,
+            epoch: begun.epoch.as_deref().unwrap_or_default(),
+            offset: begun.offset,
+            positioned: begun.positioned,
         });
-        joined.is_ok()
+        self.send(connection, protocol::push(channel.as_str(), &push));
     }
 
     /// Ends a subscription from this side and tells the client; false when there was none.

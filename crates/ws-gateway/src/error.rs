@@ -38,6 +38,10 @@ pub(crate) enum Refusal {
     HistoryOff,
     #[error("the epoch of the channel is another")]
     EpochChanged,
+    #[error("redis did not answer: the publication may have been made or not")]
+    PublishUnknown,
+    #[error("redis cannot be asked")]
+    RedisUnavailable,
 }
 
 impl Refusal {
@@ -60,6 +64,8 @@ impl Refusal {
             Self::PresenceOff => "PRESENCE_OFF",
             Self::HistoryOff => "HISTORY_OFF",
             Self::EpochChanged => "EPOCH_CHANGED",
+            Self::PublishUnknown => "PUBLISH_UNKNOWN",
+            Self::RedisUnavailable => "REDIS_UNAVAILABLE",
         }
     }
 
@@ -68,15 +74,19 @@ impl Refusal {
             Self::NoSuchChannel(NoSuchChannel::Namespace) | Self::ConnectionUnknown => ErrorCode::NotFound,
             Self::TooManyWatchers => ErrorCode::ResourceExhausted,
             Self::PresenceOff | Self::HistoryOff | Self::EpochChanged => ErrorCode::FailedPrecondition,
+            Self::PublishUnknown | Self::RedisUnavailable => ErrorCode::Unavailable,
             _ => ErrorCode::InvalidArgument,
         }
     }
 
     fn field(&self) -> &'static str {
         match self {
-            Self::ChannelInvalid(_) | Self::NoSuchChannel(_) | Self::PresenceOff | Self::HistoryOff => {
-                "channel"
-            }
+            Self::ChannelInvalid(_)
+            | Self::NoSuchChannel(_)
+            | Self::PresenceOff
+            | Self::HistoryOff
+            | Self::PublishUnknown
+            | Self::RedisUnavailable => "channel",
             Self::DataTooLarge { .. } | Self::DataNotJson(_) => "data",
             Self::TooManyChannels { .. } => "channels",
             Self::TagsInvalid(_) => "tags",

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use futures_util::future::join_all;
 use mainstay_proto::realtime::v1::realtime_service_server::RealtimeService;
 use mainstay_proto::realtime::v1::{
     self as v1, BroadcastRequest, BroadcastResponse, BroadcastResult, ChannelsRequest, ChannelsResponse,
@@ -12,8 +13,10 @@ use mainstay_proto::realtime::v1::{
     SubscribeRequest, SubscribeResponse, UnsubscribeRequest, UnsubscribeResponse,
 };
 use mainstay_rpc::{Failure, Reply, Request, Response, Status};
+use tracing::Instrument as _;
 use tracing::field::Empty;
 
+use crate::broker::{NoHistory, PublishUnknown};
 use crate::channel::Channel;
 use crate::codes::{Disconnect, Unsubscribed};
 use crate::config::NamespaceConfig;
@@ -27,7 +30,7 @@ use crate::publication::{Exclusion, Publication};
 mod shown;
 mod watch;
 
-use shown::{described, shown_client, shown_item};
+use shown::{described, shown_client, shown_item, shown_reach};
 pub(crate) use watch::WatchApi;
 
 const MAX_BROADCAST_CHANNELS: usize = 1_000;
@@ -104,8 +107,14 @@ impl RealtimeApi {
         })
     }
 
-    fn deliver(&self, place: &Place, message: &Message) -> Published {
-        self.hub.publish(&place.channel, &place.options, message)
+    async fn deliver(&self, place: &Place, message: &Message) -> Result<Published, Refusal> {
+        match self.hub.broker() {
+            None => Ok(self.hub.publish(&place.channel, &place.options, message)),
+            Some(broker) => {
+                let published = broker.publish(&place.channel, &place.options, message).await;
+                published.map_err(|PublishUnknown| Refusal::PublishUnknown)
+            }
+        }
     }
 
     /// Returns the connections a request names.
@@ -123,29 +132,34 @@ impl RealtimeApi {
 
     async fn deliver_to_each(&self, channels: Vec<String>, message: &Message) -> Vec<BroadcastResult> {
         let mut results = Vec::with_capacity(channels.len());
-        for (index, name) in channels.into_iter().enumerate() {
-            if index % CHANNELS_PER_TURN == CHANNELS_PER_TURN - 1 {
-                tokio::task::yield_now().await;
-            }
-            let place = self.place(&name);
-            let mut result = BroadcastResult { channel: name, ..BroadcastResult::default() };
-            match place {
-                Ok(place) => {
-                    let published = self.deliver(&place, message);
-                    result.receivers = published.receivers;
-                    result.duplicate = published.duplicate;
-                    if let Some(position) = published.position {
-                        (result.offset, result.epoch) = (position.offset, position.epoch.to_string());
-                    }
-                }
-                Err(refusal) => {
-                    result.error_code = refusal.reason().to_owned();
-                    result.error_message = refusal.to_string();
-                }
-            }
-            results.push(result);
+        for some in channels.chunks(CHANNELS_PER_TURN) {
+            results.extend(join_all(some.iter().map(|name| self.deliver_to(name, message))).await);
+            tokio::task::yield_now().await;
         }
         results
+    }
+
+    async fn deliver_to(&self, name: &str, message: &Message) -> BroadcastResult {
+        let mut result = BroadcastResult { channel: name.to_owned(), ..BroadcastResult::default() };
+        let outcome = match self.place(name) {
+            Ok(place) => self.deliver(&place, message).await,
+            Err(refusal) => Err(refusal),
+        };
+        match outcome {
+            Ok(published) => {
+                (result.receivers, result.duplicate) = (published.receivers, published.duplicate);
+                let (reach, nodes) = shown_reach(published.reach);
+                (result.reach, result.nodes) = (reach.into(), nodes);
+                if let Some(position) = published.position {
+                    (result.offset, result.epoch) = (position.offset, position.epoch.to_string());
+                }
+            }
+            Err(refusal) => {
+                result.error_code = refusal.reason().to_owned();
+                result.error_message = refusal.to_string();
+            }
+        }
+        result
     }
 }
 
@@ -164,13 +178,15 @@ impl RealtimeService for RealtimeApi {
         let message = self.message(draft).map_err(refused)?;
         let channel = place.channel.as_str();
         let span = tracing::info_span!("realtime.publish", channel, receivers = Empty, offset = Empty);
-        let published = span.in_scope(|| self.deliver(&place, &message));
+        let published = self.deliver(&place, &message).instrument(span.clone()).await.map_err(refused)?;
         span.record("receivers", published.receivers);
         let mut response = PublishResponse {
             receivers: published.receivers,
             duplicate: published.duplicate,
             ..PublishResponse::default()
         };
+        let (reach, nodes) = shown_reach(published.reach);
+        (response.reach, response.nodes) = (reach.into(), nodes);
         if let Some(position) = published.position {
             span.record("offset", position.offset);
             (response.offset, response.epoch) = (position.offset, position.epoch.to_string());
@@ -179,8 +195,6 @@ impl RealtimeService for RealtimeApi {
     }
 
     async fn broadcast(&self, request: Request<BroadcastRequest>) -> Reply<BroadcastResponse> {
-        use tracing::Instrument as _;
-
         let request = request.into_inner();
         let n_channels = request.channels.len();
         if n_channels == 0 || n_channels > MAX_BROADCAST_CHANNELS {
@@ -281,8 +295,11 @@ impl RealtimeService for RealtimeApi {
             since: since.map(|since| Since { offset: since.offset, epoch: since.epoch.into() }),
             reverse: request.reverse,
         };
-        let (items, position) =
-            self.hub.history(&channel, &options, &query).map_err(|_| refused(Refusal::EpochChanged))?;
+        let history = match self.hub.broker() {
+            None => self.hub.history(&channel, &options, &query).map_err(|_| Refusal::EpochChanged),
+            Some(broker) => broker.history(&channel, &options, &query).await.map_err(Refusal::from),
+        };
+        let (items, position) = history.map_err(refused)?;
         Ok(Response::new(HistoryResponse {
             publications: items.iter().map(shown_item).collect(),
             position: Some(v1::StreamPosition { offset: position.offset, epoch: position.epoch.to_string() }),
@@ -291,7 +308,10 @@ impl RealtimeService for RealtimeApi {
 
     async fn history_remove(&self, request: Request<HistoryRemoveRequest>) -> Reply<HistoryRemoveResponse> {
         let place = self.remembered(&request.into_inner().channel).map_err(refused)?;
-        self.hub.forget_history(&place.channel);
+        match self.hub.broker() {
+            None => self.hub.forget_history(&place.channel),
+            Some(broker) => broker.forget_history(&place.channel).await.map_err(refused)?,
+        }
         Ok(Response::new(HistoryRemoveResponse {}))
     }
 
@@ -310,10 +330,24 @@ impl RealtimeService for RealtimeApi {
             filter: None,
             chan_info: None,
             lifetime: Lifetime::default(),
+            by_server: true,
         };
         let connections = self.addressed(&request.user, &request.client).map_err(refused)?;
-        let new = connections.iter().filter(|connection| self.hub.subscribe_unasked(connection, &wanted));
-        Ok(Response::new(SubscribeResponse { subscribed: new.count() as u64 }))
+        let subscribed = match self.hub.broker() {
+            None => {
+                let new =
+                    connections.iter().filter(|connection| self.hub.subscribe_unasked(connection, &wanted));
+                new.count() as u64
+            }
+            Some(broker) => {
+                let mut n_new = 0;
+                for connection in &connections {
+                    n_new += u64::from(broker.subscribe_unasked(connection, &wanted).await);
+                }
+                n_new
+            }
+        };
+        Ok(Response::new(SubscribeResponse { subscribed }))
     }
 
     async fn unsubscribe(&self, request: Request<UnsubscribeRequest>) -> Reply<UnsubscribeResponse> {
@@ -324,6 +358,15 @@ impl RealtimeService for RealtimeApi {
             .iter()
             .filter(|connection| self.hub.unsubscribe(connection, &channel, Unsubscribed::BY_SERVER));
         Ok(Response::new(UnsubscribeResponse { unsubscribed: ended.count() as u64 }))
+    }
+}
+
+impl From<NoHistory> for Refusal {
+    fn from(error: NoHistory) -> Self {
+        match error {
+            NoHistory::NotThisEpoch => Self::EpochChanged,
+            NoHistory::Redis(_) => Self::RedisUnavailable,
+        }
     }
 }
 

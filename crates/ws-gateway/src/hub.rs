@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use crate::broker::Broker;
 use crate::channel::Channel;
 use crate::codes::Disconnect;
 use crate::config::NamespaceConfig;
@@ -35,6 +36,8 @@ mod frames;
 mod members;
 mod recent;
 mod registry;
+mod relay;
+mod relayed;
 mod room;
 mod seat;
 #[cfg(test)]
@@ -45,6 +48,7 @@ pub(crate) use members::NotJoined;
 use recent::Recent;
 use registry::Registry;
 pub(crate) use registry::{Census, NoRoom};
+pub(crate) use relayed::{Followed, Joined, NOT_NOW, counts_positions};
 use room::Room;
 pub(crate) use seat::Seat;
 
@@ -92,6 +96,8 @@ pub(crate) struct Subscription {
     pub(crate) filter: Option<Arc<Filter>>,
     pub(crate) chan_info: Option<Arc<RawValue>>,
     pub(crate) lifetime: Lifetime,
+    /// The client did not ask for it.
+    pub(crate) by_server: bool,
 }
 
 /// How a subscription begins.
@@ -127,6 +133,19 @@ pub(crate) struct Published {
     pub(crate) position: Option<Position>,
     /// Nothing was published: the idempotency key was seen before.
     pub(crate) duplicate: bool,
+    pub(crate) reach: Reach,
+}
+
+/// How far a publication went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// There are no other nodes.
+    #[default]
+    OnlyNode,
+    /// Redis took it, and so many nodes listened to its channel.
+    EveryNode { n_nodes: u64 },
+    /// Redis did not take it: other nodes have not seen it, and no history has it.
+    ThisNode,
 }
 
 /// The connections and channels of this node.
@@ -138,6 +157,8 @@ pub(crate) struct Hub {
     hasher: RandomState,
     metrics: Metrics,
     watchers: Arc<Watchers>,
+    /// Set when there is Redis between the nodes.
+    broker: OnceLock<Weak<Broker>>,
 }
 
 #[derive(Default)]
@@ -153,7 +174,16 @@ impl Hub {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
         let registry = Mutex::new(Registry::new(limits));
         let watchers = Watchers::new(metrics.watch.clone());
-        Arc::new(Self { limits, clock, registry, shards, hasher: RandomState::new(), metrics, watchers })
+        Arc::new(Self {
+            limits,
+            clock,
+            registry,
+            shards,
+            hasher: RandomState::new(),
+            metrics,
+            watchers,
+            broker: OnceLock::new(),
+        })
     }
 
     /// Gives a new connection its place, if there is one.
@@ -268,6 +298,17 @@ impl Hub {
             }
         }
         census
+    }
+
+    /// Lets what is said in channels go through Redis from now on.
+    pub(crate) fn relay_by(&self, broker: &Arc<Broker>) {
+        // A second one would do the same as the first.
+        let _ = self.broker.set(Arc::downgrade(broker));
+    }
+
+    /// Returns what joins this node to others, if anything does.
+    pub(crate) fn broker(&self) -> Option<Arc<Broker>> {
+        self.broker.get()?.upgrade()
     }
 
     pub(crate) fn limits(&self) -> &Limits {

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod broker;
 mod channel;
 pub mod codec;
 mod codes;
@@ -10,6 +11,7 @@ mod door;
 mod drain;
 mod emulation;
 mod engine;
+mod errand;
 mod error;
 mod filter;
 mod fossil;
@@ -27,7 +29,8 @@ mod session;
 mod watch;
 
 pub use config::{
-    AuthConfig, ChannelsConfig, GatewayConfig, NamespaceConfig, RateConfig, RatesConfig, Recovery, Slow,
-    WebSocketConfig, Who,
+    AuthConfig, BrokerConfig, ChannelsConfig, GatewayConfig, NamespaceConfig, RateConfig, RatesConfig,
+    Recovery, Slow, WebSocketConfig, Who,
 };
+pub use mainstay_redis::{RedisConfig, RedisMode};
 pub use service::start;

@@ -39,6 +39,11 @@ pub(crate) struct Figures {
     pub(crate) delta_patches: Counter,
     pub(crate) delta_wholes: Counter,
     pub(crate) delta_saved_bytes: Counter,
+    pub(crate) broker_connected: Gauge,
+    pub(crate) broker_channels: Gauge,
+    pub(crate) broker_messages: Counter,
+    broker_gaps: Family<GapLabels, Counter>,
+    reaches: Family<ReachLabels, Counter>,
     disconnects: Family<DisconnectLabels, Counter>,
     commands: Family<CommandLabels, Counter>,
     pub(crate) watch: WatchFigures,
@@ -73,6 +78,18 @@ struct ShedLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct GapLabels {
+    /// `yes` when the history had what was missing.
+    filled: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReachLabels {
+    /// `every_node`, `this_node` or `unknown`.
+    reach: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RecoveryLabels {
     /// `yes` when the client got all it missed.
     recovered: &'static str,
@@ -97,6 +114,11 @@ impl Metrics {
             delta_patches: Counter::default(),
             delta_wholes: Counter::default(),
             delta_saved_bytes: Counter::default(),
+            broker_connected: Gauge::default(),
+            broker_channels: Gauge::default(),
+            broker_messages: Counter::default(),
+            broker_gaps: Family::default(),
+            reaches: Family::default(),
             disconnects: Family::default(),
             commands: Family::default(),
             refusals: Family::default(),
@@ -104,6 +126,7 @@ impl Metrics {
             sheds: Family::default(),
             recoveries: Family::default(),
         };
+        figures.describe_broker(registry.sub_registry_with_prefix("mainstay_ws"));
         figures.describe(registry.sub_registry_with_prefix("mainstay_ws"));
         Self(Arc::new(figures))
     }
@@ -192,6 +215,26 @@ impl Figures {
         );
     }
 
+    fn describe_broker(&self, registry: &mut Registry) {
+        registry.register(
+            "broker_connected",
+            "1 while publications of other nodes can arrive",
+            self.broker_connected.clone(),
+        );
+        registry.register("broker_channels", "Channels listened to in Redis", self.broker_channels.clone());
+        registry.register(
+            "broker_messages",
+            "Messages that arrived from Redis",
+            self.broker_messages.clone(),
+        );
+        registry.register(
+            "broker_gaps",
+            "Times that publications did not arrive in channels with a history",
+            self.broker_gaps.clone(),
+        );
+        registry.register("publish_reach", "Publications by how far they went", self.reaches.clone());
+    }
+
     /// Counts the end of a connection.
     pub(crate) fn disconnected(&self, disconnect: Disconnect) {
         self.disconnects.get_or_create(&DisconnectLabels { code: disconnect.code }).inc();
@@ -201,6 +244,17 @@ impl Figures {
     pub(crate) fn answered(&self, method: Method, code: u32) {
         let labels = CommandLabels { method: method.as_str(), result: CommandResult(code) };
         self.commands.get_or_create(&labels).inc();
+    }
+
+    /// Counts publications that did not arrive from Redis in time.
+    pub(crate) fn gap(&self, filled: bool) {
+        let filled = if filled { "yes" } else { "no" };
+        self.broker_gaps.get_or_create(&GapLabels { filled }).inc();
+    }
+
+    /// Counts a publication by how far it went.
+    pub(crate) fn reached(&self, reach: &'static str) {
+        self.reaches.get_or_create(&ReachLabels { reach }).inc();
     }
 
     /// Counts a client that came back and asked for what it missed.

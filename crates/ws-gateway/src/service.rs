@@ -6,11 +6,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use mainstay_proto::realtime::v1::realtime_service_server::RealtimeServiceServer;
 use mainstay_proto::realtime::v1::realtime_watch_service_server::RealtimeWatchServiceServer;
+use mainstay_redis::{Redis, RedisMode, Watch};
 use mainstay_rpc::{Routes, ServeOptions, server_tls};
 use mainstay_runtime::{ComponentKind, Context, Schedule};
 use socket2::SockRef;
 use tokio::time::Instant;
 
+use crate::broker::{Broker, Listener};
 use crate::config::{GatewayConfig, bytes};
 use crate::door::{self, Door};
 use crate::emulation::Emulation;
@@ -52,21 +54,26 @@ pub async fn start(cx: Context, config: GatewayConfig) -> anyhow::Result<()> {
     let hub = Hub::new(limits(&config), cx.clock().clone(), cx.metrics(Metrics::register));
     let component = cx.component("hub", ComponentKind::Internal, true);
     component.attribute("max_connections", hub.limits().max_connections.to_string());
-    component.healthy("in memory, this node only");
+    component.healthy("in memory");
     let swept_hub = Arc::clone(&hub);
     cx.background("history.sweep", Schedule::Every(SWEEP_EVERY), move || {
         swept_hub.sweep(Instant::now());
         std::future::ready(Ok(()))
     });
 
-    // 4. At the end clients are sent away little by little; the other half of the grace is for their farewells.
+    // 4. What joins it to other nodes.
+    if config.redis.mode != RedisMode::None {
+        join_others(&cx, &config, &hub);
+    }
+
+    // 5. At the end clients are sent away little by little; the other half of the grace is for their farewells.
     let (drained_hub, stopping, window) = (Arc::clone(&hub), cx.stopping(), config.server.grace / 2);
     cx.spawn("drain", async move {
         drain::run(drained_hub, stopping, window).await;
         Ok(())
     });
 
-    // 5. The clients' door.
+    // 6. The clients' door.
     let max_message_bytes = config.websocket.max_message_bytes();
     let door = Arc::new(Door {
         cx: cx.clone(),
@@ -88,7 +95,7 @@ pub async fn start(cx: Context, config: GatewayConfig) -> anyhow::Result<()> {
     };
     cx.serve_http(listener, door::app(door), options);
 
-    // 6. The servers' door.
+    // 7. The servers' door.
     let node = NodeIdentity {
         id: cx.identity().instance.clone(),
         endpoint: config.websocket.public_url.clone(),
@@ -107,6 +114,31 @@ pub async fn start(cx: Context, config: GatewayConfig) -> anyhow::Result<()> {
     };
     let routes = Routes::new(RealtimeServiceServer::new(api));
     cx.serve(routes.add_service(RealtimeWatchServiceServer::new(watch_api))).await
+}
+
+/// Connects to Redis, and listens to it. The connections are made, and kept, in the background.
+fn join_others(cx: &Context, config: &GatewayConfig, hub: &Arc<Hub>) {
+    let redis = Arc::new(Redis::new(&config.redis));
+    // Clients stay connected without it, so it is not critical.
+    if let Some(watch) = Watch::new(Arc::clone(&redis), &config.redis, cx, false) {
+        redis.watched_by(cx.background("redis.watch", Schedule::EveryOrTrigger(Watch::EVERY), watch));
+    }
+    let within = config.redis.command_within;
+    let broker = Broker::new(Arc::clone(hub), redis, within, &config.broker, cx.clone());
+    hub.relay_by(&broker);
+    let checking = Arc::clone(&broker);
+    cx.background("broker.positions", Schedule::Every(config.broker.check_positions_every), move || {
+        let broker = Arc::clone(&checking);
+        async move {
+            // A Redis that is away is the component's news.
+            if let Err(error) = broker.check_positions().await {
+                tracing::debug!(error = error.in_full(), "positions cannot be checked");
+            }
+            Ok(())
+        }
+    });
+    let listener = Listener::new(broker, config.redis.clone(), cx);
+    cx.spawn("broker.listener", listener.run(cx.stopping()));
 }
 
 fn rules(cx: &Context, config: &GatewayConfig, namespaces: Arc<Namespaces>) -> anyhow::Result<Rules> {

@@ -7,6 +7,9 @@ mod channels;
 #[path = "gateway/client.rs"]
 mod client;
 #[cfg(test)]
+#[path = "gateway/cluster.rs"]
+mod cluster;
+#[cfg(test)]
 #[path = "gateway/connecting.rs"]
 mod connecting;
 #[cfg(test)]
@@ -30,6 +33,12 @@ mod model;
 #[cfg(test)]
 #[path = "gateway/node.rs"]
 mod node;
+#[cfg(test)]
+#[path = "gateway/nodes.rs"]
+mod nodes;
+#[cfg(test)]
+#[path = "gateway/upheaval.rs"]
+mod upheaval;
 #[cfg(test)]
 #[path = "gateway/watching.rs"]
 mod watching;

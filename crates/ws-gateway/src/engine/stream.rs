@@ -58,9 +58,38 @@ pub(crate) struct HistoryQuery {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NotThisEpoch;
 
+impl Item {
+    /// Makes one of what is kept elsewhere.
+    pub(crate) fn restored(
+        offset: u64,
+        published_at: SystemTime,
+        publication: Arc<Publication>,
+        exclusion: Option<Arc<Exclusion>>,
+    ) -> Self {
+        Self { offset, published_at, publication, exclusion, kept_since: Instant::now() }
+    }
+}
+
 impl Stream {
     pub(crate) fn new(epoch: Epoch, now: Instant) -> Self {
         Self { epoch, top: 0, items: VecDeque::new(), bytes: 0, touched_at: now }
+    }
+
+    /// Takes the newest part of a history that is kept elsewhere.
+    pub(crate) fn restored(position: Position, items: Vec<Item>) -> Self {
+        let bytes = items.iter().map(|item| item.publication.cost_bytes()).sum();
+        let Position { offset: top, epoch } = position;
+        Self { epoch, top, items: items.into(), bytes, touched_at: Instant::now() }
+    }
+
+    /// Adds what follows on the last.
+    pub(crate) fn extend(&mut self, items: Vec<Item>) {
+        for item in items {
+            debug_assert_eq!(item.offset, self.top + 1);
+            self.top = item.offset;
+            self.bytes += item.publication.cost_bytes();
+            self.items.push_back(item);
+        }
     }
 
     /// Numbers a publication and keeps it, letting go of the oldest beyond `max_items`.

@@ -3,7 +3,7 @@
 use mainstay_proto::realtime::v1;
 
 use crate::engine::Item;
-use crate::hub::Connection;
+use crate::hub::{Connection, Reach};
 use crate::publication::ClientInfo;
 
 pub(super) fn described(connection: &Connection) -> v1::Connection {
@@ -26,6 +26,15 @@ pub(super) fn described(connection: &Connection) -> v1::Connection {
         messages_received,
         bytes_sent,
         bytes_received,
+    }
+}
+
+/// Returns how far a publication went, and how many nodes were told.
+pub(super) fn shown_reach(reach: Reach) -> (v1::Reach, u64) {
+    match reach {
+        Reach::OnlyNode => (v1::Reach::EveryNode, 0),
+        Reach::EveryNode { n_nodes } => (v1::Reach::EveryNode, n_nodes),
+        Reach::ThisNode => (v1::Reach::ThisNode, 0),
     }
 }
 

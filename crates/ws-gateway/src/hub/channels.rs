@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::room::Severed;
 use super::{Hub, Message, Published, Room, SHARDS, Shard};
 use crate::channel::Channel;
-use crate::codes::Unsubscribed;
 use crate::config::NamespaceConfig;
 use crate::engine::{HistoryQuery, Item, NotThisEpoch, Position};
 use crate::watch::{Happening, Subject};
@@ -32,24 +32,34 @@ impl Hub {
         let position =
             options.keeps_history().then(|| self.remember(&mut shard, channel, options, message, now));
         let room = shard.rooms.get_mut(channel);
-        let (receivers, lost) =
-            room.map(|room| room.deliver(channel, message, position.as_ref(), self)).unwrap_or_default();
-        let offset = position.as_ref().map_or(0, |position| position.offset);
-        let publisher = message.publication.info.as_ref().map(Subject::from).unwrap_or_default();
-        let happening = Happening::Published { channel, receivers, offset };
-        self.watchers.tell(|| self.clock.now(), publisher, happening);
-        let published = Published { receivers, position, duplicate: false };
+        let (receivers, severed) =
+            room.map(|room| self.give(room, channel, message, position.as_ref())).unwrap_or_default();
+        let published = Published { receivers, position, ..Published::default() };
         if !key.is_empty() {
             shard.recent.note(channel, key, &published, now, self.limits.idempotency_ttl);
         }
         drop(shard);
         // Their clients subscribe again and recover what they missed.
-        for connection in lost {
-            self.unsubscribe(&connection, channel, Unsubscribed::INSUFFICIENT);
-        }
+        self.tell_severed(channel, severed);
         self.metrics.publications.inc();
         self.metrics.publish_seconds.observe(now.elapsed().as_secs_f64());
         published
+    }
+
+    /// Queues a publication to everybody in a channel; returns to how many, and who has missed something.
+    pub(super) fn give(
+        &self,
+        room: &mut Room,
+        channel: &Channel,
+        message: &Message,
+        position: Option<&Position>,
+    ) -> (u64, Vec<Severed>) {
+        let (receivers, severed) = room.deliver(channel, message, position, self);
+        let offset = position.map_or(0, |position| position.offset);
+        let publisher = message.publication.info.as_ref().map(Subject::from).unwrap_or_default();
+        let happening = Happening::Published { channel, receivers, offset };
+        self.watchers.tell(|| self.clock.now(), publisher, happening);
+        (receivers, severed)
     }
 
     fn remember(

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::channel::Channel;
+use crate::errand::{self, Errand, Errands, Queued};
 use crate::outbox::Outbox;
 use crate::protocol::Method;
 use crate::publication::ClientInfo;
@@ -30,6 +31,7 @@ pub(crate) struct Connection {
     profile: OnceLock<Box<Profile>>,
     /// None once the connection is out of the hub: from then on it joins nothing.
     channels: Mutex<Option<Vec<Channel>>>,
+    errands: Mutex<Errands>,
 }
 
 /// What went over a connection.
@@ -59,6 +61,7 @@ impl Connection {
             traffic: Traffic::default(),
             profile: OnceLock::new(),
             channels: Mutex::new(Some(Vec::new())),
+            errands: Mutex::default(),
         }
     }
 
@@ -88,6 +91,16 @@ impl Connection {
             conn_info: profile.info.clone(),
             chan_info,
         })
+    }
+
+    /// Adds to what waits to be done for this connection.
+    pub(crate) fn queue_errand(&self, errand: Errand, most: usize) -> Queued {
+        errand::queue(&mut self.errands.lock(), errand, most)
+    }
+
+    /// Takes what is to be done next; none ends the work.
+    pub(crate) fn next_errand(&self) -> Option<Errand> {
+        errand::next(&mut self.errands.lock())
     }
 
     pub(super) fn identify(&self, profile: Profile) -> bool {

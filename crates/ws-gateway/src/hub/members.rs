@@ -28,13 +28,8 @@ impl Hub {
         answer: impl FnOnce(Subscribed),
     ) -> Result<(), NotJoined> {
         let mut channels = connection.lock_channels();
+        self.may_join(channels.as_ref(), &wanted.channel)?;
         let channels = channels.as_mut().ok_or(NotJoined::Gone)?;
-        if channels.contains(&wanted.channel) {
-            return Err(NotJoined::Refused(ReplyError::ALREADY_SUBSCRIBED));
-        }
-        if channels.len() >= self.limits.max_channels {
-            return Err(NotJoined::Refused(ReplyError::LIMIT_EXCEEDED));
-        }
         let mut shard = self.shard(&wanted.channel).lock();
         let new_room = || Room::new(Arc::clone(&wanted.options));
         let room = shard.rooms.entry(wanted.channel.clone()).or_insert_with(new_room);
@@ -45,20 +40,49 @@ impl Hub {
                 return Err(NotJoined::Refused(error));
             }
         };
+        self.enter(room, connection, wanted, subscribed, 0, answer);
+        channels.push(wanted.channel.clone());
+        Ok(())
+    }
+
+    /// Says whether a connection with these channels may subscribe to one more.
+    pub(super) fn may_join(
+        &self,
+        channels: Option<&Vec<Channel>>,
+        channel: &Channel,
+    ) -> Result<(), NotJoined> {
+        let channels = channels.ok_or(NotJoined::Gone)?;
+        if channels.contains(channel) {
+            return Err(NotJoined::Refused(ReplyError::ALREADY_SUBSCRIBED));
+        }
+        if channels.len() >= self.limits.max_channels {
+            return Err(NotJoined::Refused(ReplyError::LIMIT_EXCEEDED));
+        }
+        Ok(())
+    }
+
+    pub(super) fn enter(
+        &self,
+        room: &mut Room,
+        connection: &Arc<Connection>,
+        wanted: &Subscription,
+        subscribed: Subscribed,
+        begins_at: u64,
+        answer: impl FnOnce(Subscribed),
+    ) {
         let (was_recovering, recovered) = (subscribed.was_recovering, subscribed.recovered);
         if was_recovering {
             self.metrics.recovered(recovered);
             connection.traffic.came_back(recovered);
         }
+        let counts_positions = subscribed.positioned;
         answer(subscribed);
-        if room.join(connection, wanted) {
+        if room.join(connection, wanted, (counts_positions, begins_at)) {
             self.metrics.channels.inc();
         }
         self.metrics.subscriptions.inc();
         room.announce(&wanted.channel, connection.id, |to, push| self.send(to, push));
-        channels.push(wanted.channel.clone());
         self.tell(connection, Happening::Subscribed { channel: &wanted.channel, was_recovering, recovered });
-        Ok(())
     }
 
     /// Ends a membership; false when there was none.

@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use super::delta::{Base, DeltaFrames, Deltas};
 use super::frames::Frames;
-use super::{Connection, Hub, Limits, Message, Subscribed, Subscription};
+use super::relay::Relay;
+use super::{Connection, Followed, Hub, Limits, Message, Subscribed, Subscription};
 use crate::channel::Channel;
 use crate::codes::ReplyError;
 use crate::config::{NamespaceConfig, Recovery, Slow};
@@ -16,7 +17,7 @@ use crate::engine::{Item, Position, Stream};
 use crate::filter::Filter;
 use crate::outbox::{Droppable, Tag};
 use crate::protocol::{About, Push};
-use crate::publication::{ClientInfo, Exclusion};
+use crate::publication::{ClientInfo, Exclusion, Publication};
 
 /// One channel: who listens, and what is remembered.
 pub(super) struct Room {
@@ -27,6 +28,8 @@ pub(super) struct Room {
     stream: Option<Box<Stream>>,
     /// None while nobody here wants deltas.
     deltas: Option<Box<Deltas>>,
+    /// Where publications come from Redis: how far they have come.
+    relay: Option<Box<Relay>>,
 }
 
 struct Member {
@@ -36,15 +39,24 @@ struct Member {
     /// Is told who comes and goes.
     hears_of_others: bool,
     base: Base,
-    /// Is told positions, so that it must not miss a publication and get the next.
-    counts: bool,
-    /// Has missed a publication and is about to be unsubscribed.
-    lost: bool,
+    /// Has everything up to this offset; 0 where nothing can come twice.
+    begins_at: u64,
+    counts_positions: bool,
+    by_server: bool,
+    /// Gets no more publications: it missed one and is about to be told.
+    is_severed: bool,
+}
+
+/// A member that missed something.
+pub(super) struct Severed {
+    pub(super) connection: Arc<Connection>,
+    /// It did not ask for the subscription.
+    pub(super) by_server: bool,
 }
 
 impl Room {
     pub(super) fn new(options: Arc<NamespaceConfig>) -> Self {
-        Self { options, members: HashMap::new(), tag: Tag::next(), stream: None, deltas: None }
+        Self { options, members: HashMap::new(), tag: Tag::next(), stream: None, deltas: None, relay: None }
     }
 
     /// Says how a subscription begins, without beginning it.
@@ -56,77 +68,16 @@ impl Room {
         now: Instant,
     ) -> Result<Subscribed, ReplyError> {
         let options = Arc::clone(&self.options);
-        let recoverable = self.is_recoverable(wanted);
-        let positioned =
-            options.keeps_history() && (options.force_positioning || wanted.positioned || recoverable);
-        let mut subscribed = Subscribed {
-            recoverable,
-            positioned,
-            was_recovering: wanted.recover.is_some(),
-            lifetime: wanted.lifetime,
-            delta: options.delta && wanted.delta,
-            ..Subscribed::default()
-        };
-        if positioned {
-            self.recover(connection, wanted, limits, now, &mut subscribed);
-        }
-        if wanted.reject_unrecovered && wanted.recover.is_some() && !subscribed.recovered {
-            return Err(ReplyError::UNRECOVERABLE_POSITION);
-        }
-        Ok(subscribed)
-    }
-
-    fn is_recoverable(&self, wanted: &Subscription) -> bool {
-        self.options.recovery != Recovery::Off
-            && (self.options.force_recovery || wanted.recoverable || wanted.recover.is_some())
-    }
-
-    fn recover(
-        &mut self,
-        connection: &Connection,
-        wanted: &Subscription,
-        limits: &Limits,
-        now: Instant,
-        subscribed: &mut Subscribed,
-    ) {
-        let (mode, max_bytes) = (self.options.recovery, limits.answer_bytes());
-        let stream = self.stream(now);
-        let position = stream.position();
-        let since = wanted.recover.as_ref();
-        let is_wanted = |item: &&Item| {
-            !is_left_out(connection, item.exclusion.as_deref())
-                && wanted.filter.as_ref().is_none_or(|filter| filter.wants(&item.publication.tags))
-        };
-        match (mode, since) {
-            (Recovery::Stream, Some(since)) => {
-                if let Some(missed) = stream.recover(since, limits.history_items, max_bytes) {
-                    subscribed.missed = missed.filter(is_wanted).cloned().collect();
-                    subscribed.recovered = true;
-                    // The client goes on from where it was and moves with each publication it is given.
-                    subscribed.offset = since.offset;
-                }
-            }
-            (Recovery::Cache, _) if subscribed.recoverable => {
-                subscribed.was_recovering = true;
-                if let Some(latest) = stream.latest() {
-                    subscribed.recovered = true;
-                    let has_it = since.is_some_and(|since| {
-                        since.offset == position.offset && *since.epoch == *position.epoch
-                    });
-                    subscribed.missed =
-                        [latest].into_iter().filter(|_| !has_it).filter(is_wanted).cloned().collect();
-                }
-            }
-            _ => {}
-        }
-        if mode != Recovery::Stream || !subscribed.recovered {
-            subscribed.offset = position.offset;
-        }
-        subscribed.epoch = Some(position.epoch);
+        begin(&options, connection, wanted, limits, || Some(&*self.stream(now)))
     }
 
     /// Lets a connection in; true when it is the first.
-    pub(super) fn join(&mut self, connection: &Arc<Connection>, wanted: &Subscription) -> bool {
+    pub(super) fn join(
+        &mut self,
+        connection: &Arc<Connection>,
+        wanted: &Subscription,
+        (counts_positions, begins_at): (bool, u64),
+    ) -> bool {
         let was_empty = self.members.is_empty();
         // The first publication comes whole: what the client has from before may be older than ours.
         let base = if self.options.delta && wanted.delta { Base::NOTHING } else { Base::NEVER };
@@ -139,9 +90,10 @@ impl Room {
             filter: wanted.filter.clone(),
             hears_of_others: self.options.join_leave && (self.options.force_join_leave || wanted.join_leave),
             base,
-            counts: self.options.keeps_history()
-                && (self.options.force_positioning || wanted.positioned || self.is_recoverable(wanted)),
-            lost: false,
+            begins_at,
+            counts_positions,
+            by_server: wanted.by_server,
+            is_severed: false,
         };
         self.members.insert(connection.id, member);
         was_empty
@@ -187,18 +139,18 @@ impl Room {
         message: &Message,
         position: Option<&Position>,
         hub: &Hub,
-    ) -> (u64, Vec<Arc<Connection>>) {
+    ) -> (u64, Vec<Severed>) {
         let publication = &message.publication;
         let turn = self.deltas.as_mut().map(|deltas| deltas.turn(publication));
         let shown = publication.shown(position);
         let delta_frames = turn.as_ref().map(|turn| DeltaFrames::new(channel, &shown, turn));
         let frames = Frames::new(channel, Push::Pub(shown.clone()));
-        let (policy, tag, mut lost) = (self.options.slow, self.tag, Vec::new());
-        let wanting = self.members.values_mut().filter(|member| {
-            !member.lost
-                && !is_left_out(&member.connection, message.exclusion.as_deref())
-                && member.filter.as_ref().is_none_or(|filter| filter.wants(&publication.tags))
-        });
+        let (policy, tag, mut severed) = (self.options.slow, self.tag, Vec::new());
+        let offset = position.map_or(0, |position| position.offset);
+        let wanting = self
+            .members
+            .values_mut()
+            .filter(|member| member.wants(publication, message.exclusion.as_deref()) && member.lacks(offset));
         let sent = wanting.filter_map(|member| {
             let frame = match &delta_frames {
                 Some(frames) if member.base.is_wanted() => frames.next(&mut member.base, hub.metrics()),
@@ -207,15 +159,52 @@ impl Room {
             if policy == Slow::Disconnect {
                 return hub.send(&member.connection, frame).then_some(());
             }
-            let publication = Droppable { message: frame, tag, policy, counted: member.counts };
+            let publication = Droppable { message: frame, tag, policy, counted: member.counts_positions };
             let (sent, missed) = hub.send_or_shed(&member.connection, publication);
             if missed {
-                member.lost = true;
-                lost.push(Arc::clone(&member.connection));
+                member.is_severed = true;
+                severed.push(member.severed());
             }
             sent.then_some(())
         });
-        (sent.count() as u64, lost)
+        (sent.count() as u64, severed)
+    }
+
+    /// Counts those who want a publication.
+    pub(super) fn n_wanting(&self, publication: &Publication, exclusion: Option<&Exclusion>) -> u64 {
+        self.members.values().filter(|member| member.wants(publication, exclusion)).count() as u64
+    }
+
+    /// Gives no more publications to those who count positions, and returns them. To the others a new numbering begins.
+    pub(super) fn sever(&mut self) -> Vec<Severed> {
+        let mut severed = Vec::new();
+        for member in self.members.values_mut() {
+            if !member.counts_positions {
+                member.begins_at = 0;
+            } else if !std::mem::replace(&mut member.is_severed, true) {
+                severed.push(member.severed());
+            }
+        }
+        severed
+    }
+
+    /// Returns how far what comes from Redis has come, beginning to follow it if need be.
+    pub(super) fn relay(&mut self) -> &mut Relay {
+        self.relay.get_or_insert_default()
+    }
+
+    pub(super) fn followed(&self, channel: &Channel) -> Followed {
+        let at = self.relay.as_ref().and_then(|relay| relay.at().cloned());
+        Followed { channel: channel.clone(), options: Arc::clone(&self.options), at }
+    }
+
+    pub(super) fn options(&self) -> Arc<NamespaceConfig> {
+        Arc::clone(&self.options)
+    }
+
+    /// Tells whether somebody is here, or about to come.
+    pub(super) fn is_attended(&self) -> bool {
+        !self.members.is_empty() || self.relay.as_ref().is_some_and(|relay| relay.is_awaited())
     }
 
     /// Returns what is remembered, beginning to remember if need be.
@@ -245,7 +234,7 @@ impl Room {
     }
 
     pub(super) fn is_forgotten(&self) -> bool {
-        self.members.is_empty() && self.stream.is_none()
+        !self.is_attended() && self.stream.is_none()
     }
 
     pub(super) fn n_members(&self) -> usize {
@@ -265,9 +254,98 @@ impl Room {
 }
 
 impl Member {
+    fn wants(&self, publication: &Publication, exclusion: Option<&Exclusion>) -> bool {
+        !is_left_out(&self.connection, exclusion)
+            && self.filter.as_ref().is_none_or(|filter| filter.wants(&publication.tags))
+    }
+
+    fn severed(&self) -> Severed {
+        Severed { connection: Arc::clone(&self.connection), by_server: self.by_server }
+    }
+
+    /// Tells whether it has to be given what is at this place; 0 stands for none.
+    fn lacks(&self, offset: u64) -> bool {
+        !self.is_severed && (offset == 0 || offset > self.begins_at)
+    }
+
     fn info(&self) -> Option<ClientInfo> {
         self.connection.info(self.chan_info.clone())
     }
+}
+
+/// Says how a subscription begins, given what is remembered; `stream` is asked for only when that matters.
+pub(super) fn begin<'a>(
+    options: &NamespaceConfig,
+    connection: &Connection,
+    wanted: &Subscription,
+    limits: &Limits,
+    stream: impl FnOnce() -> Option<&'a Stream>,
+) -> Result<Subscribed, ReplyError> {
+    let recoverable = is_recoverable(options, wanted);
+    let positioned =
+        options.keeps_history() && (options.force_positioning || wanted.positioned || recoverable);
+    let mut subscribed = Subscribed {
+        recoverable,
+        positioned,
+        was_recovering: wanted.recover.is_some(),
+        lifetime: wanted.lifetime,
+        delta: options.delta && wanted.delta,
+        ..Subscribed::default()
+    };
+    if positioned && let Some(stream) = stream() {
+        recover(options.recovery, connection, wanted, limits, stream, &mut subscribed);
+    }
+    if wanted.reject_unrecovered && wanted.recover.is_some() && !subscribed.recovered {
+        return Err(ReplyError::UNRECOVERABLE_POSITION);
+    }
+    Ok(subscribed)
+}
+
+pub(super) fn is_recoverable(options: &NamespaceConfig, wanted: &Subscription) -> bool {
+    options.recovery != Recovery::Off
+        && (options.force_recovery || wanted.recoverable || wanted.recover.is_some())
+}
+
+fn recover(
+    mode: Recovery,
+    connection: &Connection,
+    wanted: &Subscription,
+    limits: &Limits,
+    stream: &Stream,
+    subscribed: &mut Subscribed,
+) {
+    let max_bytes = limits.answer_bytes();
+    let position = stream.position();
+    let since = wanted.recover.as_ref();
+    let is_wanted = |item: &&Item| {
+        !is_left_out(connection, item.exclusion.as_deref())
+            && wanted.filter.as_ref().is_none_or(|filter| filter.wants(&item.publication.tags))
+    };
+    match (mode, since) {
+        (Recovery::Stream, Some(since)) => {
+            if let Some(missed) = stream.recover(since, limits.history_items, max_bytes) {
+                subscribed.missed = missed.filter(is_wanted).cloned().collect();
+                subscribed.recovered = true;
+                // The client goes on from where it was and moves with each publication it is given.
+                subscribed.offset = since.offset;
+            }
+        }
+        (Recovery::Cache, _) if subscribed.recoverable => {
+            subscribed.was_recovering = true;
+            if let Some(latest) = stream.latest() {
+                subscribed.recovered = true;
+                let has_it = since
+                    .is_some_and(|since| since.offset == position.offset && *since.epoch == *position.epoch);
+                subscribed.missed =
+                    [latest].into_iter().filter(|_| !has_it).filter(is_wanted).cloned().collect();
+            }
+        }
+        _ => {}
+    }
+    if mode != Recovery::Stream || !subscribed.recovered {
+        subscribed.offset = position.offset;
+    }
+    subscribed.epoch = Some(position.epoch);
 }
 
 fn is_left_out(connection: &Connection, exclusion: Option<&Exclusion>) -> bool {

@@ -56,6 +56,7 @@ fn wanted(name: &str, options: &Arc<NamespaceConfig>) -> Subscription {
         filter: None,
         chan_info: None,
         lifetime: Lifetime::default(),
+        by_server: false,
     }
 }
 

@@ -126,6 +126,7 @@ fn server_side(
             filter: None,
             chan_info: None,
             lifetime: Lifetime::default(),
+            by_server: true,
         });
     }
     Ok(subscriptions)

@@ -126,6 +126,7 @@ impl Turn<'_> {
             filter,
             chan_info: permit.chan_info,
             lifetime: permit.lifetime,
+            by_server: false,
         })
     }
 

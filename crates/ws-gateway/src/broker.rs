@@ -1,0 +1,281 @@
+//! The gateway's side of Redis: publications go through it to all nodes, and subscriptions begin with what it keeps.
+//!
+//! A publication is numbered, kept and sent to the nodes by one script. What arrives may have gaps, since Redis sends at
+//! most once: `hub/relay.rs` sees them, and here the history is read to fill them, or those who count positions are told
+//! that something is lost. They are told also when nothing can be heard for long.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_redis::{Redis, RedisError};
+use mainstay_runtime::Context;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep};
+
+use crate::channel::Channel;
+use crate::config::{BrokerConfig, NamespaceConfig, Recovery};
+use crate::engine::{HistoryQuery, Item, NotThisEpoch, Position};
+use crate::hub::{
+    Connection, Followed, Hub, Joined, Message, NOT_NOW, NotJoined, Published, Reach, Subscribed,
+    Subscription, counts_positions,
+};
+
+mod interest;
+mod listener;
+mod store;
+mod wire;
+
+use interest::Interest;
+pub(crate) use listener::Listener;
+pub(crate) use store::ReadBack;
+use store::{Part, Store, Terms};
+pub(crate) use wire::Arrival;
+
+/// Publications read at once to fill a gap; a wider one is not filled.
+const WIDEST_GAP: usize = 1_000;
+/// Attempts to begin a subscription, or to fill a gap, before it is left to the client, or to the next look.
+const ATTEMPTS: usize = 5;
+const ATTEMPT_EVERY: Duration = Duration::from_millis(50);
+/// Histories read at the same time.
+const READS_AT_ONCE: usize = 16;
+/// Positions asked for with one command.
+const POSITIONS_AT_ONCE: usize = 256;
+
+/// Publishes and subscribes by way of Redis.
+pub(crate) struct Broker {
+    hub: Arc<Hub>,
+    redis: Arc<Redis>,
+    store: Store,
+    interest: Interest,
+    reads: Semaphore,
+    cx: Context,
+    within: Duration,
+    silent_for: Duration,
+    /// Since when nothing can be heard; none while everything is well.
+    silent_since: Mutex<Option<Silence>>,
+}
+
+struct Silence {
+    since: Instant,
+    told: bool,
+}
+
+/// Says why a publication was not made, as far as that is known.
+#[derive(Debug, thiserror::Error)]
+#[error("redis did not answer: the publication may have been made or not")]
+pub(crate) struct PublishUnknown;
+
+/// Says why a history cannot be told.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoHistory {
+    #[error("redis cannot be asked")]
+    Redis(#[source] RedisError),
+    #[error("the epoch of the channel is another")]
+    NotThisEpoch,
+}
+
+impl Broker {
+    pub(crate) fn new(
+        hub: Arc<Hub>,
+        redis: Arc<Redis>,
+        within: Duration,
+        config: &BrokerConfig,
+        cx: Context,
+    ) -> Arc<Self> {
+        let limits = hub.limits();
+        let terms =
+            Terms { position_ttl: limits.position_ttl, idempotency_ttl: limits.idempotency_ttl, within };
+        Arc::new(Self {
+            store: Store::new(Arc::clone(&redis), terms),
+            hub,
+            redis,
+            interest: Interest::default(),
+            reads: Semaphore::new(READS_AT_ONCE),
+            cx,
+            within,
+            silent_for: config.silent_for,
+            silent_since: Mutex::new(Some(Silence { since: Instant::now(), told: false })),
+        })
+    }
+
+    pub(crate) fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    pub(crate) fn context(&self) -> &Context {
+        &self.cx
+    }
+
+    /// Publishes to all nodes; to this node alone while Redis surely takes nothing.
+    pub(crate) async fn publish(
+        &self,
+        channel: &Channel,
+        options: &NamespaceConfig,
+        message: &Message,
+    ) -> Result<Published, PublishUnknown> {
+        let metrics = self.hub.metrics();
+        match self.store.publish(channel, options, message).await {
+            Ok(placed) => {
+                if placed.duplicate {
+                    metrics.duplicates.inc();
+                }
+                metrics.reached("every_node");
+                Ok(Published {
+                    receivers: self.hub.n_wanting(channel, message),
+                    position: placed.position,
+                    duplicate: placed.duplicate,
+                    reach: Reach::EveryNode { n_nodes: placed.n_nodes },
+                })
+            }
+            // Delivered now it could come a second time: who has a history gets it from there if it was made.
+            Err(RedisError::Timeout | RedisError::Lost | RedisError::Connection(_) | RedisError::Foreign) => {
+                metrics.reached("unknown");
+                Err(PublishUnknown)
+            }
+            Err(error) => {
+                tracing::debug!(error = error.in_full(), "published to this node alone");
+                metrics.reached("this_node");
+                Ok(self.hub.publish_here(channel, message))
+            }
+        }
+    }
+
+    /// Makes a connection a member of a channel. `answer` is as with [`Hub::subscribe`].
+    pub(crate) async fn subscribe(
+        &self,
+        connection: &Arc<Connection>,
+        wanted: &Subscription,
+        mut answer: impl FnMut(Subscribed) + Send,
+    ) -> Result<(), NotJoined> {
+        let channel = &wanted.channel;
+        let _beginning = self.hub.will_join(connection, wanted)?;
+        let is_heard = self.interest.listen(channel, self.within * 2).await;
+        let counts = counts_positions(wanted);
+        if counts && !is_heard {
+            return Err(NOT_NOW);
+        }
+        let cache = wanted.options.recovery == Recovery::Cache;
+        let part = Part::to_begin(wanted.recover.as_ref(), cache, self.hub.limits().history_items);
+        for _ in 0..ATTEMPTS {
+            let read = match self.read(wanted, &part).await {
+                Err(_) if counts => return Err(NOT_NOW),
+                read => read.ok().flatten(),
+            };
+            match self.hub.join_relayed(connection, wanted, read, &mut answer)? {
+                Joined::Yes => return Ok(()),
+                Joined::ReadAgain => self.catch_up(channel).await,
+            }
+        }
+        Err(NOT_NOW)
+    }
+
+    /// Subscribes a connection that did not ask for it, and tells it; false when that is not possible now.
+    pub(crate) async fn subscribe_unasked(
+        &self,
+        connection: &Arc<Connection>,
+        wanted: &Subscription,
+    ) -> bool {
+        let tell = |begun| self.hub.tell_subscribed(connection, &wanted.channel, &begun);
+        self.subscribe(connection, wanted, tell).await.is_ok()
+    }
+
+    async fn read(&self, wanted: &Subscription, part: &Part) -> Result<Option<ReadBack>, RedisError> {
+        if !wanted.options.keeps_history() {
+            return Ok(None);
+        }
+        self.store.read(&wanted.channel, &wanted.options, part).await.map(Some)
+    }
+
+    /// Returns a part of what is remembered of a channel, and where the channel is.
+    pub(crate) async fn history(
+        &self,
+        channel: &Channel,
+        options: &NamespaceConfig,
+        query: &HistoryQuery,
+    ) -> Result<(Vec<Item>, Position), NoHistory> {
+        let part = Part::Page(query.clone());
+        let read = self.store.read(channel, options, &part).await.map_err(NoHistory::Redis)?;
+        read.into_page(query, self.hub.limits().answer_bytes())
+            .map_err(|NotThisEpoch| NoHistory::NotThisEpoch)
+    }
+
+    /// Forgets what was published into a channel.
+    pub(crate) async fn forget_history(&self, channel: &Channel) -> Result<(), NoHistory> {
+        self.store.forget(channel).await.map_err(NoHistory::Redis)
+    }
+
+    /// Compares where subscribers are with where their channels are, and fills the gaps.
+    pub(crate) async fn check_positions(self: &Arc<Self>) -> Result<(), RedisError> {
+        let all = self.hub.all_followed();
+        for some in all.chunks(POSITIONS_AT_ONCE) {
+            let channels: Vec<Channel> = some.iter().map(|followed| followed.channel.clone()).collect();
+            let positions = self.store.positions(&channels).await?;
+            for (followed, position) in some.iter().zip(positions) {
+                // A server that knows nothing of a channel that has a position has lost it.
+                if followed.at != position {
+                    self.start_catching_up(&followed.channel);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the history of a channel in the background, unless that is going on.
+    fn start_catching_up(self: &Arc<Self>, channel: &Channel) {
+        if self.hub.start_catching_up(channel) {
+            self.keep_catching_up(channel.clone());
+        }
+    }
+
+    /// Goes on with what [`Hub::take`] or [`Hub::start_catching_up`] has begun.
+    fn keep_catching_up(self: &Arc<Self>, channel: Channel) {
+        let broker = Arc::clone(self);
+        self.cx.spawn_work(Box::pin(async move { broker.catch_up(&channel).await }));
+    }
+
+    async fn catch_up(&self, channel: &Channel) {
+        let Ok(_turn) = self.reads.acquire().await else { return };
+        for _ in 0..ATTEMPTS {
+            let Some(Followed { channel, options, at }) = self.hub.followed(channel) else { return };
+            let most = options.history_size.min(WIDEST_GAP);
+            let part = at.map_or(Part::Nothing, |at| Part::After(at.offset, most));
+            match self.store.read(&channel, &options, &part).await {
+                Ok(read) => {
+                    if !self.hub.catch_up(&channel, read) {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    let channel = channel.as_str();
+                    tracing::debug!(channel, error = error.in_full(), "the history cannot be read");
+                    sleep(ATTEMPT_EVERY).await;
+                }
+            }
+        }
+        self.hub.give_up_catching_up(channel);
+    }
+
+    /// Notes that publications arrive.
+    fn hears(&self) {
+        *self.silent_since.lock() = None;
+    }
+
+    /// Notes that nothing can be heard; after a while those who count positions are sent to begin anew.
+    fn hears_nothing(&self) {
+        let now = Instant::now();
+        let mut silence = self.silent_since.lock();
+        let silence = silence.get_or_insert(Silence { since: now, told: false });
+        if silence.told || now.duration_since(silence.since) < self.silent_for {
+            return;
+        }
+        silence.told = true;
+        let n_severed = self.hub.sever_all();
+        if n_severed > 0 {
+            tracing::warn!(
+                n_severed,
+                "nothing is heard from redis, ended the subscriptions that count positions"
+            );
+        }
+    }
+}
