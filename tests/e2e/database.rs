@@ -56,6 +56,50 @@ async fn write_smuggled_into_a_read_fails_in_the_database() {
 }
 
 #[tokio::test]
+async fn transaction_happens_whole_or_not_at_all() {
+    let (house, admin) = admin().await;
+    table(&admin, "e2e_transactions").await;
+    let insert =
+        |id| json!({ "sql": "insert into e2e_transactions values ($1) returning id", "params": [id] });
+    let both = json!({ "statements": [insert(1), insert(2)], "isolation": "serializable" });
+    let done = admin.post("/database/transaction", &both).await.ok();
+    assert_eq!(
+        (&done["results"][1]["rows"], &done["results"][1]["rowsAffected"]),
+        (&json!([[2]]), &json!(1))
+    );
+    let again = admin.post("/database/transaction", &json!({ "statements": [insert(3), insert(2)] })).await;
+    let problem = again.problem(409, "UNIQUE_VIOLATION");
+    assert_eq!((&problem["sqlState"], &problem["statement"]), (&json!("23505"), &json!("1")), "{problem}");
+    let body = json!({ "sql": "select count(*) from e2e_transactions", "after": done["token"] });
+    assert_eq!(admin.post("/database/query", &body).await.ok()["rows"], json!([[2]]));
+    let bad = json!({ "statements": [] });
+    admin.post("/database/transaction", &bad).await.problem(400, "INVALID_FIELD");
+    house.rest(Role::Operator).post("/database/transaction", &both).await.problem(403, "ROLE_TOO_LOW");
+}
+
+#[tokio::test]
+async fn rows_come_as_lines_without_a_limit_of_their_number() {
+    let (_, admin) = admin().await;
+    let lines = admin.with_header("accept", "application/x-ndjson");
+    let body = json!({ "sql": "select n, 'row ' || n from generate_series(1, 50000) as n" });
+    let answer = lines.post("/database/query", &body).await;
+    assert_eq!(answer.header("content-type"), "application/x-ndjson");
+    let text = answer.text();
+    let lines_of: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines_of.len(), 50_002);
+    assert_eq!(lines_of[0]["columns"][0], json!({ "name": "n", "type": "int4" }));
+    assert_eq!(lines_of[50_000], json!([50_000, "row 50000"]));
+    assert_eq!(lines_of[50_001], json!({ "last": true, "rowsTotal": 50_000, "truncated": false }));
+    // Half-way there is no status left to say it by.
+    let body = json!({ "sql": "select 1 / (40000 - n) from generate_series(1, 50000) as n" });
+    let text = lines.post("/database/query", &body).await.text();
+    let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert!(last["error"]["detail"].as_str().unwrap().contains("division by zero"), "{last}");
+    let body = json!({ "sql": "select nothing" });
+    lines.post("/database/query", &body).await.problem(400, "UNDEFINED_COLUMN");
+}
+
+#[tokio::test]
 async fn sql_errors_say_what_the_database_said() {
     let (_, admin) = admin().await;
     table(&admin, "e2e_errors").await;

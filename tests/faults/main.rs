@@ -12,4 +12,5 @@ mod idempotency;
 mod killed;
 mod limits;
 mod network;
+mod switchover;
 mod tokens;

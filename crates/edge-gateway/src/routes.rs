@@ -18,6 +18,7 @@ pub(crate) mod partitions;
 pub(crate) mod policies;
 pub(crate) mod realtime;
 pub(crate) mod sessions;
+pub(crate) mod switchover;
 pub(crate) mod words;
 
 mod page;

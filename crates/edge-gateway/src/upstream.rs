@@ -21,8 +21,10 @@ use mainstay_proto::monitor::v1::analysis_service_client::AnalysisServiceClient;
 use mainstay_proto::monitor::v1::monitor_service_client::MonitorServiceClient;
 use mainstay_proto::realtime::v1::realtime_service_client::RealtimeServiceClient;
 use mainstay_proto::realtime::v1::realtime_watch_service_client::RealtimeWatchServiceClient;
+use mainstay_proto::replica::v1::node_service_client::NodeServiceClient;
 use mainstay_proto::replica::v1::partition_service_client::PartitionServiceClient;
 use mainstay_proto::replica::v1::replica_service_client::ReplicaServiceClient;
+use mainstay_proto::replica::v1::switchover_service_client::SwitchoverServiceClient;
 use mainstay_rpc::{BreakerSection, Call, ErrorCode, Failure, Lane, Reply, Upstream};
 use mainstay_runtime::{Activate, Schedule, UpstreamConfig};
 
@@ -94,7 +96,9 @@ impl Upstreams {
     typed_call!(realtime, realtime, RealtimeServiceClient);
     typed_call!(realtime_watch, realtime, RealtimeWatchServiceClient);
     typed_call!(replica, replica, ReplicaServiceClient);
+    typed_call!(nodes, replica, NodeServiceClient);
     typed_call!(partitions, replica, PartitionServiceClient);
+    typed_call!(switchover, replica, SwitchoverServiceClient);
     typed_call!(monitor, monitor, MonitorServiceClient);
     typed_call!(analysis, monitor, AnalysisServiceClient);
 }

@@ -12,7 +12,7 @@ mod switchover;
 #[cfg(test)]
 mod tests;
 
-pub use switchover::{PairConfig, ParityConfig};
+pub use switchover::{AdvanceConfig, PairConfig, ParityConfig, StepsConfig};
 
 /// Configures the replica-service.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -34,6 +34,8 @@ pub struct ReplicaConfig {
     /// Pairs of a legacy table and its partitioned twin, by a name of our own.
     pub switchover: BTreeMap<String, PairConfig>,
     pub parity: ParityConfig,
+    pub steps: StepsConfig,
+    pub advance: AdvanceConfig,
 }
 
 /// Says how to log in.
@@ -196,6 +198,7 @@ impl ServiceConfig for ReplicaConfig {
         );
         problems.range("limits.max_statements", limits.max_statements, 1..=1_000);
         switchover::check(&self.switchover, &self.parity, problems);
+        switchover::check_steps(&self.steps, &self.advance, problems);
         problems.range("insight.max_statements", self.insight.max_statements, 0..=10_000);
     }
 }
@@ -252,6 +255,8 @@ impl Default for ReplicaConfig {
             insight: InsightConfig::default(),
             switchover: BTreeMap::new(),
             parity: ParityConfig::default(),
+            steps: StepsConfig::default(),
+            advance: AdvanceConfig::default(),
         }
     }
 }

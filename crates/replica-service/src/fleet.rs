@@ -146,9 +146,10 @@ impl Fleet {
     fn candidate(&self, cluster: &Cluster, index: usize, now: Instant) -> Candidate {
         let node = &self.nodes[index];
         let (latency, back_for) = node.pace(now);
+        let drained = || node.is_drained().then_some(Refusal::Drained);
         let open = || node.is_breaker_open(now).then_some(Refusal::BreakerOpen);
         Candidate {
-            barred: cluster.barred(index).or_else(open),
+            barred: cluster.barred(index).or_else(drained).or_else(open),
             place: cluster.place(index, Some(now)),
             in_flight: node.in_flight(),
             weight: node.weight,

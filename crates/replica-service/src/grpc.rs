@@ -18,33 +18,46 @@ use crate::{
     config::{LimitsConfig, ReplicaConfig},
     engine::{Engine, TransactionFailed, Until},
     error::QueryError,
+    switchover::Pair,
 };
 
 mod decode;
 mod encode;
 mod insight;
+mod named;
+mod nodes;
 mod partitions;
+mod switchover;
 mod topology;
 mod value;
 
+use named::Named;
+pub(crate) use nodes::NodeDoor;
 pub(crate) use partitions::PartitionDoor;
+pub(crate) use switchover::{Stepping, SwitchoverDoor};
 
 /// Speaks `mainstay.replica.v1`.
 pub(crate) struct Door {
     engine: Arc<Engine>,
+    pairs: Vec<Arc<Pair>>,
     limits: LimitsConfig,
     statement_within: Duration,
     stream_within: Duration,
 }
 
 impl Door {
-    pub(crate) fn new(engine: Arc<Engine>, config: &ReplicaConfig) -> Self {
+    pub(crate) fn new(engine: Arc<Engine>, config: &ReplicaConfig, pairs: Vec<Arc<Pair>>) -> Self {
         Self {
             engine,
+            pairs,
             limits: config.limits.clone(),
             statement_within: config.postgres.statement_within,
             stream_within: config.postgres.stream_within,
         }
+    }
+
+    fn named(&self, table: &str, sql: &str) -> Result<Named, Status> {
+        Named::of(&self.pairs, table, sql).map_err(tell)
     }
 
     /// The earlier of the caller's deadline and the configured one.
@@ -59,9 +72,18 @@ impl Door {
 impl ReplicaService for Door {
     async fn query(&self, request: Request<QueryRequest>) -> Reply<QueryResponse> {
         let until = self.until(&request);
-        let read = decode::read(request.into_inner(), until, &self.limits).map_err(refuse)?;
-        let answered = self.engine.query(read).await.map_err(refuse)?;
-        Ok(Response::new(encode::query(answered)))
+        let request = request.into_inner();
+        if request.table.is_empty() {
+            let read = decode::read(request, until, &self.limits).map_err(refuse)?;
+            return Ok(Response::new(encode::query(self.engine.query(read).await.map_err(refuse)?)));
+        }
+        let named = self.named(&request.table, &request.sql)?;
+        let run = |sql| {
+            let request = QueryRequest { sql, ..request.clone() };
+            Box::pin(async move { self.engine.query(decode::read(request, until, &self.limits)?).await })
+        };
+        let (answered, table) = named.read(run).await.map_err(refuse)?;
+        Ok(Response::new(encode::of_table(encode::query(answered), table)))
     }
 
     async fn execute(&self, request: Request<ExecuteRequest>) -> Reply<ExecuteResponse> {
@@ -77,17 +99,27 @@ impl ReplicaService for Door {
         // The caller's deadline bounds the time until the answer begins; the whole may take longer.
         let within = self.stream_within;
         let until = Until { at: Instant::now() + within, within };
-        let read = decode::stream(request.into_inner(), until, &self.limits).map_err(refuse)?;
-        let mut chunks = self.engine.stream(read);
-        // A stream that fails before it has begun fails as a call, with a code and details.
-        let first = match chunks.recv().await {
-            Some(Ok(first)) => first,
-            Some(Err(error)) => return Err(refuse(error)),
-            None => return Err(refuse(QueryError::Deadline { within, committing: false })),
+        let request = request.into_inner();
+        let begin = |request: QueryStreamRequest| async move {
+            let mut chunks = self.engine.stream(decode::stream(request, until, &self.limits)?);
+            // A stream that fails before it has begun fails as a call, with a code and details.
+            match chunks.recv().await {
+                Some(Ok(first)) => Ok((encode::chunk(first), chunks)),
+                Some(Err(error)) => Err(error),
+                None => Err(QueryError::Deadline { within, committing: false }),
+            }
+        };
+        let (first, chunks) = if request.table.is_empty() {
+            begin(request).await.map_err(refuse)?
+        } else {
+            let named = self.named(&request.table, &request.sql)?;
+            let begin = |sql| begin(QueryStreamRequest { sql, ..request.clone() });
+            let ((first, chunks), table) = named.read(begin).await.map_err(refuse)?;
+            (encode::of_table(first, table), chunks)
         };
         let rest = stream::unfold(chunks, |mut chunks| async move { Some((chunks.recv().await?, chunks)) });
-        let all = stream::once(future::ready(Ok(first))).chain(rest);
-        Ok(Response::new(all.map(|chunk| chunk.map(encode::chunk).map_err(refuse)).boxed()))
+        let all = stream::once(future::ready(Ok(first))).chain(rest.map(|chunk| chunk.map(encode::chunk)));
+        Ok(Response::new(all.map(|chunk| chunk.map_err(refuse)).boxed()))
     }
 
     async fn transaction(&self, request: Request<TransactionRequest>) -> Reply<TransactionResponse> {

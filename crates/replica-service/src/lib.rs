@@ -23,8 +23,8 @@ mod switchover;
 mod token;
 
 pub use config::{
-    HealthConfig, InsightConfig, LimitsConfig, NodeConfig, PairConfig, ParityConfig, PoolConfig,
-    PostgresConfig, ReplicaConfig, RoutingConfig,
+    AdvanceConfig, HealthConfig, InsightConfig, LimitsConfig, NodeConfig, PairConfig, ParityConfig,
+    PoolConfig, PostgresConfig, ReplicaConfig, RoutingConfig, StepsConfig,
 };
 pub use route::Strategy;
 pub use service::start;

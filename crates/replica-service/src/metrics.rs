@@ -33,6 +33,7 @@ pub(crate) struct Metrics {
 pub(crate) struct NodeMetrics {
     pub up: Family<OfNode, Gauge>,
     pub primary: Family<OfNode, Gauge>,
+    pub drained: Family<OfNode, Gauge>,
     pub lag_bytes: Family<OfNode, Gauge>,
     pub staleness_seconds: Family<OfNode, Gauge<f64, std::sync::atomic::AtomicU64>>,
     pub pool_size: Family<OfNode, Gauge>,
@@ -108,6 +109,11 @@ impl NodeMetrics {
     fn register(&self, registry: &mut Registry) {
         registry.register("node_up", "1 when the node answers probes", self.up.clone());
         registry.register("node_primary", "1 when the node takes writes", self.primary.clone());
+        registry.register(
+            "node_drained",
+            "1 when an operator has taken it out of reads",
+            self.drained.clone(),
+        );
         registry.register("node_lag_bytes", "WAL bytes not replayed", self.lag_bytes.clone());
         registry.register(
             "node_staleness_seconds",

@@ -5,7 +5,7 @@ use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::{
         OnceLock,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -41,6 +41,7 @@ pub(crate) struct Node {
     unpoolable: Mutex<HashSet<u64>>,
     load: Mutex<Load>,
     in_flight: AtomicU32,
+    drained: AtomicBool,
     probe: OnceLock<Trigger>,
 }
 
@@ -105,6 +106,7 @@ impl Node {
             unpoolable: Mutex::default(),
             load: Mutex::new(Load { breaker: Breaker::new(breaker), ..Load::default() }),
             in_flight: AtomicU32::new(0),
+            drained: AtomicBool::new(false),
             probe: OnceLock::new(),
         })
     }
@@ -115,6 +117,11 @@ impl Node {
             Some(direct) if self.unpoolable.lock().contains(&fingerprint(sql)) => (direct.of(kind), false),
             _ => (self.pools.of(kind), self.pgbouncer),
         }
+    }
+
+    /// Returns the way for writes that need a session of their own: past any `PgBouncer`.
+    pub(crate) fn direct_writes(&self) -> &Pool {
+        &self.direct.as_ref().unwrap_or(&self.pools).writes
     }
 
     /// Remembers that a statement does not work behind a `PgBouncer`.
@@ -176,6 +183,16 @@ impl Node {
 
     pub(crate) fn is_breaker_open(&self, now: Instant) -> bool {
         self.load.lock().breaker.state(now) == State::Open
+    }
+
+    /// Tells whether an operator has taken it out of reads.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.drained.load(Ordering::Relaxed)
+    }
+
+    /// Takes it out of reads, or back; returns whether that changed anything.
+    pub(crate) fn set_drained(&self, drained: bool) -> bool {
+        self.drained.swap(drained, Ordering::Relaxed) != drained
     }
 
     pub(crate) fn in_flight(&self) -> u32 {

@@ -107,6 +107,7 @@ impl Reports {
         let is_primary = matches!(cluster.primary(), Primary::Node { node, .. } if *node == index);
         metrics.up.get_or_create(label).set(cluster.is_up(index).into());
         metrics.primary.get_or_create(label).set(is_primary.into());
+        metrics.drained.get_or_create(label).set(fleet.nodes[index].is_drained().into());
         let lag = cluster.lag(index, Instant::now().into_std());
         match lag.as_ref().and_then(|lag| lag.bytes) {
             Some(bytes) => {

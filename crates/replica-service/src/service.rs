@@ -1,9 +1,10 @@
 //! Puts the parts together.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use mainstay_proto::replica::v1::{
-    partition_service_server::PartitionServiceServer, replica_service_server::ReplicaServiceServer,
+    node_service_server::NodeServiceServer, partition_service_server::PartitionServiceServer,
+    replica_service_server::ReplicaServiceServer, switchover_service_server::SwitchoverServiceServer,
 };
 use mainstay_rpc::Routes;
 use mainstay_runtime::{Context, Schedule};
@@ -12,19 +13,21 @@ use crate::{
     config::{PairConfig, ReplicaConfig, split_address},
     engine::Engine,
     fleet::Fleet,
-    grpc::{Door, PartitionDoor},
+    grpc::{Door, NodeDoor, PartitionDoor, Stepping, SwitchoverDoor},
     insight::Insight,
     metrics::Metrics,
     pool::base_login,
     probe::{Line, NodeProbe, PgBouncerProbe},
     report::Reports,
-    switchover::{Pair, Watch},
+    switchover::{Pair, Runner, Steps, Watch},
 };
 
 /// A statement of the largest legal size and as many parameters.
 const MAX_REQUEST_BYTES: usize = 32 << 20;
 /// How often idle connections are looked at for their age.
 const SHED_EVERY: std::time::Duration = std::time::Duration::from_secs(30);
+/// How soon another process knows of a step.
+const STEPS_EVERY: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// Starts the service: it listens at once, and becomes ready when a node can answer reads.
 pub async fn start(cx: Context, config: ReplicaConfig) -> anyhow::Result<()> {
@@ -43,26 +46,53 @@ pub async fn start(cx: Context, config: ReplicaConfig) -> anyhow::Result<()> {
         std::future::ready(Ok(()))
     });
 
-    // 4. Pairs of tables are compared in the background.
+    // 4. Pairs of tables are compared in the background, and taken over where asked for.
     let insight = Insight::new(config.insight.max_statements as usize, fleet.nodes.len());
     let engine = Arc::new(Engine { fleet, metrics, insight, cx: cx.clone() });
     let pairs = compare(&cx, &config, &engine);
 
     // 5. The doors.
-    let door = Door::new(engine, &config);
+    let stepping = take_steps(&cx, &config, &engine, &pairs);
+    let nodes = NodeServiceServer::new(NodeDoor::new(Arc::clone(&engine.fleet)));
+    let door = Door::new(engine, &config, pairs.clone());
     let server = ReplicaServiceServer::new(door).max_decoding_message_size(MAX_REQUEST_BYTES);
     let partitions = PartitionServiceServer::new(PartitionDoor::new(pairs));
-    cx.serve(Routes::new(server).add_service(partitions)).await
+    let switchover = SwitchoverServiceServer::new(SwitchoverDoor::new(stepping));
+    let routes = Routes::new(server).add_service(partitions).add_service(switchover).add_service(nodes);
+    cx.serve(routes).await
 }
 
 fn compare(cx: &Context, config: &ReplicaConfig, engine: &Arc<Engine>) -> Vec<Arc<Pair>> {
     let start = |(name, pair): (&String, &PairConfig)| {
-        let pair = Arc::new(Pair::new(name, pair, &config.parity, &engine.metrics.pair, cx));
+        let pair = Arc::new(Pair::new(name, pair, &config.parity, &config.advance, &engine.metrics.pair, cx));
         let watch = Watch::new(Arc::clone(&pair), Arc::clone(engine), &config.parity);
         cx.background(format!("switchover.{name}"), Schedule::Every(config.parity.check_every), watch);
         pair
     };
     config.switchover.iter().map(start).collect()
+}
+
+fn take_steps(
+    cx: &Context,
+    config: &ReplicaConfig,
+    engine: &Arc<Engine>,
+    pairs: &[Arc<Pair>],
+) -> Vec<Stepping> {
+    let start = |pair: &Arc<Pair>| {
+        let steps = Arc::new(Steps {
+            pair: Arc::clone(pair),
+            engine: Arc::clone(engine),
+            config: config.steps.clone(),
+        });
+        let again = Arc::new(OnceLock::new());
+        let runner = Runner::new(Arc::clone(&steps), Arc::clone(&again));
+        let name = format!("switchover.{}.steps", pair.name);
+        let trigger = cx.background(name, Schedule::EveryOrTrigger(STEPS_EVERY), runner);
+        // Set once, right here.
+        let _ = again.set(trigger.clone());
+        Stepping { steps, trigger }
+    };
+    pairs.iter().map(start).collect()
 }
 
 fn watch(

@@ -3,7 +3,7 @@
 use utoipa_axum::routes;
 
 use crate::map::Map;
-use crate::routes::{database, partitions};
+use crate::routes::{database, partitions, switchover};
 
 pub(super) fn paths(map: Map) -> Map {
     map.viewer("/database/info", routes!(database::info))
@@ -13,6 +13,11 @@ pub(super) fn paths(map: Map) -> Map {
         .viewer("/database/replica/pool-stats", routes!(database::pool_stats))
         .viewer("/database/query", routes!(database::query))
         .admin("/database/execute", routes!(database::execute))
+        .admin("/database/transaction", routes!(database::transaction))
+        .operator("/database/nodes/{node}/drain", routes!(database::drain))
+        .operator("/database/nodes/{node}/resume", routes!(database::resume))
         .viewer("/monitoring/partitions/metrics", routes!(partitions::metrics))
         .viewer("/monitoring/partitions/table-stats", routes!(partitions::table_stats))
+        .viewer("/monitoring/partitions/{table}/switchover", routes!(switchover::state))
+        .admin("/monitoring/partitions/{table}/{step}", routes!(switchover::run_step))
 }

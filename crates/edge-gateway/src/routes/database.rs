@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use axum::Json as Answer;
 use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use http::HeaderMap;
 use mainstay_proto::replica::v1::replica_service_client::ReplicaServiceClient;
 use mainstay_proto::replica::v1::{
-    ExecuteRequest, Node, Prefer, QueryRequest, TopologyRequest, TopologyResponse,
+    ExecuteRequest, Node, Prefer, QueryRequest, QueryStreamRequest, TopologyRequest, TopologyResponse,
 };
 use mainstay_rpc::{Call, Caller, Lane};
 use serde::Deserialize;
@@ -15,9 +17,14 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 mod answer;
+mod drain;
+mod ndjson;
+mod transaction;
 
 pub(crate) use answer::{DatabaseInfo, SqlColumn};
 use answer::{ExecuteAnswer, NodeHealth, NodeLag, NodePool, NodeTraffic, Nodes, QueryAnswer};
+pub(crate) use drain::{__path_drain, __path_resume, drain, resume};
+pub(crate) use transaction::{__path_transaction, transaction};
 
 use super::sql_json;
 use super::words::wire_duration;
@@ -28,6 +35,7 @@ use crate::state::App;
 type Client = ReplicaServiceClient<Lane>;
 
 const QUERY: &str = "mainstay.replica.v1.ReplicaService/Query";
+const QUERY_STREAM: &str = "mainstay.replica.v1.ReplicaService/QueryStream";
 const EXECUTE: &str = "mainstay.replica.v1.ReplicaService/Execute";
 const TOPOLOGY: &str = "mainstay.replica.v1.ReplicaService/Topology";
 
@@ -53,6 +61,10 @@ pub(crate) struct QueryBody {
     after: String,
     #[serde(default)]
     prefer: ReadFrom,
+    /// Name of a pair that is being switched over: `{table}` in the statement stands for its legacy or its partitioned
+    /// table.
+    #[serde(default)]
+    table: String,
 }
 
 #[derive(Clone, Copy, Default, Deserialize, ToSchema)]
@@ -74,8 +86,12 @@ pub(crate) struct ExecuteBody {
 }
 
 /// Runs one read-only statement, on a replica where one is young enough.
+///
+/// With `accept: application/x-ndjson` the rows come as lines, as fast as they are taken and without a limit of their
+/// number: first a line with `columns` and `served`, then an array per row, last a line with `last`, `rowsTotal` and
+/// `truncated`, or with `error` when it failed half-way.
 #[utoipa::path(post, path = "/database/query", tag = "database", request_body = QueryBody, responses(
-    (status = 200, description = "the rows", body = QueryAnswer),
+    (status = 200, description = "the rows", content((QueryAnswer = "application/json"), (String = "application/x-ndjson"))),
     (status = 404, description = "a table, column or function of the statement does not exist"),
     (status = 409, description = "the statement breaks a constraint or lost a race; `sqlState` says which"),
     (status = 412, description = "the database refuses the statement in its present state; `sqlState` says why"),
@@ -83,19 +99,39 @@ pub(crate) struct ExecuteBody {
 pub(crate) async fn query(
     State(app): State<Arc<App>>,
     Who(caller): Who,
+    headers: HeaderMap,
     Json(body): Json<QueryBody>,
-) -> Result<Answer<QueryAnswer>, Problem> {
+) -> Result<Response, Problem> {
+    let params = sql_json::params(body.params)?;
+    let max_staleness = body.max_lag.map(wire_duration);
+    let prefer = match body.prefer {
+        ReadFrom::Replica => Prefer::Replica,
+        ReadFrom::Primary => Prefer::Primary,
+    }
+    .into();
+    if ndjson::is_wanted(&headers) {
+        let request = QueryStreamRequest {
+            sql: body.sql,
+            params,
+            max_staleness,
+            after: body.after,
+            prefer,
+            max_rows: body.max_rows.into(),
+            max_bytes: 0,
+            table: body.table,
+        };
+        let send = async |mut client: Client, request| client.query_stream(request).await;
+        let chunks = app.upstreams.replica(Call::read(QUERY_STREAM).by(caller), request, send).await?;
+        return Ok(ndjson::answer(chunks));
+    }
     let request = QueryRequest {
         sql: body.sql,
-        params: sql_json::params(body.params)?,
+        params,
         max_rows: body.max_rows,
-        max_staleness: body.max_lag.map(wire_duration),
+        max_staleness,
         after: body.after,
-        prefer: match body.prefer {
-            ReadFrom::Replica => Prefer::Replica,
-            ReadFrom::Primary => Prefer::Primary,
-        }
-        .into(),
+        prefer,
+        table: body.table,
     };
     let send = async |mut client: Client, request| client.query(request).await;
     let answer = app.upstreams.replica(Call::read(QUERY).by(caller), request, send).await?;
@@ -104,7 +140,8 @@ pub(crate) async fn query(
         rows: sql_json::rows(answer.rows),
         truncated: answer.truncated,
         served: answer.served.map(Into::into),
-    }))
+    })
+    .into_response())
 }
 
 /// Runs one statement on the primary.

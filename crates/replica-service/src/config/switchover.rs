@@ -1,5 +1,6 @@
 use std::{collections::BTreeMap, time::Duration};
 
+use bytesize::ByteSize;
 use mainstay_runtime::Problems;
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +36,49 @@ pub struct ParityConfig {
     pub max_age: Duration,
     /// Partitions that must be there ahead of the present one; at most 100.
     pub future_partitions: u32,
+}
+
+/// Bounds what the steps of a switchover may take.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StepsConfig {
+    /// For each lock of a table, while others wait behind it; 1 ms to 10 s.
+    #[serde(with = "humantime_serde")]
+    pub lock_within: Duration,
+    /// Tries of a step whose locks others hold; 1 to 1,000.
+    pub lock_attempts: u32,
+    /// For each statement of a step; 100 ms to 1 h.
+    #[serde(with = "humantime_serde")]
+    pub statement_within: Duration,
+    /// Rows copied in one transaction, at most; 10 to 100,000.
+    pub batch_rows: u64,
+    /// How long such a transaction should take: batches shrink and grow to it; 1 ms to 10 s.
+    #[serde(with = "humantime_serde")]
+    pub batch_within: Duration,
+    /// Share of the time in which rows are copied or verified; 0.01 to 1.
+    pub duty_cycle: f64,
+    /// Key ranges verified at once; 1 to 16.
+    pub workers: u32,
+    /// Copying and verifying wait while a replica is staler than this; 100 ms to 1 h.
+    #[serde(with = "humantime_serde")]
+    pub max_lag: Duration,
+    /// The same for what it has not replayed.
+    pub max_lag_bytes: ByteSize,
+}
+
+/// Says what the partitioned table must prove before it gets a larger share of the reads, and when it loses it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdvanceConfig {
+    /// Reads of a table within a minute that count as evidence; 1 to 1,000.
+    pub min_reads: u32,
+    /// How long each share is held; at most 7 days.
+    #[serde(with = "humantime_serde")]
+    pub hold: Duration,
+    /// Share of failed reads that it may have more than the legacy table; 0 to 1.
+    pub max_error_ratio: f64,
+    /// How many times as long its reads may take, at the 95th percentile; 1 to 100.
+    pub max_latency_ratio: f64,
 }
 
 /// Each pair is a task, a component and a label.
@@ -73,6 +117,22 @@ pub(super) fn check(pairs: &BTreeMap<String, PairConfig>, parity: &ParityConfig,
     problems.range("parity.future_partitions", parity.future_partitions, 0..=100);
 }
 
+pub(super) fn check_steps(steps: &StepsConfig, advance: &AdvanceConfig, problems: &mut Problems) {
+    let (ms, hour) = (Duration::from_millis(1), Duration::from_hours(1));
+    problems.duration("steps.lock_within", steps.lock_within, ms..=ms * 10_000);
+    problems.range("steps.lock_attempts", steps.lock_attempts, 1..=1_000);
+    problems.duration("steps.statement_within", steps.statement_within, ms * 100..=hour);
+    problems.range("steps.batch_rows", steps.batch_rows, 10..=100_000);
+    problems.duration("steps.batch_within", steps.batch_within, ms..=ms * 10_000);
+    problems.range("steps.duty_cycle", steps.duty_cycle, 0.01..=1.0);
+    problems.range("steps.workers", steps.workers, 1..=16);
+    problems.duration("steps.max_lag", steps.max_lag, ms * 100..=hour);
+    problems.range("advance.min_reads", advance.min_reads, 1..=1_000);
+    problems.duration("advance.hold", advance.hold, Duration::ZERO..=hour * 24 * 7);
+    problems.range("advance.max_error_ratio", advance.max_error_ratio, 0.0..=1.0);
+    problems.range("advance.max_latency_ratio", advance.max_latency_ratio, 1.0..=100.0);
+}
+
 /// Such names can stand in a statement.
 fn is_name(text: &str, max_parts: usize) -> bool {
     let part = |part: &str| {
@@ -85,12 +145,34 @@ fn is_name(text: &str, max_parts: usize) -> bool {
 impl Default for ParityConfig {
     fn default() -> Self {
         Self {
-            check_every: Duration::from_secs(2),
+            check_every: Duration::from_secs(1),
             duty_cycle: 0.1,
             bucket_rows: 10_000,
             statement_within: Duration::from_secs(10),
             max_age: Duration::from_mins(10),
             future_partitions: 2,
         }
+    }
+}
+
+impl Default for StepsConfig {
+    fn default() -> Self {
+        Self {
+            lock_within: Duration::from_millis(250),
+            lock_attempts: 10,
+            statement_within: Duration::from_secs(10),
+            batch_rows: 2_000,
+            batch_within: Duration::from_millis(100),
+            duty_cycle: 0.5,
+            workers: 2,
+            max_lag: Duration::from_secs(5),
+            max_lag_bytes: ByteSize::mib(64),
+        }
+    }
+}
+
+impl Default for AdvanceConfig {
+    fn default() -> Self {
+        Self { min_reads: 100, hold: Duration::from_secs(30), max_error_ratio: 0.01, max_latency_ratio: 2.0 }
     }
 }

@@ -301,6 +301,16 @@ impl Engine {
         })
     }
 
+    /// Returns the node that takes writes.
+    pub(crate) fn primary_index(&self) -> Result<usize, QueryError> {
+        self.primary().map_err(|(error, _)| error)
+    }
+
+    /// Makes the token of a position in the log of the primary.
+    pub(crate) fn token_of(&self, position: Position) -> Option<Token> {
+        self.token(self.primary_index().ok()?, Some(position))
+    }
+
     fn served_by_primary(&self, index: usize, attempts: u32) -> Served {
         let node = self.fleet.names[index].clone();
         Served { node, is_primary: true, staleness: None, reason: Reason::Write, attempts }

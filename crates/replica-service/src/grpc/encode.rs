@@ -67,6 +67,31 @@ fn rows(rows: Vec<Vec<Value>>) -> Vec<Row> {
     rows.into_iter().map(|values| Row { values: values.into_iter().map(value::wire).collect() }).collect()
 }
 
+/// An answer that says who gave it.
+pub(super) trait Telling {
+    fn served(&mut self) -> Option<&mut WireServed>;
+}
+
+impl Telling for QueryResponse {
+    fn served(&mut self) -> Option<&mut WireServed> {
+        self.served.as_mut()
+    }
+}
+
+impl Telling for QueryChunk {
+    fn served(&mut self) -> Option<&mut WireServed> {
+        self.served.as_mut()
+    }
+}
+
+/// Adds what `{table}` stood for.
+pub(super) fn of_table<T: Telling>(mut answer: T, table: String) -> T {
+    if let Some(served) = answer.served() {
+        served.table = table;
+    }
+    answer
+}
+
 fn wire_served(served: Served) -> WireServed {
     WireServed {
         node: served.node,
@@ -74,5 +99,6 @@ fn wire_served(served: Served) -> WireServed {
         staleness: served.staleness.and_then(|staleness| staleness.try_into().ok()),
         reason: served.reason.as_str().to_owned(),
         attempts: served.attempts,
+        table: String::new(),
     }
 }

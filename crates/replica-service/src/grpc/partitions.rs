@@ -5,9 +5,9 @@ use mainstay_proto::replica::v1::{
     PartitionMetricsResponse, PartitionPair, PartitionTableStatsRequest, PartitionTableStatsResponse,
     ReadinessCheck, RowDifference, TableStats, TimeRange, partition_service_server::PartitionService,
 };
-use mainstay_rpc::{ErrorCode, Failure, Reply, Request, Response, Status};
+use mainstay_rpc::{Reply, Request, Response, Status};
 
-use super::tell;
+use super::{named::unknown, tell};
 use crate::switchover::{Catalog, Check, Pair, Range, Standing, State, Table, Verdict, View};
 
 /// Tells what the background checks of the configured pairs have found.
@@ -28,8 +28,7 @@ impl PartitionDoor {
             .map(|pair| &**pair)
             .collect();
         if wanted.is_empty() && !name.is_empty() {
-            let message = "no pair of this name is configured under switchover";
-            return Err(tell(Failure::new(ErrorCode::NotFound, "PAIR_UNKNOWN", message)));
+            return Err(tell(unknown()));
         }
         Ok(wanted)
     }

@@ -29,6 +29,11 @@ pub(super) fn describe(fleet: &Fleet) -> TopologyResponse {
     })
 }
 
+/// Describes one node as it is known now.
+pub(super) fn describe_node(fleet: &Fleet, index: usize) -> WireNode {
+    fleet.with_cluster(|cluster| node(fleet, cluster, index))
+}
+
 fn node(fleet: &Fleet, cluster: &Cluster, index: usize) -> WireNode {
     let now = Instant::now().into_std();
     let (node, verdict) = (&fleet.nodes[index], cluster.verdict(index, now));
@@ -58,6 +63,7 @@ fn node(fleet: &Fleet, cluster: &Cluster, index: usize) -> WireNode {
         lag: cluster.lag(index, now).map(lag),
         pool: Some(pool(fleet, index)),
         traffic: Some(traffic(fleet, index)),
+        drained: node.is_drained(),
     }
 }
 

@@ -6,7 +6,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::switchover::{State, View};
+use crate::switchover::{Record, Stage, State, View};
 
 /// Gauges by pair of tables, as of its last check; names of pairs come from the configuration.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +22,11 @@ pub(crate) struct PairMetrics {
     gaps: Family<OfPair, Gauge>,
     missing_future: Family<OfPair, Gauge>,
     ready: Family<OfPair, Gauge>,
+    changes: Family<OfPair, Counter>,
+    read_percent: Family<OfPair, Gauge>,
+    reads: Family<OfRead, Counter>,
+    rows_copied: Family<OfPair, Gauge>,
+    stage: Family<OfPair, Gauge>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -33,6 +38,21 @@ pub(crate) struct OfPair {
 struct OfSide {
     pair: String,
     table: Side,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfRead {
+    pair: String,
+    table: Side,
+    result: Outcome,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum Outcome {
+    #[expect(non_camel_case_types, reason = "the name is the value of a label")]
+    ok,
+    #[expect(non_camel_case_types, reason = "the name is the value of a label")]
+    error,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -65,6 +85,43 @@ impl PairMetrics {
         registry.register("gaps", "Times between partitions that none covers", self.gaps.clone());
         registry.register("missing_future", "Partitions missing ahead of now", self.missing_future.clone());
         registry.register("ready", "1 when every readiness check passes", self.ready.clone());
+        registry.register("changes", "Changed rows compared one by one", self.changes.clone());
+        registry.register(
+            "read_percent",
+            "Share of the reads of the pair that go to the partitioned table",
+            self.read_percent.clone(),
+        );
+        registry.register("reads", "Reads that named the pair, by table and result", self.reads.clone());
+        registry.register("rows_copied", "Rows copied by the backfill", self.rows_copied.clone());
+        registry.register("stage", "0 none, 1 dual write, 2 swapped, 3 finished", self.stage.clone());
+    }
+
+    /// Counts changed rows that were compared.
+    pub(crate) fn changes(&self, label: &OfPair, n_rows: u64) {
+        self.changes.get_or_create(label).inc_by(n_rows);
+    }
+
+    /// Counts one read of the pair.
+    pub(crate) fn read(&self, label: &OfPair, side: crate::switchover::Side, ok: bool) {
+        let table = match side {
+            crate::switchover::Side::Legacy => Side::legacy,
+            crate::switchover::Side::Partitioned => Side::partitioned,
+        };
+        let result = if ok { Outcome::ok } else { Outcome::error };
+        self.reads.get_or_create(&OfRead { pair: label.pair.clone(), table, result }).inc();
+    }
+
+    /// Tells how far the switchover is.
+    pub(crate) fn set_record(&self, label: &OfPair, record: &Record) {
+        self.read_percent.get_or_create(label).set(record.read_percent.into());
+        self.rows_copied.get_or_create(label).set(record.rows_copied.cast_signed());
+        let stage = match record.stage {
+            Stage::None => 0,
+            Stage::DualWrite => 1,
+            Stage::Swapped => 2,
+            Stage::Finished => 3,
+        };
+        self.stage.get_or_create(label).set(stage);
     }
 
     /// Tells what is known about a pair.

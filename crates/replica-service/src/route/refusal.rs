@@ -17,6 +17,8 @@ pub enum Refusal {
     Fenced,
     /// Belongs to another cluster (system identifier).
     ForeignCluster,
+    /// Taken out by an operator.
+    Drained,
     BreakerOpen,
     AlreadyTried,
     WeightZero,
@@ -37,6 +39,7 @@ impl fmt::Display for Refusal {
             Self::PgBouncerDown => "its pgbouncer is down",
             Self::Fenced => "fenced: not in recovery, but not the primary",
             Self::ForeignCluster => "belongs to another cluster",
+            Self::Drained => "drained",
             Self::BreakerOpen => "breaker open",
             Self::AlreadyTried => "already tried",
             Self::WeightZero => "weight is 0",

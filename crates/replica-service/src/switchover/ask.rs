@@ -8,12 +8,14 @@ use crate::{
     route::Prefer,
     session::Statement,
     sql::Value,
+    token::Token,
 };
 
 /// Asks the database through the router, like any reader, but on behalf of nobody.
 pub(super) struct Asker {
     pub engine: Arc<Engine>,
     pub within: Duration,
+    pub prefer: Prefer,
 }
 
 /// Rows and the node that answered.
@@ -26,16 +28,25 @@ const MAX_ROWS: u32 = 20_000;
 const MAX_BYTES: u64 = 16 << 20;
 
 impl Asker {
-    /// Asks a replica, else the primary.
+    /// Asks the node that it prefers.
     pub(super) async fn ask(&self, sql: &str) -> anyhow::Result<Told> {
-        self.ask_of(Prefer::Replica, sql).await
+        self.ask_of(self.prefer, sql).await
     }
 
     pub(super) async fn ask_of(&self, prefer: Prefer, sql: &str) -> anyhow::Result<Told> {
+        self.send(prefer, None, sql).await
+    }
+
+    /// Asks a node that shows what a token stands for.
+    pub(super) async fn ask_after(&self, after: Option<Token>, sql: &str) -> anyhow::Result<Told> {
+        self.send(self.prefer, after, sql).await
+    }
+
+    async fn send(&self, prefer: Prefer, after: Option<Token>, sql: &str) -> anyhow::Result<Told> {
         let statement =
             Statement { sql: sql.to_owned(), params: Vec::new(), max_rows: MAX_ROWS, max_bytes: MAX_BYTES };
         let until = Until { at: Instant::now() + self.within, within: self.within };
-        let read = Read { statement, max_staleness: None, after: None, prefer, until };
+        let read = Read { statement, max_staleness: None, after, prefer, until };
         let answered = self.engine.ask(read).await.map_err(|error| {
             let text = error.to_string();
             match error {

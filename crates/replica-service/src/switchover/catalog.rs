@@ -2,7 +2,9 @@ use anyhow::Context as _;
 
 use super::{
     ask::{Asker, Fields},
+    record::Stage,
     rows::quote_table,
+    tables::{bare, named_at},
 };
 use crate::{config::PairConfig, route::Prefer};
 
@@ -22,7 +24,7 @@ pub(crate) struct Catalog {
     pub columns: Vec<Column>,
     pub key: Option<Key>,
     pub triggers: Vec<Trigger>,
-    /// What follows the legacy table by its identity, not by its name.
+    /// What follows the legacy table by its identity and cannot be made to follow the name.
     pub dependents: Vec<String>,
 }
 
@@ -80,7 +82,13 @@ const MAX_FUTURE: u32 = 100;
 const BOUNDS: &str = r"regexp_match(pg_get_expr(c.relpartbound, c.oid), '^FOR VALUES FROM \(''([^'']*)''\) TO \(''([^'']*)''\)$')";
 
 /// Asks for everything; what depends on a table that is not there stays empty.
-pub(super) async fn inspect(asker: &Asker, pair: &PairConfig, n_future: u32) -> anyhow::Result<Catalog> {
+pub(super) async fn inspect(
+    asker: &Asker,
+    pair: &PairConfig,
+    stage: Stage,
+    n_future: u32,
+) -> anyhow::Result<Catalog> {
+    let pair = &named_at(stage, pair);
     let mut catalog = Catalog::default();
     tables(asker, pair, &mut catalog).await.context("cannot read the tables")?;
     let (Some(legacy), Some(partitioned)) = (&catalog.legacy, &catalog.partitioned) else {
@@ -89,8 +97,9 @@ pub(super) async fn inspect(asker: &Asker, pair: &PairConfig, n_future: u32) -> 
     let (legacy, partitioned) = (legacy.oid, partitioned.oid);
     catalog.columns = columns(asker, legacy, partitioned).await.context("cannot read the columns")?;
     catalog.key = key(asker, legacy, partitioned, &pair.key).await.context("cannot read the indexes")?;
-    catalog.triggers =
-        triggers(asker, legacy, &pair.partitioned).await.context("cannot read the triggers")?;
+    let (source, target) =
+        if stage.is_swapped() { (partitioned, &pair.legacy) } else { (legacy, &pair.partitioned) };
+    catalog.triggers = triggers(asker, source, target).await.context("cannot read the triggers")?;
     catalog.dependents = dependents(asker, legacy).await.context("cannot read the dependents")?;
     let by_time = catalog.is_partitioned_by(&pair.time_column);
     catalog.partitions =
@@ -204,14 +213,14 @@ async fn key(asker: &Asker, legacy: i64, partitioned: i64, key: &str) -> anyhow:
     asker.ask(&sql).await?.rows.into_iter().next().map(key).transpose()
 }
 
-/// Row triggers whose function names the partitioned table; bits of `tgtype` as in `pg_trigger.h`.
-async fn triggers(asker: &Asker, legacy: i64, partitioned: &str) -> anyhow::Result<Vec<Trigger>> {
-    let name = partitioned.rsplit('.').next().unwrap_or(partitioned);
+/// Row triggers of the table that is written whose function names the other one; bits of `tgtype` as in `pg_trigger.h`.
+async fn triggers(asker: &Asker, source: i64, target: &str) -> anyhow::Result<Vec<Trigger>> {
+    let name = bare(target);
     let sql = format!(
         "SELECT t.tgname::text, f.proname::text, t.tgtype::int4 & 4 > 0, t.tgtype::int4 & 16 > 0, \
            t.tgtype::int4 & 8 > 0, t.tgenabled IN ('O', 'A') \
          FROM pg_trigger AS t JOIN pg_proc AS f ON f.oid = t.tgfoid \
-         WHERE t.tgrelid = {legacy} AND NOT t.tgisinternal AND t.tgtype::int4 & 1 > 0 \
+         WHERE t.tgrelid = {source} AND NOT t.tgisinternal AND t.tgtype::int4 & 1 > 0 \
            AND f.prosrc ~ '\\m{name}\\M' ORDER BY 1"
     );
     let trigger = |row| {
@@ -233,7 +242,8 @@ async fn dependents(asker: &Asker, legacy: i64) -> anyhow::Result<Vec<String>> {
         "SELECT 'foreign key ' || conname || ' of ' || conrelid::regclass::text FROM pg_constraint \
            WHERE confrelid = {legacy} AND contype = 'f' \
          UNION \
-         SELECT 'view ' || r.ev_class::regclass::text FROM pg_depend AS d JOIN pg_rewrite AS r ON r.oid = d.objid \
+         SELECT 'materialized view ' || c.oid::regclass::text FROM pg_depend AS d JOIN pg_rewrite AS r ON r.oid = d.objid \
+           JOIN pg_class AS c ON c.oid = r.ev_class AND c.relkind = 'm' \
            WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass \
              AND d.refobjid = {legacy} AND r.ev_class <> {legacy} \
          ORDER BY 1"

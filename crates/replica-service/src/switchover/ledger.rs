@@ -167,6 +167,25 @@ impl Ledger {
         };
     }
 
+    /// Returns the range that a key is in.
+    pub(super) fn range_of(&self, key: i64) -> KeyRange {
+        let (from, _) = self.buckets.range(..=key).next_back().expect("the ranges cover all keys");
+        self.range(*from)
+    }
+
+    /// Counts rows that were compared one by one.
+    pub(super) fn compared(&mut self, n_rows: u64) {
+        self.rows_in_round += n_rows;
+        self.rows_compared += n_rows;
+    }
+
+    /// Takes all evidence back; the counts stay until they are made anew.
+    pub(super) fn forget(&mut self) {
+        for bucket in self.buckets.values_mut() {
+            bucket.verified_at = None;
+        }
+    }
+
     pub(super) fn standing(&self, now: Instant) -> Standing {
         let count = |wanted: &dyn Fn(&Bucket) -> bool| {
             u32::try_from(self.buckets.values().filter(|bucket| wanted(bucket)).count()).unwrap_or(u32::MAX)

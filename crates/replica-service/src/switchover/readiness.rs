@@ -66,6 +66,15 @@ pub(super) fn checks(
     ]
 }
 
+/// Judges only what rows can be mirrored and compared by.
+pub(super) fn of_tables(catalog: &Catalog, pair: &PairConfig) -> Vec<Check> {
+    let tables = tables(catalog, pair);
+    if tables.state != State::Pass {
+        return vec![tables];
+    }
+    vec![tables, columns(catalog), keys(catalog, pair)]
+}
+
 fn tables(catalog: &Catalog, pair: &PairConfig) -> Check {
     let name = "tables";
     let missing = |table: &str| Check::fail(name, format!("there is no table {table}"));
@@ -191,7 +200,7 @@ fn future_partitions(catalog: &Catalog) -> Check {
 
 fn dependents(catalog: &Catalog) -> Check {
     Check::of_problems("dependents", &catalog.dependents, || {
-        "no foreign key or view points at the legacy table".to_owned()
+        "no foreign key or materialized view points at the legacy table".to_owned()
     })
 }
 

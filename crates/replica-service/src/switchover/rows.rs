@@ -3,9 +3,10 @@ use anyhow::Context as _;
 use super::{
     ask::{Asker, Fields},
     catalog::Catalog,
+    changes::array,
     ledger::{Difference, DifferenceKind, KeyRange, Sums},
 };
-use crate::config::PairConfig;
+use crate::{config::PairConfig, token::Token};
 
 /// The statements that compare rows of one pair.
 ///
@@ -19,8 +20,15 @@ pub(super) struct RowSql {
     hash: String,
 }
 
+/// Which rows are compared.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Scope<'a> {
+    Range(KeyRange),
+    Keys(&'a [i64]),
+}
+
 /// Named at most for one range.
-const MAX_NAMED: u32 = 20;
+pub(super) const MAX_NAMED: u32 = 20;
 
 impl RowSql {
     /// Returns `None` when the tables cannot be compared; the catalog says why.
@@ -42,52 +50,69 @@ impl RowSql {
     }
 
     /// Counts and sums up both tables in one range.
-    pub(super) async fn sums(&self, asker: &Asker, range: KeyRange) -> anyhow::Result<(Sums, String)> {
-        let Self { hash, .. } = self;
-        let side = |table: &str, legacy: bool| {
-            format!("SELECT {legacy} AS l, {hash} AS h FROM {table} WHERE {}", self.within(range))
-        };
-        let sum = |of: &str| {
-            format!(
-                "concat(pg_catalog.bit_xor(h) FILTER (WHERE {of}), '/', pg_catalog.sum(h) FILTER (WHERE {of}))"
-            )
-        };
-        let sql = format!(
-            "SELECT count(*) FILTER (WHERE l), count(*) FILTER (WHERE NOT l), {}, {} FROM ({} UNION ALL {}) AS rows",
-            sum("l"),
-            sum("NOT l"),
-            side(&self.legacy, true),
-            side(&self.partitioned, false)
-        );
-        let told = asker.ask(&sql).await.context("cannot compare rows")?;
+    pub(super) async fn sums(
+        &self,
+        asker: &Asker,
+        range: KeyRange,
+        after: Option<Token>,
+    ) -> anyhow::Result<(Sums, String)> {
+        let told = asker.ask_after(after, &self.sums_sql(range)).await.context("cannot compare rows")?;
         let mut row = Fields::of(told.rows.into_iter().next().context("no sums")?);
         let (legacy_rows, partitioned_rows) = (row.count()?, row.count()?);
         let checksums = (row.text()?, row.text()?);
         Ok((Sums { legacy_rows, partitioned_rows, checksums }, told.node))
     }
 
-    /// Names the first rows of a range that differ.
+    fn sums_sql(&self, range: KeyRange) -> String {
+        let Self { hash, .. } = self;
+        let side = |table: &str, legacy: bool| {
+            format!(
+                "SELECT {legacy} AS l, {hash} AS h FROM {table} WHERE {}",
+                self.within(Scope::Range(range))
+            )
+        };
+        let sum = |of: &str| {
+            format!(
+                "concat(pg_catalog.bit_xor(h) FILTER (WHERE {of}), '/', pg_catalog.sum(h) FILTER (WHERE {of}))"
+            )
+        };
+        format!(
+            "SELECT count(*) FILTER (WHERE l), count(*) FILTER (WHERE NOT l), {}, {} FROM ({} UNION ALL {}) AS rows",
+            sum("l"),
+            sum("NOT l"),
+            side(&self.legacy, true),
+            side(&self.partitioned, false)
+        )
+    }
+
+    /// Names the first rows that differ.
     pub(super) async fn differences(
         &self,
         asker: &Asker,
-        range: KeyRange,
+        scope: Scope<'_>,
+        after: Option<Token>,
+        most: u32,
     ) -> anyhow::Result<Vec<Difference>> {
+        let sql = self.differences_sql(scope, most);
+        let told = asker.ask_after(after, &sql).await.context("cannot name the rows that differ")?;
+        told.rows.into_iter().map(difference).collect()
+    }
+
+    pub(super) fn differences_sql(&self, scope: Scope<'_>, most: u32) -> String {
         let Self { key, hash, .. } = self;
         let side = |table: &str| {
             format!(
                 "SELECT {key} AS k, count(*) AS n, pg_catalog.sum({hash}) AS h FROM {table} WHERE {} GROUP BY {key}",
-                self.within(range)
+                self.within(scope)
             )
         };
-        let sql = format!(
+        format!(
             "SELECT k::int8, l.n IS NULL, p.n IS NULL, COALESCE(l.n, 1) > 1 OR COALESCE(p.n, 1) > 1 \
              FROM ({}) AS l FULL JOIN ({}) AS p USING (k) \
-             WHERE l.h IS DISTINCT FROM p.h OR l.n IS DISTINCT FROM p.n ORDER BY k LIMIT {MAX_NAMED}",
+             WHERE l.h IS DISTINCT FROM p.h OR l.n IS DISTINCT FROM p.n ORDER BY k LIMIT {most}",
             side(&self.legacy),
             side(&self.partitioned)
-        );
-        let told = asker.ask(&sql).await.context("cannot name the rows that differ")?;
-        told.rows.into_iter().map(difference).collect()
+        )
     }
 
     /// Returns the key of the row that is `n_rows` above the beginning of a range.
@@ -100,14 +125,18 @@ impl RowSql {
         let Self { key, legacy, .. } = self;
         let sql = format!(
             "SELECT {key}::int8 FROM {legacy} WHERE {} ORDER BY {key} OFFSET {n_rows} LIMIT 1",
-            self.within(range)
+            self.within(Scope::Range(range))
         );
         let told = asker.ask(&sql).await.context("cannot divide the keys")?;
         told.rows.into_iter().next().map(|row| Fields::of(row).int()).transpose()
     }
 
-    fn within(&self, range: KeyRange) -> String {
+    fn within(&self, scope: Scope<'_>) -> String {
         let Self { key, .. } = self;
+        let range = match scope {
+            Scope::Range(range) => range,
+            Scope::Keys(keys) => return format!("{key} = ANY ({})", array(keys)),
+        };
         let from = (range.from > i64::MIN).then(|| format!("{key} >= {}", range.from));
         let below = range.below.map(|below| format!("{key} < {below}"));
         let bounds: Vec<_> = from.into_iter().chain(below).collect();
@@ -133,6 +162,12 @@ pub(super) fn quote(name: &str) -> String {
 }
 
 /// Quotes `table` or `schema.table`.
-pub(super) fn quote_table(name: &str) -> String {
+pub(crate) fn quote_table(name: &str) -> String {
     name.split('.').map(quote).collect::<Vec<_>>().join(".")
+}
+
+/// Quotes a text that is part of a statement.
+pub(super) fn literal(text: &str) -> String {
+    let quoted = text.replace('\'', "''");
+    if quoted.contains('\\') { format!("E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
 }

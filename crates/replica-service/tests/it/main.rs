@@ -2,12 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
+mod drain;
 mod failover;
 mod limits;
 mod pgbouncer;
 mod reads;
 mod rig;
 mod safety;
+mod steps;
 mod streams;
 mod switchover;
 mod transactions;

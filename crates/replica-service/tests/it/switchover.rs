@@ -193,7 +193,11 @@ async fn what_stands_in_the_way_of_a_switchover_is_told_by_name() {
             "ALTER TABLE ready ENABLE TRIGGER ready_both",
             "triggers",
         ),
-        ("CREATE VIEW ready_view AS SELECT id FROM ready", "DROP VIEW ready_view", "dependents"),
+        (
+            "CREATE MATERIALIZED VIEW ready_view AS SELECT id FROM ready",
+            "DROP MATERIALIZED VIEW ready_view",
+            "dependents",
+        ),
         ("CREATE TABLE ready_child (id bigint REFERENCES ready)", "DROP TABLE ready_child", "dependents"),
         (
             "ALTER TABLE ready_p ALTER note SET NOT NULL",

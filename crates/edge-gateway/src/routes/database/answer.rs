@@ -26,6 +26,9 @@ pub(crate) struct Served {
     staleness_seconds: Option<f64>,
     reason: String,
     attempts: u32,
+    /// What `{table}` stood for; absent where the read named no pair.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    table: Option<String>,
 }
 
 /// The rows of a read.
@@ -77,7 +80,7 @@ struct Routing {
 
 #[derive(Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct NodeInfo {
+pub(crate) struct NodeInfo {
     node: String,
     role: &'static str,
     address: String,
@@ -86,6 +89,8 @@ struct NodeInfo {
     health: &'static str,
     reads: bool,
     writes: bool,
+    /// An operator has taken it out of reads.
+    drained: bool,
     server_version: String,
     timeline: u32,
     lsn: String,
@@ -177,6 +182,7 @@ impl From<wire::Served> for Served {
             staleness_seconds: seconds(served.staleness),
             reason: served.reason,
             attempts: served.attempts,
+            table: Some(served.table).filter(|table| !table.is_empty()),
         }
     }
 }
@@ -205,6 +211,7 @@ impl From<&wire::Node> for NodeInfo {
             health: health(node.health),
             reads: node.reads,
             writes: node.writes,
+            drained: node.drained,
             server_version: node.server_version.clone(),
             timeline: node.timeline,
             lsn: node.lsn.clone(),

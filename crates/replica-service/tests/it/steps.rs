@@ -1,0 +1,251 @@
+//! The steps of a switchover on real tables; `pair.rs` has the pair, `storm.rs` writes that never stop.
+
+use std::time::Duration;
+
+use mainstay_devstack::wait_until;
+use mainstay_proto::replica::v1::{
+    ParityVerdict, QueryRequest, SwitchoverStage, SwitchoverStep, value::Kind,
+};
+use mainstay_rpc::ErrorCode;
+use tokio::time::Instant;
+
+use crate::rig::*;
+
+mod pair;
+mod storm;
+
+use pair::Switched;
+use storm::Storm;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switchover_under_writes_that_never_stop_loses_and_doubles_no_row() {
+    let switched = Switched::start("forward", 3_000, |_| {}).await;
+    let storm = Storm::start(&switched).await;
+    switched.to_the_swap().await;
+    let state = switched.take(SwitchoverStep::Swap).await;
+    assert_eq!((state.stage(), state.read_percent), (SwitchoverStage::Swapped, 100), "{state:?}");
+    storm.wait_for_writes(300).await;
+    let rows = storm.stop().await;
+    assert_eq!(switched.rows("forward").await, rows);
+    assert_eq!(switched.rows("forward_archived").await, rows);
+    // Again is nothing.
+    let again = switched.take(SwitchoverStep::Swap).await;
+    assert_eq!(again.journal.len(), state.journal.len());
+    let read = switched.read("SELECT count(*) FROM {table}").await;
+    assert_eq!(read.served.unwrap().table, "forward");
+    let finished = switched.take(SwitchoverStep::Finish).await;
+    assert_eq!(finished.stage(), SwitchoverStage::Finished);
+    let refused = switched.try_take(SwitchoverStep::Rollback).await.unwrap_err();
+    assert_eq!((refused.code(), refused.reason()), (ErrorCode::FailedPrecondition, "STEP_REFUSED"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_swap_rolled_back_under_writes_that_never_stop_loses_and_doubles_no_row() {
+    let switched = Switched::start("backward", 3_000, |_| {}).await;
+    let storm = Storm::start(&switched).await;
+    switched.to_the_swap().await;
+    switched.take(SwitchoverStep::Swap).await;
+    storm.wait_for_writes(200).await;
+    let state = switched.take(SwitchoverStep::Rollback).await;
+    assert_eq!((state.stage(), state.read_percent), (SwitchoverStage::DualWrite, 0), "{state:?}");
+    storm.wait_for_writes(200).await;
+    let rows = storm.stop().await;
+    assert_eq!(switched.rows("backward").await, rows);
+    assert_eq!(switched.rows("backward_p").await, rows);
+    let read = switched.read("SELECT count(*) FROM {table}").await;
+    assert_eq!(read.served.unwrap().table, "backward");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backfill_neither_resurrects_nor_doubles_rows_that_others_are_changing() {
+    let switched = Switched::start("held", 200, |_| {}).await;
+    switched.take(SwitchoverStep::InstallTriggers).await;
+    let other = switched.connect().await;
+    other
+        .batch_execute(
+            "BEGIN; DELETE FROM held WHERE id = 5; \
+             UPDATE held SET at = at - interval '40 days' WHERE id = 6; UPDATE held SET note = 'new' WHERE id = 7",
+        )
+        .await
+        .unwrap();
+    switched.take(SwitchoverStep::Backfill).await;
+    switched.wait("the backfill to wait for the rows", |state| state.held_up.contains("locked")).await;
+    other.batch_execute("COMMIT").await.unwrap();
+    switched.wait("the backfill to end", |state| state.backfilled).await;
+    let rows = switched.rows("held").await;
+    assert_eq!((switched.rows("held_p").await, rows.len()), (rows, 199));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn triggers_hold_where_others_do_not_and_statistics_are_made() {
+    let switched = Switched::start("strict", 300, |_| {}).await;
+    switched.take(SwitchoverStep::InstallTriggers).await;
+    // Twice is once: the second changes nothing, and takes no lock that a reader would notice.
+    switched.take(SwitchoverStep::InstallTriggers).await;
+    let truncate = switched.connect().await.batch_execute("TRUNCATE strict").await.unwrap_err();
+    assert!(truncate.as_db_error().unwrap().message().contains("TRUNCATE is refused"), "{truncate}");
+    sql(
+        primary(shared().await),
+        "BEGIN; SET LOCAL session_replication_role = replica; UPDATE strict SET note = 'silent' WHERE id = 9; \
+         INSERT INTO strict VALUES (5000, now(), 'silent'); COMMIT",
+    )
+    .await;
+    assert_eq!(switched.rows("strict_p").await.len(), 2);
+    switched.take(SwitchoverStep::Backfill).await;
+    switched.wait("the backfill to end", |state| state.backfilled).await;
+    let known = "SELECT reltuples::int8 FROM pg_class WHERE oid = 'strict_p'::regclass";
+    let known = switched.rig.query_primary(known).await.unwrap();
+    assert_eq!(first(&known), Kind::Int(301));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_make_writes_fail_is_refused_before_they_do() {
+    let switched = Switched::start("refused", 100, |_| {}).await;
+    let connection = switched.connect().await;
+    connection.batch_execute("ALTER TABLE refused_p DROP CONSTRAINT refused_p_pkey").await.unwrap();
+    connection.batch_execute("CREATE INDEX ON refused_p (id)").await.unwrap();
+    let refused = switched.try_take(SwitchoverStep::InstallTriggers).await.unwrap_err();
+    assert!(refused.message().contains("no unique index of refused_p on (id, at)"), "{refused:?}");
+    connection.batch_execute("ALTER TABLE refused_p ADD PRIMARY KEY (at, id)").await.unwrap();
+    connection
+        .batch_execute("INSERT INTO refused VALUES (777, now() - interval '3 years', 'old')")
+        .await
+        .unwrap();
+    let refused = switched.try_take(SwitchoverStep::InstallTriggers).await.unwrap_err();
+    assert!(refused.message().contains("older or newer than all partitions"), "{refused:?}");
+    connection.batch_execute("DELETE FROM refused WHERE id = 777").await.unwrap();
+    switched.take(SwitchoverStep::InstallTriggers).await;
+
+    for (step, why) in [
+        (SwitchoverStep::Verify, "before the backfill"),
+        (SwitchoverStep::Advance, "verify comes first"),
+        (SwitchoverStep::Swap, "not all"),
+    ] {
+        let refused = switched.try_take(step).await.unwrap_err();
+        assert_eq!(refused.reason(), "STEP_REFUSED", "{refused:?}");
+        assert!(refused.message().contains(why), "{step:?}: {}", refused.message());
+    }
+    let journal = switched.state().await.journal;
+    assert_eq!((journal[0].step.as_str(), journal[0].outcome.as_str()), ("swap", "refused"), "{journal:?}");
+    let unknown = QueryRequest { sql: "SELECT 1".into(), table: "nobody".into(), ..QueryRequest::default() };
+    assert_eq!(switched.rig.ask(unknown).await.unwrap_err().reason(), "PAIR_UNKNOWN");
+    let no_table =
+        QueryRequest { sql: "SELECT 1".into(), table: "refused".into(), ..QueryRequest::default() };
+    assert!(switched.rig.ask(no_table).await.unwrap_err().message().contains("{table}"));
+    // Given up: nothing of it is left on the tables.
+    assert_eq!(switched.take(SwitchoverStep::Finish).await.stage(), SwitchoverStage::None);
+    connection.batch_execute("TRUNCATE refused").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_swap_carries_over_what_belongs_to_the_name_or_refuses_it_by_name() {
+    let switched = Switched::start("carried", 200, |_| {}).await;
+    let connection = switched.connect().await;
+    connection
+        .batch_execute(
+            "CREATE SEQUENCE carried_seq START 1000 OWNED BY carried.id; \
+             ALTER TABLE carried ALTER id SET DEFAULT nextval('carried_seq'), ALTER note SET DEFAULT 'by default'; \
+             CREATE VIEW carried_view WITH (security_barrier = true) AS SELECT id, note FROM carried; \
+             GRANT SELECT, INSERT ON carried TO PUBLIC",
+        )
+        .await
+        .unwrap();
+    switched.to_the_swap().await;
+    connection.batch_execute("CREATE TABLE carried_child (id bigint REFERENCES carried)").await.unwrap();
+    let refused = switched.try_take(SwitchoverStep::Swap).await.unwrap_err();
+    assert!(refused.message().contains("foreign key carried_child_id_fkey of carried_child"), "{refused:?}");
+    assert_eq!(switched.state().await.stage(), SwitchoverStage::DualWrite);
+    connection.batch_execute("DROP TABLE carried_child").await.unwrap();
+    switched.wait_ready().await;
+    switched.take(SwitchoverStep::Swap).await;
+
+    let insert = "INSERT INTO carried (at) VALUES (now()) RETURNING id, note";
+    let row = connection.query_one(insert, &[]).await.unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, &str>(1)), (1_000, "by default"));
+    let seen = connection.query_one("SELECT count(*) FROM carried_view WHERE id = 1000", &[]).await.unwrap();
+    assert_eq!(seen.get::<_, i64>(0), 1);
+    let facts = "SELECT has_table_privilege('public', 'carried', 'INSERT'), \
+                   (SELECT reloptions::text FROM pg_class WHERE relname = 'carried_view'), \
+                   pg_get_serial_sequence('carried', 'id'), \
+                   (SELECT relkind::text FROM pg_class WHERE oid = 'carried'::regclass)";
+    let facts = connection.query_one(facts, &[]).await.unwrap();
+    assert_eq!(
+        (facts.get::<_, bool>(0), facts.get::<_, &str>(1), facts.get::<_, &str>(2), facts.get::<_, &str>(3)),
+        (true, "{security_barrier=true}", "public.carried_seq", "p")
+    );
+    // The pitfall that nothing carries over: the key alone is unique no more.
+    let upsert = "INSERT INTO carried (id, at) VALUES (1000, now()) ON CONFLICT (id) DO NOTHING";
+    let failure = connection.execute(upsert, &[]).await.unwrap_err();
+    assert_eq!(failure.code().unwrap().code(), "42P10");
+
+    switched.take(SwitchoverStep::Rollback).await;
+    let row = connection.query_one(insert, &[]).await.unwrap();
+    assert_eq!(row.get::<_, i64>(0), 1_001);
+    let seen = connection.query_one("SELECT count(*) FROM carried_view WHERE id >= 1000", &[]).await.unwrap();
+    assert_eq!(seen.get::<_, i64>(0), 2);
+    assert_eq!(switched.rows("carried").await, switched.rows("carried_p").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verification_repairs_rows_that_differ() {
+    let switched = Switched::start("mended", 1_000, |_| {}).await;
+    switched.take(SwitchoverStep::InstallTriggers).await;
+    switched.take(SwitchoverStep::Backfill).await;
+    switched.wait("the backfill to end", |state| state.backfilled).await;
+    let connection = switched.connect().await;
+    connection
+        .batch_execute(
+            "UPDATE mended_p SET note = 'other' WHERE id = 10; DELETE FROM mended_p WHERE id = 20; \
+             INSERT INTO mended_p VALUES (-30, now(), 'extra'); \
+             INSERT INTO mended_p SELECT id, at + interval '1 second', note FROM mended_p WHERE id = 40",
+        )
+        .await
+        .unwrap();
+    switched.take(SwitchoverStep::Verify).await;
+    let state = switched.wait("the verification to end", |state| state.verified_at.is_some()).await;
+    assert_eq!((state.rows_verified, state.rows_repaired), (1_000, 4), "{state:?}");
+    assert_eq!(switched.rows("mended").await, switched.rows("mended_p").await);
+    assert!(state.journal.iter().any(|entry| entry.step == "repair"), "{state:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_row_is_found_at_once_and_takes_the_reads_back() {
+    let switched = Switched::start("watched", 20_000, |config| {
+        config.parity.bucket_rows = 200;
+        config.steps.batch_rows = 2_000;
+        config.steps.duty_cycle = 1.0;
+    })
+    .await;
+    switched.take(SwitchoverStep::InstallTriggers).await;
+    switched.take(SwitchoverStep::Backfill).await;
+    switched.wait("the backfill to end", |state| state.backfilled).await;
+    switched.take(SwitchoverStep::Verify).await;
+    switched.wait("the verification to end", |state| state.verified_at.is_some()).await;
+    switched.wait_parity(ParityVerdict::ParityEqual).await;
+    let state = switched.take(SwitchoverStep::Advance).await;
+    assert_eq!(state.read_percent, 1);
+    for key in [1, 7_777, 19_999] {
+        let changed_at = Instant::now();
+        let spoil = format!("UPDATE watched_p SET note = 'other' WHERE id = {key}");
+        switched.rig.execute(&spoil).await.unwrap();
+        let found = switched.wait_parity(ParityVerdict::ParityDifferent).await;
+        let took = changed_at.elapsed();
+        assert_eq!(found.differences[0].key, key);
+        assert!(took < Duration::from_secs(2), "found after {took:?}");
+        let mend = format!("UPDATE watched SET note = 'mended' WHERE id = {key}");
+        switched.rig.execute(&mend).await.unwrap();
+        switched.wait_parity(ParityVerdict::ParityEqual).await;
+    }
+    let state = switched.wait("the reads to be taken back", |state| state.read_percent == 0).await;
+    assert!(state.stepped_back.contains("rows differ"), "{state:?}");
+    wait_until("the journal to say so", EVERY, SOON, || async {
+        let journal = switched.state().await.journal;
+        if journal.iter().any(|entry| entry.step == "step-back") {
+            Ok(())
+        } else {
+            Err(format!("{journal:?}"))
+        }
+    })
+    .await
+    .unwrap();
+}
