@@ -84,3 +84,34 @@ ensure_rust() {
   [ -x "$HOME/.cargo/bin/cargo" ] && export PATH="$HOME/.cargo/bin:$PATH" && return 0
   fail "Rust is missing: install it from https://rustup.rs (rust-toolchain.toml names the version), then run this again"
 }
+
+# Runs mainstay-checks: run_checks SUITE [ENV] [OPTION...]. Finds the API key of a local stack unless AUTH_TOKEN is set.
+run_checks() {
+  local suite=$1 environment=local
+  shift
+  if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
+    environment=$1
+    shift
+  fi
+  if [ -z "${AUTH_TOKEN:-}" ] && [ "$environment" = local ]; then
+    AUTH_TOKEN=$(local_api_key)
+    export AUTH_TOKEN
+  fi
+  local program=$ROOT/target/release/mainstay-checks
+  if [ ! -x "$program" ] || [ -n "$(find "$ROOT/tests/checks" -newer "$program" -print -quit)" ]; then
+    ensure_rust
+    say "building the checks"
+    (cd "$ROOT" && cargo build --locked --release --quiet -p mainstay-tests --bin mainstay-checks)
+  fi
+  cd "$ROOT" || fail "cannot enter $ROOT"
+  exec "$program" "$suite" --env "$environment" "$@"
+}
+
+# Prints the admin key of the stack that scripts/up or docker compose started here, if there is one.
+local_api_key() {
+  if [ -r "$UP_DIR/endpoints.json" ]; then
+    sed -n 's/^ *"admin": "\([^"]*\)",*$/\1/p' "$UP_DIR/endpoints.json" | head -1
+  elif command -v docker-compose >/dev/null 2>&1 && docker info >/dev/null 2>&1; then
+    (cd "$ROOT" && docker-compose run --rm secrets show 2>/dev/null | sed -n 's/^admin *//p')
+  fi
+}

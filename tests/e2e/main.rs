@@ -8,6 +8,7 @@
 mod alerting;
 mod cache;
 mod channels;
+mod checks;
 mod database;
 mod docs;
 mod health;

@@ -3,8 +3,10 @@
 //! Every test starts what it breaks.
 
 mod browsers;
+mod checks;
 mod config;
 mod dependency;
+mod deployed;
 mod drain;
 mod failover;
 mod hostile;

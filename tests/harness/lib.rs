@@ -7,6 +7,7 @@
 mod binaries;
 mod browser;
 mod centrifuge;
+mod checks;
 mod failover;
 mod house;
 mod otlp;
@@ -16,6 +17,7 @@ mod wait;
 pub use binaries::{Finished, binary, run_to_end};
 pub use browser::Browser;
 pub use centrifuge::Centrifuge;
+pub use checks::{Checked, run_checks};
 pub use failover::{FailoverEvent, FailoverOutcome, FailoverPlan};
 pub use house::{House, shared, unix_s};
 pub use mainstay_devstack::{ChaosProxy, Component, Devstack, Direction, Service};
