@@ -5,7 +5,9 @@
 #![expect(clippy::print_stdout, reason = "a program for people: its output is the result")]
 #![expect(clippy::disallowed_methods, reason = "measures real time, and owns its tasks")]
 
+#[path = "monitor/target.rs"]
 mod target;
+#[path = "monitor/watched.rs"]
 mod watched;
 
 use std::time::{Duration, Instant};
