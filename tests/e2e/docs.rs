@@ -28,7 +28,9 @@ async fn what_the_dashboard_loads_may_be_kept_for_ever_and_is_small() {
     let mut bytes = page.len();
     for path in named.clone() {
         let asset = rest.get(path).await;
-        assert_eq!((asset.status.as_u16(), asset.header("content-encoding")), (200, "gzip"), "{path}");
+        assert_eq!(asset.status, 200, "{path}");
+        // What is shorter gains nothing.
+        assert!(asset.header("content-encoding") == "gzip" || asset.body.len() < 512, "{path}");
         assert_eq!(asset.header("cache-control"), "public, max-age=31536000, immutable", "{path}");
         bytes += asset.body.len();
     }

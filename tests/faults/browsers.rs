@@ -55,7 +55,11 @@ async fn values_keep_their_bytes_and_other_answers_are_compressed() {
     assert_eq!((read.header("content-encoding"), read.text()), ("", value));
     let document = rest.get("/openapi.json").await;
     assert_eq!(document.header("content-encoding"), "gzip");
-    assert!(document.header("vary").contains("accept-encoding"), "{:?}", document.headers);
+    assert!(
+        document.headers.get_all("vary").iter().any(|vary| vary == "accept-encoding"),
+        "{:?}",
+        document.headers
+    );
     assert!(document.body.len() < 60_000, "{}", document.body.len());
 }
 

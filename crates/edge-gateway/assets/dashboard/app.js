@@ -118,6 +118,7 @@ $("signout").addEventListener("click", () => M.signOut());
 // Digits go to the views, as long as nobody types.
 addEventListener("keydown", (event) => { const view = VIEWS[event.key - 1]; if (view && !event.ctrlKey && !event.altKey && !event.metaKey && !/INPUT|SELECT|TEXTAREA/.test(event.target.tagName) && !$("dialog").open) location.hash = view[0]; });
 addEventListener("hashchange", () => { show(); $("main").focus({ preventScroll: true }); scrollTo(0, 0); });
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => requestAnimationFrame(() => M.changed("figures")));
 M.listeners.add((what) => { if (what === "session") show(); else if (what !== "silence") update(what); told(); });
 setInterval(told, 1000);
 theme(document.documentElement.dataset.theme);

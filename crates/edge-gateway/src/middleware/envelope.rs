@@ -8,6 +8,7 @@ use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http_body_util::BodyExt as _;
 use mainstay_rpc::trace;
 use tokio::time::Instant;
 use tracing::Instrument as _;
@@ -22,6 +23,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Longest request id taken over from a caller, in bytes.
 const MAX_REQUEST_ID_BYTES: usize = 128;
+/// How long a body that is too large is read without being kept.
+const DISCARD_WITHIN: Duration = Duration::from_secs(1);
 /// What is logged of the name of a client, in characters.
 const MAX_AGENT_CHARS: usize = 200;
 
@@ -115,7 +118,8 @@ async fn answer(app: &App, route: &str, request: Request, next: Next) -> Respons
         return next.run(request).await;
     }
     if declared_bytes(request.headers()).is_some_and(|bytes| bytes > app.max_body_bytes as u64) {
-        // Waiting for a body that will not be taken would only hold the connection.
+        // Who still writes reads no answer, so the body is thrown away for a moment; nobody waits for all of it.
+        let _ = tokio::time::timeout(DISCARD_WITHIN, discard(request)).await;
         return Problem::for_bare_status(StatusCode::PAYLOAD_TOO_LARGE).into_response();
     }
     let Ok(_permit) = app.admission.try_acquire() else {
@@ -129,6 +133,11 @@ async fn answer(app: &App, route: &str, request: Request, next: Next) -> Respons
         let detail = format!("no answer within {}", humantime::format_duration(app.request_within));
         Problem::new(StatusCode::GATEWAY_TIMEOUT, "DEADLINE_EXCEEDED", detail).into_response()
     })
+}
+
+async fn discard(request: Request) {
+    let mut body = request.into_body();
+    while let Some(Ok(_)) = body.frame().await {}
 }
 
 fn declared_bytes(headers: &HeaderMap) -> Option<u64> {
