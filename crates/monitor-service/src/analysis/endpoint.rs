@@ -66,7 +66,9 @@ pub fn sum_up(gained: BTreeMap<Endpoint, Gained>, over: Duration) -> Vec<Red> {
         let total: f64 = gained.answered.values().sum();
         let total = total.max(gained.timed);
         let of = |is: fn(&str) -> bool| {
-            let sum: f64 = gained.answered.iter().filter(|(how, _)| is(how)).map(|(_, n)| n).sum();
+            // A sum of nothing would be minus zero.
+            let answered = gained.answered.iter().filter(|(how, _)| is(how));
+            let sum = answered.fold(0.0, |sum: f64, (_, n)| sum + n);
             (total > 0.0).then(|| sum / total)
         };
         let quantile = |share: f64| in_buckets(&gained.buckets, share);
