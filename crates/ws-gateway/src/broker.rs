@@ -125,7 +125,7 @@ impl Broker {
                     receivers: self.hub.n_wanting(channel, message),
                     position: placed.position,
                     duplicate: placed.duplicate,
-                    reach: Reach::EveryNode { n_nodes: placed.n_nodes },
+                    reach: Reach::Everywhere { n_nodes: placed.n_nodes },
                 })
             }
             // Delivered now it could come a second time: who has a history gets it from there if it was made.

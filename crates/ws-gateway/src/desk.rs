@@ -104,7 +104,7 @@ impl Desk<'_> {
         let method = ask.method();
         let outcome = match ask {
             Ask::Subscribe(wanted) => {
-                let answer = |subscribed| self.subscribed(id, subscribed);
+                let answer = |subscribed: Subscribed| self.subscribed(id, &subscribed);
                 match self.hub.subscribe(self.connection, &wanted, answer) {
                     Ok(()) | Err(NotJoined::Gone) => Ok(()),
                     Err(NotJoined::Refused(error)) => Err(error),
@@ -179,7 +179,7 @@ impl Desk<'_> {
     }
 
     /// Answers a subscribe command.
-    pub(crate) fn subscribed(&self, id: u32, subscribed: Subscribed) {
+    pub(crate) fn subscribed(&self, id: u32, subscribed: &Subscribed) {
         self.answer(id, Method::Subscribe, &subscribed.shown());
     }
 

@@ -8,7 +8,7 @@ use crate::broker::{Broker, NoHistory};
 use crate::channel::Channel;
 use crate::codes::{ReplyError, Unsubscribed};
 use crate::desk::Desk;
-use crate::hub::{Connection, Hub, Message, NotJoined};
+use crate::hub::{Connection, Hub, Message, NotJoined, Subscribed};
 use crate::protocol::{Empty, HistoryResult, Method};
 use crate::publication::Publication;
 use crate::session::{Ask, Open};
@@ -118,7 +118,7 @@ async fn serve(broker: &Broker, desk: Desk<'_>, id: u32, ask: Ask) -> Result<(),
     let method = ask.method();
     match ask {
         Ask::Subscribe(wanted) => {
-            let answer = |subscribed| desk.subscribed(id, subscribed);
+            let answer = |subscribed: Subscribed| desk.subscribed(id, &subscribed);
             match broker.subscribe(desk.connection, &wanted, answer).await {
                 Ok(()) | Err(NotJoined::Gone) => Ok(()),
                 Err(NotJoined::Refused(error)) => Err(error),

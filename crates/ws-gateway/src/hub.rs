@@ -141,11 +141,11 @@ pub(crate) struct Published {
 pub(crate) enum Reach {
     /// There are no other nodes.
     #[default]
-    OnlyNode,
+    Alone,
     /// Redis took it, and so many nodes listened to its channel.
-    EveryNode { n_nodes: u64 },
+    Everywhere { n_nodes: u64 },
     /// Redis did not take it: other nodes have not seen it, and no history has it.
-    ThisNode,
+    Here,
 }
 
 /// The connections and channels of this node.

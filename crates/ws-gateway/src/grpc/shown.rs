@@ -32,9 +32,9 @@ pub(super) fn described(connection: &Connection) -> v1::Connection {
 /// Returns how far a publication went, and how many nodes were told.
 pub(super) fn shown_reach(reach: Reach) -> (v1::Reach, u64) {
     match reach {
-        Reach::OnlyNode => (v1::Reach::EveryNode, 0),
-        Reach::EveryNode { n_nodes } => (v1::Reach::EveryNode, n_nodes),
-        Reach::ThisNode => (v1::Reach::ThisNode, 0),
+        Reach::Alone => (v1::Reach::EveryNode, 0),
+        Reach::Everywhere { n_nodes } => (v1::Reach::EveryNode, n_nodes),
+        Reach::Here => (v1::Reach::ThisNode, 0),
     }
 }
 

@@ -142,7 +142,7 @@ impl Hub {
         let room = shard.rooms.get_mut(channel);
         let (receivers, severed) =
             room.map(|room| self.give(room, channel, message, None)).unwrap_or_default();
-        let published = Published { receivers, reach: Reach::ThisNode, ..Published::default() };
+        let published = Published { receivers, reach: Reach::Here, ..Published::default() };
         if !key.is_empty() {
             shard.recent.note(channel, key, &published, now, self.limits.idempotency_ttl);
         }
