@@ -7,6 +7,7 @@
 
 mod alerting;
 mod cache;
+mod cache_doors;
 mod channels;
 mod checks;
 mod database;

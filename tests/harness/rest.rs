@@ -60,6 +60,10 @@ impl Rest {
         self.send(Method::PUT, path, body.into()).await.expect("the edge answers")
     }
 
+    pub async fn patch(&self, path: &str, body: impl Into<Bytes>) -> Answer {
+        self.send(Method::PATCH, path, body.into()).await.expect("the edge answers")
+    }
+
     pub async fn post(&self, path: &str, body: &Value) -> Answer {
         let json = self.clone().with_header("content-type", "application/json");
         json.send(Method::POST, path, body.to_string().into()).await.expect("the edge answers")
