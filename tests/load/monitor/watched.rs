@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -81,7 +81,7 @@ impl Monitor {
         let folder = tempfile::tempdir()?;
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let file = folder.path().join("monitor.toml");
-        std::fs::write(&file, config(address, targets, hook, folder.path().join("monitor.db")))?;
+        std::fs::write(&file, config(address, targets, hook, &folder.path().join("monitor.db")))?;
         let mut child = Command::new(binary("monitor-service"))
             .arg("--config")
             .arg(&file)
@@ -170,7 +170,7 @@ impl Monitor {
     }
 }
 
-fn config(address: SocketAddr, targets: &[Target], hook: &Hook, store: PathBuf) -> String {
+fn config(address: SocketAddr, targets: &[Target], hook: &Hook, store: &Path) -> String {
     let mut text =
         format!("[server]\nlisten = \"{address}\"\n[telemetry]\nlog = \"warn\"\n[host]\nenabled = false\n");
     for service in ["cache-service", "edge-gateway", "replica-service", "ws-gateway"] {

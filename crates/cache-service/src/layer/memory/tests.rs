@@ -66,7 +66,7 @@ fn the_bound_holds_within_5_percent_under_a_ten_times_larger_working_set() {
 #[test]
 fn an_entry_costs_at_most_150_bytes_beside_key_and_value() {
     assert_eq!(size_of::<slots::Slot>(), 32);
-    assert!(ENTRY_OVERHEAD_BYTES <= 150, "{ENTRY_OVERHEAD_BYTES}");
+    const { assert!(ENTRY_OVERHEAD_BYTES <= 150) };
     let memory = Memory::new(1 << 20, 1024, Eviction::Lfu);
     let tags = crate::key::Tags::try_new(["a", "bc"]).unwrap();
     let content_type = ContentType::try_new("text/plain").unwrap();
