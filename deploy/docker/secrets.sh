@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes the secrets of the compose stack, once, each readable only by who needs it: /secrets/<consumer>/<name>.
-# `secrets.sh show` prints the API keys. Runs in a container as root; the only one that sees all of them.
+# `secrets.sh show` prints the API keys and Grafana's password. Runs in a container as root; the only one that sees all of them.
 set -eu
 
 ALL=/secrets/all
@@ -14,6 +14,7 @@ PGBOUNCER_USER=6432:6432
 
 if [ "${1:-}" = show ]; then
   for role in admin operator viewer; do printf '%-9s %s\n' "$role" "$(cat "$ALL/api-key-$role")"; done
+  printf '%-9s %s\n' grafana "$(cat "$ALL/grafana-password")"
   exit 0
 fi
 
