@@ -6,6 +6,7 @@ mod identity;
 mod percent;
 mod serve;
 mod server;
+mod status;
 #[cfg(test)]
 mod testing;
 mod timeout;
@@ -21,6 +22,7 @@ pub use failure::{DEADLINE_EXCEEDED, Failure, FieldViolation, UPSTREAM_UNAVAILAB
 pub use identity::{Caller, Secret};
 pub use serve::{ServeOptions, serve};
 pub use server::{Deadline, ServerConfig, ServerMetrics, stack};
+pub use status::{is_answer_too_large, is_unimplemented};
 pub use tls::{ClientTls, InvalidTls, PortTls, ServerTls, client_tls, http_client_tls, server_tls};
 pub use upstream::{
     BreakerSection, Call, Connector, EndpointList, EndpointSnapshot, InvalidUpstream, Lane, Upstream,

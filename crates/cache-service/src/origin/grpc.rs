@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use mainstay_proto::cache::v1 as pb;
 use mainstay_proto::cache::v1::origin_client::OriginClient;
-use mainstay_rpc::{Call, Failure, Response, Upstream, UpstreamConfig};
+use mainstay_rpc::{
+    Call, Failure, Response, Upstream, UpstreamConfig, is_answer_too_large, is_unimplemented,
+};
 use parking_lot::Mutex;
 use tokio::time::Instant;
-use tonic::Code;
 
 use super::{Change, Loaded, OriginError};
 use crate::key::{ContentType, Invalid, Key, Tags, Ttl};
@@ -39,8 +40,7 @@ impl GrpcOrigin {
         let answer = self.upstream.call(Call::read(LOAD).within(within), |lane| {
             let request = request.clone();
             async move {
-                let client = OriginClient::new(lane).max_decoding_message_size(LARGEST_MESSAGE);
-                let mut client = client;
+                let mut client = OriginClient::new(lane).max_decoding_message_size(LARGEST_MESSAGE);
                 client.load(request).await
             }
         });
@@ -64,12 +64,11 @@ impl GrpcOrigin {
         let answer = self.upstream.call(Call::read(LOAD_MANY).within(within), |lane| {
             let request = request.clone();
             async move {
-                let client = OriginClient::new(lane).max_decoding_message_size(LARGEST_MESSAGE);
-                let mut client = client;
+                let mut client = OriginClient::new(lane).max_decoding_message_size(LARGEST_MESSAGE);
                 match client.load_many(request).await {
                     Ok(answer) => Ok(Response::new(Ok(answer.into_inner()))),
-                    Err(status) if status.code() == Code::Unimplemented => Ok(Response::new(Err(true))),
-                    Err(status) if status.code() == Code::OutOfRange => Ok(Response::new(Err(false))),
+                    Err(status) if is_unimplemented(&status) => Ok(Response::new(Err(true))),
+                    Err(status) if is_answer_too_large(&status) => Ok(Response::new(Err(false))),
                     Err(status) => Err(status),
                 }
             }

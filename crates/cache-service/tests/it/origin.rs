@@ -312,7 +312,7 @@ async fn read_many(node: &CacheNode, keys: impl Iterator<Item = String>) -> Vec<
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_batch_loads_what_is_missing_in_one_call() {
+async fn a_batch_loads_what_is_missing_in_few_calls_and_each_key_once() {
     let source = Source::default();
     source.knows_many.store(true, Ordering::Relaxed);
     for number in 0..60 {
@@ -324,17 +324,21 @@ async fn a_batch_loads_what_is_missing_in_one_call() {
     let found = read_many(&node, (0..80).map(|number| format!("k{number}"))).await;
     assert!(found[..60].iter().all(|value| value.as_deref() == Some(b"value")), "{found:?}");
     assert!(found[60..].iter().all(Option::is_none));
+    // A call waits 5 ms for stragglers: on a machine that stands still for longer some keys come with the next one.
     let asked: usize = source.batches.lock().iter().sum();
-    assert_eq!((asked as u64 + source.n_loads(), source.batches.lock().len()), (80, 1));
+    let n_calls = source.batches.lock().len();
+    assert_eq!(asked as u64 + source.n_loads(), 80);
+    assert!(n_calls <= 4 && source.n_loads() <= 4, "{n_calls} calls, and {} for one key", source.n_loads());
     // All of it is known now, also what is absent.
+    let n_single = source.n_loads();
     read_many(&node, (0..80).map(|number| format!("k{number}"))).await;
-    assert_eq!((source.batches.lock().len(), source.n_loads()), (1, 0));
+    assert_eq!((source.batches.lock().len(), source.n_loads()), (n_calls, n_single));
 
     // More than fit into one call, without what is there.
     read_many(&node, (0..330).map(|number| format!("k{number}"))).await;
     let batches = std::mem::take(&mut *source.batches.lock());
-    let n_single = usize::try_from(source.n_loads()).unwrap();
-    assert_eq!(batches[1..].iter().sum::<usize>() + n_single, 250, "{batches:?}");
+    let n_single = usize::try_from(source.n_loads() - n_single).unwrap();
+    assert_eq!(batches[n_calls..].iter().sum::<usize>() + n_single, 250, "{batches:?}");
     assert!(batches.iter().all(|n_keys| *n_keys <= 100), "{batches:?}");
 
     source.fails.store(true, Ordering::Relaxed);

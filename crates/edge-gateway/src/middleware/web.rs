@@ -85,15 +85,10 @@ impl Predicate for Compressed {
     fn should_compress<B: http_body::Body>(&self, response: &http::Response<B>) -> bool {
         let headers = response.headers();
         let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-        let is_text = [
-            "text/",
-            "application/json",
-            "application/problem+json",
-            "application/health+json",
-            "application/openmetrics-text",
-        ]
-        .iter()
-        .any(|text| kind.starts_with(text));
+        // Also the JSON of problems and of health, which have media types of their own.
+        let is_json = kind.starts_with("application/json") || kind.contains("+json");
+        let is_text =
+            is_json || kind.starts_with("text/") || kind.starts_with("application/openmetrics-text");
         let is_stream = kind.starts_with("text/event-stream");
         let is_tagged = headers.get(ETAG).is_some_and(|tag| !tag.as_bytes().starts_with(b"W/"));
         self.wanted && is_text && !is_stream && !is_tagged && self.large.should_compress(response)

@@ -8,9 +8,12 @@ use tokio::time::Instant;
 const EVERY: Duration = Duration::from_millis(20);
 /// A returned old primary is demoted up to 10 s later, then it copies the data; on a busy machine that adds up.
 const FAILOVER_WITHIN: Duration = Duration::from_secs(30);
+/// Default of the stack: 1 s.
+const SILENCE: Duration = Duration::from_secs(3);
 
 async fn start(min_replicas: MinReplicas) -> Devstack {
-    Devstack::builder().redis(true).min_replicas(min_replicas).start().await.unwrap()
+    let builder = Devstack::builder().redis(true).min_replicas(min_replicas).down_after(SILENCE);
+    builder.start().await.unwrap()
 }
 
 /// Waits until the Sentinels name another primary than `old`.
@@ -39,8 +42,8 @@ async fn wait_value(node: &RedisNode) {
     .unwrap();
 }
 
-// Sentinel may take a machine that stands still for a second for a dead primary. So these tests ask who is what
-// instead of assuming it.
+// Sentinel may take a machine that stands still for a while for a dead primary. So these tests ask who is what instead of
+// assuming it, and let it wait for longer than a busy machine stands still.
 
 #[tokio::test]
 async fn planned_failover_makes_the_replica_primary_with_its_data() {

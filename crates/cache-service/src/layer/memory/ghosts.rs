@@ -1,6 +1,7 @@
 /// Remembers by their hashes which entries left lately, about as many as there are entries.
 ///
-/// A hash has one place, where the next one with the same place replaces it: that is how it forgets.
+/// A hash has two places, which it shares with others: the third with the same places pushes the first out. That is how it
+/// forgets.
 #[derive(Debug, Default)]
 pub(super) struct Ghosts {
     places: Vec<u32>,
@@ -24,20 +25,20 @@ impl Ghosts {
     /// Forgets a hash and tells whether it was remembered.
     pub(super) fn take(&mut self, hash: u32) -> bool {
         let ghost = named(hash);
-        let at = self.place(ghost);
-        let found = self.places.get_mut(at).filter(|place| **place == ghost);
-        found.map(|place| *place = 0).is_some()
+        let at = self.first_place(ghost);
+        let both = self.places.get_mut(at..at + 2).unwrap_or_default();
+        both.iter_mut().find(|place| **place == ghost).map(|place| *place = 0).is_some()
     }
 
     fn put(&mut self, ghost: u32) {
-        let at = self.place(ghost);
+        let at = self.first_place(ghost);
         if ghost != 0 {
-            self.places[at] = ghost;
+            self.places[at + 1] = std::mem::replace(&mut self.places[at], ghost);
         }
     }
 
-    fn place(&self, ghost: u32) -> usize {
-        ghost as usize & self.places.len().saturating_sub(1)
+    fn first_place(&self, ghost: u32) -> usize {
+        ghost as usize & self.places.len().saturating_sub(1) & !1
     }
 }
 
