@@ -18,7 +18,7 @@ mod sign;
 #[cfg(test)]
 mod tests;
 
-pub use claims::Claims;
+pub use claims::{Claims, Overrides, SubscriptionClaims};
 pub use keys::KeySet;
 pub use rotating::RotatingKeys;
 pub use sign::{SignError, sign_hs256};

@@ -1,11 +1,13 @@
 //! The gateway's configuration.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use bytesize::ByteSize;
-use mainstay_auth::jwt::{Verifier, VerifierConfig};
+use mainstay_auth::jwt::{RotatingKeys, Verifier, VerifierConfig};
+use mainstay_jwks::JwksConfig;
 use mainstay_redis::RedisConfig;
 use mainstay_rpc::ServerTls;
 use mainstay_runtime::{Problems, Secret, ServerConfig, ServiceConfig, TelemetryConfig};
@@ -84,8 +86,12 @@ pub struct WebSocketConfig {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthConfig {
-    /// HS256 secret of connection tokens, at least 32 bytes; empty means that no token is accepted.
+    /// HS256 secret of tokens, at least 32 bytes; empty means that no such token is accepted.
     pub jwt_secret: Secret,
+    /// PEM files with public keys of tokens: RSA for RS256, P-256 for ES256, Ed25519 for EdDSA.
+    pub jwt_public_keys: Vec<PathBuf>,
+    /// A key set that is read again and again.
+    pub jwks: JwksConfig,
     /// Demanded `iss`; empty means any.
     pub issuer: String,
     /// Demanded `aud`; empty means any.
@@ -138,6 +144,8 @@ impl Default for AuthConfig {
     fn default() -> Self {
         Self {
             jwt_secret: Secret::default(),
+            jwt_public_keys: Vec::new(),
+            jwks: JwksConfig::default(),
             issuer: String::new(),
             audience: String::new(),
             require_exp: true,
@@ -204,14 +212,18 @@ impl WebSocketConfig {
 }
 
 impl AuthConfig {
-    /// Builds what checks tokens; none when no secret is given.
-    pub(crate) fn verifier(&self) -> anyhow::Result<Option<Verifier>> {
-        if self.jwt_secret.is_empty() {
+    /// Builds what checks tokens; none when no key is given. `rotating` are the keys of [`Self::jwks`], kept by somebody
+    /// else.
+    pub(crate) fn verifier(&self, rotating: &RotatingKeys) -> anyhow::Result<Option<Verifier>> {
+        let secret = self.jwt_secret.expose().as_bytes();
+        if secret.is_empty() && self.jwt_public_keys.is_empty() && !self.jwks.is_configured() {
             return Ok(None);
         }
         let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         let config = VerifierConfig {
-            hs256_secrets: vec![self.jwt_secret.expose().as_bytes().to_vec()],
+            hs256_secrets: (!secret.is_empty()).then(|| secret.to_vec()).into_iter().collect(),
+            public_keys: mainstay_jwks::public_keys(&self.jwt_public_keys).context("auth.jwt_public_keys")?,
+            rotating_keys: self.jwks.is_configured().then(|| rotating.clone()),
             issuer: given(&self.issuer),
             audience: given(&self.audience),
             require_exp: self.require_exp,
@@ -227,6 +239,10 @@ impl AuthConfig {
             "auth.jwt_secret",
             format!("must be empty or have at least 32 bytes, has {len_bytes}"),
         );
+        if let Err(error) = mainstay_jwks::public_keys(&self.jwt_public_keys) {
+            problems.add("auth.jwt_public_keys", format!("{error:#}"));
+        }
+        self.jwks.check(problems, "auth.jwks", &self.audience);
     }
 }
 

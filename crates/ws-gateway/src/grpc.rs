@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures_util::future::join_all;
+use mainstay_auth::jwt::Overrides;
 use mainstay_proto::realtime::v1::realtime_service_server::RealtimeService;
 use mainstay_proto::realtime::v1::{
     self as v1, BroadcastRequest, BroadcastResponse, BroadcastResult, ChannelsRequest, ChannelsResponse,
@@ -329,6 +330,7 @@ impl RealtimeService for RealtimeApi {
             delta: false,
             filter: None,
             chan_info: None,
+            overrides: Overrides::default(),
             lifetime: Lifetime::default(),
             by_server: true,
         };

@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use mainstay_auth::jwt::Overrides;
 use mainstay_runtime::Clock;
 use parking_lot::Mutex;
 use serde_json::value::RawValue;
@@ -95,6 +96,8 @@ pub(crate) struct Subscription {
     pub(crate) delta: bool,
     pub(crate) filter: Option<Arc<Filter>>,
     pub(crate) chan_info: Option<Arc<RawValue>>,
+    /// What the token says of this subscription against its namespace.
+    pub(crate) overrides: Overrides,
     pub(crate) lifetime: Lifetime,
     /// The client did not ask for it.
     pub(crate) by_server: bool,

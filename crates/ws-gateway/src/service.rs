@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use mainstay_auth::jwt::RotatingKeys;
 use mainstay_proto::realtime::v1::realtime_service_server::RealtimeServiceServer;
 use mainstay_proto::realtime::v1::realtime_watch_service_server::RealtimeWatchServiceServer;
 use mainstay_redis::{Redis, RedisMode, Watch};
@@ -45,9 +46,15 @@ pub async fn start(cx: Context, config: GatewayConfig) -> anyhow::Result<()> {
     let tls = server_tls(&config.websocket.tls).context("websocket.tls")?;
     let origins = config.websocket.origins()?;
     let namespaces = Arc::new(Namespaces::new(&config.channels));
-    let rules = Arc::new(rules(&cx, &config, Arc::clone(&namespaces))?);
+    let rotating = RotatingKeys::default();
+    let rules = Arc::new(rules(&cx, &config, Arc::clone(&namespaces), &rotating)?);
+    if config.auth.jwks.is_configured() {
+        mainstay_jwks::keep(&cx, &config.auth.jwks, rotating).context("auth.jwks")?;
+    }
     if rules.verifier.is_none() && !rules.allow_anonymous {
-        tracing::warn!("no client can connect: set auth.jwt_secret or auth.allow_anonymous");
+        tracing::warn!(
+            "no client can connect: set auth.jwt_secret, auth.jwt_public_keys, auth.jwks or auth.allow_anonymous"
+        );
     }
 
     // 3. The hub. It lives in memory and depends on nobody.
@@ -141,10 +148,15 @@ fn join_others(cx: &Context, config: &GatewayConfig, hub: &Arc<Hub>) {
     cx.spawn("broker.listener", listener.run(cx.stopping()));
 }
 
-fn rules(cx: &Context, config: &GatewayConfig, namespaces: Arc<Namespaces>) -> anyhow::Result<Rules> {
+fn rules(
+    cx: &Context,
+    config: &GatewayConfig,
+    namespaces: Arc<Namespaces>,
+    rotating: &RotatingKeys,
+) -> anyhow::Result<Rules> {
     let websocket = &config.websocket;
     Ok(Rules {
-        verifier: config.auth.verifier()?,
+        verifier: config.auth.verifier(rotating)?,
         allow_anonymous: config.auth.allow_anonymous,
         namespaces,
         personal_channels: config.channels.personal,

@@ -138,6 +138,8 @@ pub(crate) struct Profile {
     pub(crate) client_version: Box<str>,
     /// Shown to others.
     pub(crate) info: Option<Arc<RawValue>>,
+    /// Shown to servers.
+    pub(crate) meta: Option<Arc<RawValue>>,
 }
 
 /// One client's state.

@@ -1,6 +1,9 @@
 //! The gateway from outside: real sockets, a real listener, the public API of the crate.
 
 #[cfg(test)]
+#[path = "gateway/auth.rs"]
+mod auth;
+#[cfg(test)]
 #[path = "gateway/channels.rs"]
 mod channels;
 #[cfg(test)]

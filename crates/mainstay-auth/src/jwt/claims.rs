@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
@@ -53,9 +55,76 @@ pub struct Claims {
     /// Channels the connection is subscribed to from the start.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub channels: Vec<String>,
+    /// The same with options for each of them.
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "BTreeMap::is_empty")]
+    pub subs: BTreeMap<String, SubscriptionClaims>,
     /// The one channel of a subscription token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channel: Option<String>,
+    /// What holds for that channel against its namespace.
+    #[serde(
+        rename = "override",
+        deserialize_with = "or_default",
+        skip_serializing_if = "Overrides::is_empty"
+    )]
+    pub overrides: Overrides,
+}
+
+/// What a connection token says of one of its channels.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SubscriptionClaims {
+    /// Shown to other clients of the channel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub info: Option<Value>,
+    /// The same as bytes in base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub b64info: Option<String>,
+    /// What holds for the channel against its namespace.
+    #[serde(
+        rename = "override",
+        deserialize_with = "or_default",
+        skip_serializing_if = "Overrides::is_empty"
+    )]
+    pub overrides: Overrides,
+}
+
+/// Options of a channel that a token sets for one subscription; those that are absent stay as the namespace has them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Overrides {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    force_recovery: Option<Switch>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    force_positioning: Option<Switch>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    force_push_join_leave: Option<Switch>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Switch {
+    value: bool,
+}
+
+impl Overrides {
+    /// Says whether the subscription is recoverable, asked for or not.
+    pub fn force_recovery(self) -> Option<bool> {
+        self.force_recovery.map(|switch| switch.value)
+    }
+
+    /// Says whether the client is told its position, asked for or not.
+    pub fn force_positioning(self) -> Option<bool> {
+        self.force_positioning.map(|switch| switch.value)
+    }
+
+    /// Says whether the client is told who comes and goes, asked for or not.
+    pub fn force_push_join_leave(self) -> Option<bool> {
+        self.force_push_join_leave.map(|switch| switch.value)
+    }
+
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Claims {

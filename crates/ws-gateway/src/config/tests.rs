@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use mainstay_auth::jwt::RotatingKeys;
 use mainstay_runtime::{Problems, Secret, ServiceConfig as _};
 use serde_json::Value;
 
@@ -45,7 +46,9 @@ fn the_shipped_file_names_every_key_with_its_default() {
 fn the_defaults_are_legal_and_let_nobody_in() {
     let config = GatewayConfig::default();
     assert_eq!(problems(&config), [""; 0]);
-    assert!(config.auth.verifier().unwrap().is_none() && !config.auth.allow_anonymous);
+    assert!(
+        config.auth.verifier(&RotatingKeys::default()).unwrap().is_none() && !config.auth.allow_anonymous
+    );
 }
 
 #[test]

@@ -26,6 +26,10 @@ pub(super) fn described(connection: &Connection) -> v1::Connection {
         messages_received,
         bytes_sent,
         bytes_received,
+        meta: profile
+            .and_then(|profile| profile.meta.as_ref())
+            .map(|meta| meta.get().to_owned().into())
+            .unwrap_or_default(),
     }
 }
 

@@ -275,9 +275,7 @@ impl Drop for Beginning<'_> {
 
 /// Tells whether a server has to be asked before a subscription can begin.
 pub(crate) fn counts_positions(wanted: &Subscription) -> bool {
-    let options = &wanted.options;
-    options.keeps_history()
-        && (options.force_positioning || wanted.positioned || super::room::is_recoverable(options, wanted))
+    super::room::is_positioned(&wanted.options, wanted)
 }
 
 /// The error for a subscription that cannot begin now, and can be tried again.

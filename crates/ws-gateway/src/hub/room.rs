@@ -88,7 +88,9 @@ impl Room {
             connection: Arc::clone(connection),
             chan_info: wanted.chan_info.clone(),
             filter: wanted.filter.clone(),
-            hears_of_others: self.options.join_leave && (self.options.force_join_leave || wanted.join_leave),
+            hears_of_others: self.options.join_leave
+                && (wanted.overrides.force_push_join_leave().unwrap_or(self.options.force_join_leave)
+                    || wanted.join_leave),
             base,
             begins_at,
             counts_positions,
@@ -282,8 +284,7 @@ pub(super) fn begin<'a>(
     stream: impl FnOnce() -> Option<&'a Stream>,
 ) -> Result<Subscribed, ReplyError> {
     let recoverable = is_recoverable(options, wanted);
-    let positioned =
-        options.keeps_history() && (options.force_positioning || wanted.positioned || recoverable);
+    let positioned = is_positioned(options, wanted);
     let mut subscribed = Subscribed {
         recoverable,
         positioned,
@@ -301,9 +302,19 @@ pub(super) fn begin<'a>(
     Ok(subscribed)
 }
 
-pub(super) fn is_recoverable(options: &NamespaceConfig, wanted: &Subscription) -> bool {
+/// Tells whether a subscription counts positions.
+pub(super) fn is_positioned(options: &NamespaceConfig, wanted: &Subscription) -> bool {
+    options.keeps_history()
+        && (wanted.overrides.force_positioning().unwrap_or(options.force_positioning)
+            || wanted.positioned
+            || is_recoverable(options, wanted))
+}
+
+fn is_recoverable(options: &NamespaceConfig, wanted: &Subscription) -> bool {
     options.recovery != Recovery::Off
-        && (options.force_recovery || wanted.recoverable || wanted.recover.is_some())
+        && (wanted.overrides.force_recovery().unwrap_or(options.force_recovery)
+            || wanted.recoverable
+            || wanted.recover.is_some())
 }
 
 fn recover(

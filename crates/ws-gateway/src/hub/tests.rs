@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use mainstay_auth::jwt::Overrides;
 use mainstay_runtime::Clock;
 use prometheus_client::registry::Registry;
 use proptest::prelude::*;
@@ -55,6 +56,7 @@ fn wanted(name: &str, options: &Arc<NamespaceConfig>) -> Subscription {
         delta: false,
         filter: None,
         chan_info: None,
+        overrides: Overrides::default(),
         lifetime: Lifetime::default(),
         by_server: false,
     }
@@ -78,7 +80,7 @@ fn open(hub: &Arc<Hub>) -> Result<Seat, NoRoom> {
 }
 
 fn profile(user: &str) -> Profile {
-    Profile { user: user.into(), client_name: "".into(), client_version: "".into(), info: None }
+    Profile { user: user.into(), client_name: "".into(), client_version: "".into(), info: None, meta: None }
 }
 
 fn channel(name: &str) -> Channel {

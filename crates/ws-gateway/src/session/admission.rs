@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use mainstay_auth::jwt::{Claims, TokenError};
+use mainstay_auth::jwt::{Claims, SubscriptionClaims, TokenError};
 use tokio::time::Instant;
 
-use super::permission::info_of;
+use super::permission::{NotJson, info_of};
 use super::{Action, Connected, Now, Open, Profile, Pulse, Rules, Session, State};
 use crate::codes::{Disconnect, ReplyError};
 use crate::engine::Since;
@@ -21,6 +21,12 @@ pub(super) enum NotAdmitted {
     /// The token was good once. The client may fetch another.
     Expired,
     Disconnect(Disconnect),
+}
+
+impl From<NotJson> for NotAdmitted {
+    fn from(NotJson: NotJson) -> Self {
+        Self::Disconnect(Disconnect::INVALID_TOKEN)
+    }
 }
 
 impl Session {
@@ -59,7 +65,8 @@ impl Session {
             user: Arc::clone(&user),
             client_name: shortened(&request.name),
             client_version: shortened(&request.version),
-            info: info_of(&claims),
+            info: info_of(claims.info.as_ref(), claims.b64info.as_deref())?,
+            meta: info_of(claims.meta.as_ref(), None)?,
         }));
         let ping_s = u32::try_from(rules.ping_every.as_secs_f64().ceil() as u64).unwrap_or(u32::MAX);
         actions.push(Action::Open(Box::new(Open {
@@ -103,7 +110,10 @@ fn server_side(
 ) -> Result<Vec<Subscription>, NotAdmitted> {
     let mut subscriptions: Vec<Subscription> = Vec::new();
     let personal = (rules.personal_channels && !claims.sub.is_empty()).then(|| format!("#{}", claims.sub));
-    for name in claims.channels.iter().chain(&personal) {
+    let nothing = SubscriptionClaims::default();
+    let listed = claims.subs.iter();
+    let plain = claims.channels.iter().chain(&personal).map(|name| (name, &nothing));
+    for (name, options_of_token) in listed.chain(plain) {
         let (channel, options) =
             rules.channel(name).map_err(|_| NotAdmitted::Disconnect(Disconnect::INVALID_TOKEN))?;
         if subscriptions.iter().any(|subscription| subscription.channel == channel) {
@@ -124,7 +134,8 @@ fn server_side(
             join_leave: true,
             delta: false,
             filter: None,
-            chan_info: None,
+            chan_info: info_of(options_of_token.info.as_ref(), options_of_token.b64info.as_deref())?,
+            overrides: options_of_token.overrides,
             lifetime: Lifetime::default(),
             by_server: true,
         });

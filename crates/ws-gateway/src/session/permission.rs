@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_auth::jwt::{Claims, TokenError};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use mainstay_auth::jwt::{Claims, Overrides, TokenError};
+use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
@@ -18,6 +21,7 @@ use crate::protocol::Lifetime;
 #[derive(Debug, Default)]
 pub(super) struct Permit {
     pub(super) chan_info: Option<Arc<RawValue>>,
+    pub(super) overrides: Overrides,
     pub(super) lifetime: Lifetime,
     /// When the subscription ends unless the client brings a new token.
     pub(super) expires_at: Option<Instant>,
@@ -83,7 +87,9 @@ impl Rules {
             return Err(ReplyError::PERMISSION_DENIED);
         }
         let (lifetime, expires_at) = self.lifetime(&claims, now).ok_or(if_expired)?;
-        Ok(Permit { chan_info: info_of(&claims), lifetime, expires_at })
+        let chan_info = info_of(claims.info.as_ref(), claims.b64info.as_deref())
+            .map_err(|NotJson| ReplyError::PERMISSION_DENIED)?;
+        Ok(Permit { chan_info, overrides: claims.overrides, lifetime, expires_at })
     }
 
     /// Returns what to tell a client of an expiry, and when it takes effect if the client does nothing; none when that
@@ -113,7 +119,20 @@ pub(super) fn allowed(who: Who, channel: &Channel, user: &str) -> Result<Allowed
     }
 }
 
-pub(super) fn info_of(claims: &Claims) -> Option<Arc<RawValue>> {
-    let info = claims.info.as_ref()?;
-    serde_json::value::to_raw_value(info).ok().map(Arc::from)
+/// Says that bytes of a token are no JSON document, which is all that this gateway passes on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NotJson;
+
+/// Returns what a token shows to others: a document, or the same as bytes in base64.
+pub(super) fn info_of(info: Option<&Value>, b64info: Option<&str>) -> Result<Option<Arc<RawValue>>, NotJson> {
+    let document = match (info, b64info) {
+        (Some(info), _) => info.clone(),
+        (None, Some(text)) => {
+            let bytes = STANDARD.decode(text).map_err(|_| NotJson)?;
+            serde_json::from_slice(&bytes).map_err(|_| NotJson)?
+        }
+        (None, None) => return Ok(None),
+    };
+    let document = serde_json::value::to_raw_value(&document).map_err(|_| NotJson)?;
+    Ok(Some(document.into()))
 }

@@ -125,6 +125,7 @@ impl Turn<'_> {
             delta: request.delta == FOSSIL && filter.is_none(),
             filter,
             chan_info: permit.chan_info,
+            overrides: permit.overrides,
             lifetime: permit.lifetime,
             by_server: false,
         })

@@ -96,6 +96,16 @@ impl Client {
         }
     }
 
+    /// Returns the next line; none when the connection ends instead.
+    pub(crate) async fn answer_or_end(&mut self) -> Option<Value> {
+        match self.message().await {
+            Some(Ok(Message::Text(text))) => {
+                text.split('\n').next().map(|line| serde_json::from_str(line).unwrap())
+            }
+            _ => None,
+        }
+    }
+
     /// Returns the next line that was read already.
     pub(crate) fn waiting(&mut self) -> Option<Value> {
         self.lines.pop_front()
