@@ -11,8 +11,8 @@ use cache_service::{CacheConfig, DiskConfig};
 use mainstay_devstack::{http_get, wait_until};
 use mainstay_proto::cache::v1::cache_service_client::CacheServiceClient;
 use mainstay_proto::cache::v1::{DeleteRequest, GetRequest, GetResponse, Layer, SetRequest};
-use mainstay_proto::introspect::v1::ComponentsRequest;
 use mainstay_proto::introspect::v1::introspection_client::IntrospectionClient;
+use mainstay_proto::introspect::v1::{Component, ComponentsRequest};
 use tokio::process::{Child, Command};
 use tonic::transport::{Channel, Endpoint};
 
@@ -27,8 +27,21 @@ struct Process {
 
 impl Process {
     async fn start(directory: &Path) -> Self {
+        Self::launch(Command::new(env!("CARGO_BIN_EXE_cache-service")), directory).await
+    }
+
+    /// The kernel lets it write no file of more than 512 blocks (of 512 or 1,024 bytes, as the shell has it), and tells it
+    /// so by an error.
+    async fn start_with_little_room(directory: &Path) -> Self {
+        let mut shell = Command::new("sh");
+        let script = "trap '' XFSZ; ulimit -f 512; exec \"$0\"";
+        shell.args(["-c", script, env!("CARGO_BIN_EXE_cache-service")]);
+        Self::launch(shell, directory).await
+    }
+
+    async fn launch(mut command: Command, directory: &Path) -> Self {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_cache-service"))
+        let child = command
             .env_clear()
             .env("MAINSTAY__SERVER__LISTEN", address.to_string())
             .env("MAINSTAY__DISK__PATH", directory)
@@ -68,17 +81,22 @@ impl Process {
         self.client.clone().set(request).await.unwrap().into_inner().version
     }
 
-    async fn wait_for_entries_on_disk(&self, n_entries: u64) {
+    async fn wait_for_disk(&self, what: &str, is_so: impl Fn(&Component) -> bool) {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).unwrap().timeout(WITHIN);
         let introspection = IntrospectionClient::new(endpoint.connect_lazy());
-        let expected = n_entries.to_string();
-        wait_until("the entries to be on disk", LOOK_EVERY, WITHIN, || async {
+        wait_until(what, LOOK_EVERY, WITHIN, || async {
             let answer = introspection.clone().components(ComponentsRequest {}).await.unwrap().into_inner();
             let disk = answer.components.into_iter().find(|component| component.name == "disk").unwrap();
-            if disk.attributes.get("entries") == Some(&expected) { Ok(()) } else { Err(format!("{disk:?}")) }
+            if is_so(&disk) { Ok(()) } else { Err(format!("{disk:?}")) }
         })
         .await
         .unwrap();
+    }
+
+    async fn wait_for_entries_on_disk(&self, n_entries: u64) {
+        let expected = n_entries.to_string();
+        let has_them = |disk: &Component| disk.attributes.get("entries") == Some(&expected);
+        self.wait_for_disk("the entries to be on disk", has_them).await;
     }
 
     async fn kill(mut self) {
@@ -133,6 +151,38 @@ async fn a_killed_process_serves_its_entries_again() {
     }
     process.set("k1", "after").await;
     assert_eq!(process.get("k1").await.entry.unwrap().value, "after");
+    process.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_has_no_room_costs_no_write_and_is_used_again() {
+    let parent = tempfile::TempDir::new().unwrap();
+    let directory = parent.path().join("l3");
+    let process = Process::start_with_little_room(&directory).await;
+    let n_off = std::cell::Cell::new(0);
+    let mut number = 0;
+    while n_off.get() == 0 {
+        assert!(number < 20_000, "the file never grew beyond its limit");
+        // Below the threshold of compression.
+        for _ in 0..100 {
+            assert!(process.set(&format!("k{number}"), vec![b'v'; 3_000]).await > 0);
+            number += 1;
+        }
+        process
+            .wait_for_disk("the disk to say how it is", |disk| {
+                n_off.set(n_off.get() + u32::from(disk.detail.starts_with("off: ")));
+                true
+            })
+            .await;
+    }
+    // All of it is in memory.
+    assert_eq!(process.get("k0").await.entry.unwrap().value, vec![b'v'; 3_000]);
+    assert_eq!(process.get(&format!("k{}", number - 1)).await.layer(), Layer::L1);
+    process.wait_for_disk("the disk to be tried again", |disk| !disk.detail.starts_with("off: ")).await;
+    process.set("after", "value").await;
+    process
+        .wait_for_disk("an entry on disk", |disk| disk.attributes.get("entries").is_some_and(|n| n != "0"))
+        .await;
     process.kill().await;
 }
 

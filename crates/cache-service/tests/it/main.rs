@@ -1,8 +1,10 @@
 //! The service in this process against real Redis servers and Sentinels.
 #![expect(clippy::unwrap_used, reason = "a test may fail")]
 
+mod commands;
 mod disk;
 mod doors;
+mod faults;
 mod fences;
 mod figures;
 mod http_origin;
