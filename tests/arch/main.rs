@@ -129,6 +129,26 @@ fn only_the_edge_error_file_knows_problem_json() {
     assert!(found.is_empty(), "{found:?}");
 }
 
+/// In the OpenAPI document one of two schemas of a name would silently stand for both.
+#[test]
+fn schemas_of_the_edge_have_names_of_their_own() {
+    let mut seen = BTreeMap::<String, PathBuf>::new();
+    for (path, source) in sources("crates/edge-gateway/src") {
+        let mut derived = false;
+        for line in source.lines() {
+            derived |= line.starts_with("#[derive(") && line.contains("ToSchema");
+            let mut words =
+                line.split([' ', '(', ')', '<']).skip_while(|word| !["struct", "enum"].contains(word));
+            let (Some(_), Some(name)) = (words.next(), words.next()) else { continue };
+            if std::mem::take(&mut derived) {
+                let other = seen.insert(name.to_owned(), path.clone()).unwrap_or_default();
+                assert_eq!(other, PathBuf::new(), "{name} is there and in {}", path.display());
+            }
+        }
+    }
+    assert!(seen.len() > 50, "{seen:?}");
+}
+
 #[test]
 fn versions_are_named_in_the_workspace_manifest_only() {
     let crates = std::fs::read_dir(root().join("crates")).expect("crates/ can be read");

@@ -39,7 +39,7 @@ const LIST_ERRORS: &str = "mainstay.monitor.v1.MonitorService/ListErrorGroups";
 
 /// Nothing but the fact that it is gone.
 #[derive(serde::Serialize, ToSchema)]
-pub(crate) struct Deleted {
+pub(crate) struct Removed {
     deleted: bool,
 }
 
@@ -106,18 +106,18 @@ pub(crate) async fn put_rule(
 
 /// Removes a rule that was set at run time; a stock or configured one of that name holds again.
 #[utoipa::path(delete, path = "/monitoring/alerts/rules/{name}", tag = "monitoring", params(("name" = String, Path, description = "name of the rule", pattern = "^[a-z0-9_]{1,64}$")), responses(
-    (status = 200, description = "it is gone", body = Deleted),
+    (status = 200, description = "it is gone", body = Removed),
     (status = 404, description = "no rule of that name was set at run time"),
 ))]
 pub(crate) async fn delete_rule(
     State(app): State<Arc<App>>,
     Path(name): Path<String>,
     Who(caller): Who,
-) -> Result<Answer<Deleted>, Problem> {
+) -> Result<Answer<Removed>, Problem> {
     let send = async |mut client: Client, request| client.delete_rule(request).await;
     let call = Call::write(DELETE_RULE).by(caller);
     app.upstreams.monitor(call, wire::DeleteRuleRequest { name }, send).await?;
-    Ok(Answer(Deleted { deleted: true }))
+    Ok(Answer(Removed { deleted: true }))
 }
 
 /// Lists silences that have not ended, the one that ends first before the others.
@@ -174,18 +174,18 @@ pub(crate) async fn create_silence(
 
 /// Ends a silence now.
 #[utoipa::path(delete, path = "/monitoring/alerts/silences/{id}", tag = "monitoring", params(("id" = String, Path, description = "UUID of the silence", format = "uuid")), responses(
-    (status = 200, description = "it is gone", body = Deleted),
+    (status = 200, description = "it is gone", body = Removed),
     (status = 404, description = "there is no such silence, or it has ended"),
 ))]
 pub(crate) async fn delete_silence(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
     Who(caller): Who,
-) -> Result<Answer<Deleted>, Problem> {
+) -> Result<Answer<Removed>, Problem> {
     let send = async |mut client: Client, request| client.delete_silence(request).await;
     let call = Call::write(DELETE_SILENCE).by(caller);
     app.upstreams.monitor(call, wire::DeleteSilenceRequest { id }, send).await?;
-    Ok(Answer(Deleted { deleted: true }))
+    Ok(Answer(Removed { deleted: true }))
 }
 
 /// Lists the configured notification channels and how their deliveries go.

@@ -188,7 +188,10 @@ pub(crate) async fn connections(
 }
 
 /// Tells how one connection fares.
-#[utoipa::path(get, path = "/monitoring/websocket/connections/{id}", tag = "monitoring", params(("id" = String, Path, description = "id given to the client at connect")), responses((status = 200, description = "the connection", body = ConnectionHealth)))]
+#[utoipa::path(get, path = "/monitoring/websocket/connections/{id}", tag = "monitoring", params(("id" = String, Path, description = "id given to the client at connect")), responses(
+    (status = 200, description = "the connection", body = ConnectionHealth),
+    (status = 404, description = "no connection of this node has this id"),
+))]
 pub(crate) async fn connection(
     State(app): State<Arc<App>>,
     Path(client): Path<String>,

@@ -30,13 +30,13 @@ pub(crate) struct Silence {
 /// Notification channels.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Channels {
-    channels: Vec<Channel>,
+    channels: Vec<NotificationChannel>,
 }
 
 /// A notification channel and how its deliveries go.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Channel {
+struct NotificationChannel {
     name: String,
     kind: String,
     /// Scheme and host: the rest may be a secret.
@@ -120,7 +120,7 @@ impl From<wire::Silence> for Silence {
 
 impl From<wire::ListChannelsResponse> for Channels {
     fn from(answer: wire::ListChannelsResponse) -> Self {
-        let channel = |channel: wire::Channel| Channel {
+        let channel = |channel: wire::Channel| NotificationChannel {
             status: health(channel.health),
             name: channel.name,
             kind: channel.kind,

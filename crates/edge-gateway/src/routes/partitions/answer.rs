@@ -13,7 +13,7 @@ use crate::routes::words::{rfc3339, seconds};
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PartitionMetrics {
     tables: Vec<TablePair>,
-    switchover_readiness: Readiness,
+    switchover_readiness: SwitchoverReadiness,
 }
 
 /// The pairs in a few figures.
@@ -106,7 +106,7 @@ struct Trigger {
 
 /// True when every check of every pair passes.
 #[derive(Serialize, ToSchema)]
-struct Readiness {
+struct SwitchoverReadiness {
     ready: bool,
     /// By the name of the pair.
     tables: BTreeMap<String, PairReadiness>,
@@ -164,7 +164,7 @@ impl From<wire::PartitionMetricsResponse> for PartitionMetrics {
             (pair.name.clone(), PairReadiness { ready: pair.ready, checks })
         };
         Self {
-            switchover_readiness: Readiness {
+            switchover_readiness: SwitchoverReadiness {
                 ready: answer.ready,
                 tables: answer.pairs.iter().map(readiness).collect(),
             },
