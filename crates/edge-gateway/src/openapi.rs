@@ -158,6 +158,10 @@ mod tests {
                 assert!(operation["summary"].is_string(), "{name} has no summary");
                 assert!(operation["responses"]["200"].is_object(), "{name} has no success");
                 assert!(ids.insert(operation["operationId"].to_string()), "{name}: its id is taken");
+                for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                    let in_path = path.contains(&format!("{{{}}}", parameter["name"].as_str().unwrap()));
+                    assert_eq!(parameter["in"] == "path", in_path, "{name}: {}", parameter["name"]);
+                }
             }
         }
         assert!(ids.len() > 25, "{ids:?}");

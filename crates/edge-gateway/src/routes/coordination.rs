@@ -105,6 +105,7 @@ pub(crate) struct LockChanged {
 
 #[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct LockQuery {
     /// The token that is asked for.
     #[serde(default)]

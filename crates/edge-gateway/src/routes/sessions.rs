@@ -63,6 +63,7 @@ pub(crate) struct Rotation {
 
 #[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct SessionQuery {
     /// True extends the session by its ttl.
     #[serde(default)]
@@ -71,7 +72,7 @@ pub(crate) struct SessionQuery {
 
 #[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-#[into_params(rename_all = "camelCase")]
+#[into_params(parameter_in = Query, rename_all = "camelCase")]
 pub(crate) struct RevokeQuery {
     /// Handle of a session to spare.
     #[serde(default)]
