@@ -111,7 +111,7 @@ pub(crate) fn environment(service: Service, around: &Surroundings) -> Vec<(Strin
         env.set("TELEMETRY__OTLP_ENDPOINT", endpoint);
     }
     match service {
-        Service::CacheService => cache(&mut env, around),
+        Service::CacheService => redis(&mut env, around),
         Service::WsGateway => realtime(&mut env, own, around),
         Service::ReplicaService => replica(&mut env, around),
         Service::MonitorService => monitor(&mut env, around),
@@ -120,7 +120,8 @@ pub(crate) fn environment(service: Service, around: &Surroundings) -> Vec<(Strin
     env.0
 }
 
-fn cache(env: &mut Env, around: &Surroundings) {
+/// Points cache-service and ws-gateway at Redis.
+fn redis(env: &mut Env, around: &Surroundings) {
     if around.sentinels.is_empty() {
         env.set("REDIS__MODE", "none");
         return;
@@ -138,6 +139,7 @@ fn realtime(env: &mut Env, own: ServiceAddress, around: &Surroundings) {
         env.set("WEBSOCKET__PUBLIC_URL", format!("ws://{outer}/connection/websocket"));
     }
     env.set("AUTH__JWT_SECRET", &around.credentials.jwt_secret);
+    redis(env, around);
 }
 
 fn replica(env: &mut Env, around: &Surroundings) {
@@ -282,14 +284,16 @@ mod tests {
     }
 
     #[test]
-    fn cache_runs_alone_without_redis_and_by_sentinel_with_it() {
-        let mut around = around();
-        let env = environment(Service::CacheService, &around);
-        assert_eq!(value(&env, "MAINSTAY__REDIS__SENTINELS").unwrap(), "127.0.0.1:26390,127.0.0.1:26391");
-        around.sentinels.clear();
-        let env = environment(Service::CacheService, &around);
-        assert_eq!(value(&env, "MAINSTAY__REDIS__MODE").unwrap(), "none");
-        assert_eq!(value(&env, "MAINSTAY__REDIS__PASSWORD"), None);
+    fn cache_and_gateway_run_alone_without_redis_and_by_sentinel_with_it() {
+        for service in [Service::CacheService, Service::WsGateway] {
+            let mut around = around();
+            let env = environment(service, &around);
+            assert_eq!(value(&env, "MAINSTAY__REDIS__SENTINELS").unwrap(), "127.0.0.1:26390,127.0.0.1:26391");
+            around.sentinels.clear();
+            let env = environment(service, &around);
+            assert_eq!(value(&env, "MAINSTAY__REDIS__MODE").unwrap(), "none");
+            assert_eq!(value(&env, "MAINSTAY__REDIS__PASSWORD"), None);
+        }
     }
 
     #[test]
