@@ -1,9 +1,11 @@
 #!/bin/sh
-# Makes the secrets of the compose stack, once, each readable only by who needs it: /secrets/<consumer>/<name>.
-# `secrets.sh show` prints the API keys and Grafana's password. Runs in a container as root; the only one that sees all of them.
+# Makes the secrets of a stack, once, each readable only by who needs it: $SECRETS/<consumer>/<name>, /secrets in the container that
+# runs this for docker-compose.yml. `secrets.sh show` prints the API keys and Grafana's password. As root it gives the folders to
+# the users of the containers, or of one machine without them (OWNER=mainstay); as another user it leaves them with that user.
 set -eu
 
-ALL=/secrets/all
+SECRETS=${SECRETS:-/secrets}
+ALL=$SECRETS/all
 SERVICE_USER=65532:65532
 # Users of the official images.
 REDIS_USER=999:999
@@ -29,13 +31,15 @@ make() {
 give() {
   consumer=$1 user=$2
   shift 2
-  mkdir -p "/secrets/$consumer"
+  mkdir -p "$SECRETS/$consumer"
+  chmod 0700 "$SECRETS/$consumer"
   for secret in "$@"; do
-    cp "$ALL/$secret" "/secrets/$consumer/$secret"
-    chmod 0400 "/secrets/$consumer/$secret"
+    rm -f "$SECRETS/$consumer/$secret"
+    cp "$ALL/$secret" "$SECRETS/$consumer/$secret"
+    chmod 0400 "$SECRETS/$consumer/$secret"
   done
-  chmod 0500 "/secrets/$consumer"
-  chown -R "$user" "/secrets/$consumer"
+  chmod 0500 "$SECRETS/$consumer"
+  [ "$(id -u)" -ne 0 ] || chown -R "${OWNER:-$user}" "$SECRETS/$consumer"
 }
 
 for secret in service-token jwt-secret redis-password redis-replication-password redis-sentinel-password \
@@ -49,14 +53,14 @@ for role in admin operator viewer; do
   printf %s "$(cat "$ALL/api-key-$role")" | sha256sum | cut -d' ' -f1 >"$ALL/api-key-$role-sha256"
 done
 
-give cache "$SERVICE_USER" service-token redis-password redis-sentinel-password
-give realtime "$SERVICE_USER" service-token redis-password redis-sentinel-password jwt-secret
-give replica "$SERVICE_USER" service-token postgres-password postgres-monitor-password
-give monitor "$SERVICE_USER" service-token redis-password redis-sentinel-password postgres-monitor-password
-give edge "$SERVICE_USER" service-token jwt-secret api-key-admin-sha256 api-key-operator-sha256 api-key-viewer-sha256
+give cache-service "$SERVICE_USER" service-token redis-password redis-sentinel-password
+give ws-gateway "$SERVICE_USER" service-token redis-password redis-sentinel-password jwt-secret
+give replica-service "$SERVICE_USER" service-token postgres-password postgres-monitor-password
+give monitor-service "$SERVICE_USER" service-token redis-password redis-sentinel-password postgres-monitor-password
+give edge-gateway "$SERVICE_USER" service-token jwt-secret api-key-admin-sha256 api-key-operator-sha256 api-key-viewer-sha256
 give redis "$REDIS_USER" redis-password redis-replication-password redis-sentinel-password
 give postgres "$POSTGRES_USER" postgres-superuser-password postgres-password postgres-monitor-password \
   postgres-replicator-password pgbouncer-lookup-password
 give pgbouncer "$PGBOUNCER_USER" pgbouncer-lookup-password postgres-monitor-password
 give grafana "$GRAFANA_USER" grafana-password
-echo "secrets are there; print the API keys with: docker compose run --rm secrets show"
+[ "$SECRETS" != /secrets ] || echo "secrets are there; print the API keys with: docker compose run --rm secrets show"
