@@ -13,6 +13,8 @@ NEEDED_REDIS="redis-server:redis-server:redis redis-sentinel:redis-sentinel:redi
 NEEDED_PYTHON="python3:python3-venv:python@3"
 SCHEMATHESIS=4.32.5
 NEEDED_BROWSER="chromium:chromium:chromium"
+# What scripts/backup.sh works with, and its test.
+NEEDED_BACKUP="redis-cli:redis-tools:redis redis-check-rdb:redis-tools:redis pg_restore:postgresql-client:libpq sqlite3:sqlite3:sqlite"
 NEEDED_POSTGRES="initdb:postgresql:postgresql@17 pgbouncer:pgbouncer:pgbouncer"
 
 say() { printf '%s\n' "$*"; }
@@ -105,6 +107,14 @@ run_checks() {
   fi
   cd "$ROOT" || fail "cannot enter $ROOT"
   exec "$program" "$suite" --env "$environment" "$@"
+}
+
+# Prints the address of the edge of an environment of deploy/environments.toml.
+environment_edge() {
+  local edge
+  edge=$(sed -n "/^\[$1\]/,/^\[/s/^edge = \"\(.*\)\"/\1/p" "$ROOT/deploy/environments.toml")
+  [ -n "$edge" ] || fail "no environment $1 in deploy/environments.toml"
+  printf '%s' "$edge"
 }
 
 # Prints the admin key of the stack that scripts/up or docker compose started here, if there is one.

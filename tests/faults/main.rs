@@ -2,6 +2,7 @@
 //!
 //! Every test starts what it breaks.
 
+mod backup;
 mod browsers;
 mod checks;
 mod config;

@@ -1,6 +1,6 @@
 //! Every metric of the monitor. Names start with `mainstay_monitor_`.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -27,6 +27,8 @@ pub(crate) struct MonitorMetrics {
     evaluation_seconds: Histogram,
     store_failures: Counter,
     store_dropped: Counter,
+    store_copy_failures: Counter,
+    store_copied_at: Gauge,
     notifications: Family<NotificationLabels, Counter>,
 }
 
@@ -77,6 +79,8 @@ impl MonitorMetrics {
             evaluation_seconds: Histogram::new(EVALUATION_SECONDS),
             store_failures: Counter::default(),
             store_dropped: Counter::default(),
+            store_copy_failures: Counter::default(),
+            store_copied_at: Gauge::default(),
             notifications: Family::default(),
         };
         metrics.firing(Counts::default());
@@ -110,6 +114,16 @@ impl MonitorMetrics {
             metrics.store_dropped.clone(),
         );
         registry.register(
+            "store_copy_failures",
+            "Copies of the store for backups that failed",
+            metrics.store_copy_failures.clone(),
+        );
+        registry.register(
+            "store_copied_at_seconds",
+            "When the store was last copied for backups, in seconds since 1970; 0 is never",
+            metrics.store_copied_at.clone(),
+        );
+        registry.register(
             "notifications",
             "Attempts to notify by channel and result: delivered, failed, dropped",
             metrics.notifications.clone(),
@@ -123,6 +137,15 @@ impl MonitorMetrics {
 
     pub(crate) fn store_dropped(&self) {
         self.store_dropped.inc();
+    }
+
+    pub(crate) fn store_copied(&self, at: SystemTime) {
+        let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.store_copied_at.set(i64::try_from(since.as_secs()).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn store_copy_failed(&self) {
+        self.store_copy_failures.inc();
     }
 
     pub(crate) fn notified(&self, channel: &str, result: &'static str) {

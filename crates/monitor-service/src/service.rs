@@ -19,7 +19,7 @@ use crate::metrics::MonitorMetrics;
 use crate::monitor::{Monitor, Parts};
 use crate::notify::{self, Channel, Dispatch, Outbox};
 use crate::roster::Reach;
-use crate::store::{self, Opened, Store, Surroundings};
+use crate::store::{self, Copies, Opened, Store, Surroundings};
 
 /// How often the memory of the history is measured.
 const MEASURED_EVERY: Duration = Duration::from_secs(30);
@@ -35,6 +35,11 @@ pub async fn start(cx: Context, config: Config) -> anyhow::Result<()> {
     let (settings, registered, now) = (config.store.clone(), metrics.clone(), cx.clock().now());
     let opened = tokio::task::spawn_blocking(move || store::open(&settings, registered, now));
     let Opened { store, writer, restored } = opened.await?.context("store")?;
+    if config.store.is_copied() {
+        let (from, to) = (config.store.path.clone(), config.store.copy_to.clone());
+        let copies = Copies { from, to, clock: cx.clock().clone(), metrics: metrics.clone() };
+        cx.background("store-copies", Schedule::Every(config.store.copy_every), copies);
+    }
     let outbox = Outbox::new(&config.notify, metrics.clone());
     let parts = Parts {
         config: config.clone(),

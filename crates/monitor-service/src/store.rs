@@ -4,6 +4,7 @@
 //! many in one transaction; whoever promises durability waits for the commit. Without a path the same tables are held in
 //! memory, and nothing survives.
 
+mod copies;
 mod open;
 mod schema;
 mod tiers;
@@ -23,6 +24,7 @@ use crate::notify::Delivery;
 use crate::rule::Rule;
 use crate::silence::Silence;
 
+pub(crate) use copies::Copies;
 pub(crate) use open::{Opened, open};
 pub(crate) use tiers::{Retention, Tier, TierPoint, TierSeries};
 pub(crate) use work::{Points, SeriesPoint};

@@ -23,6 +23,11 @@ pub struct StoreConfig {
     /// How far back steps of an hour reach.
     #[serde(with = "humantime_serde")]
     pub keep_1h: Duration,
+    /// Where a copy for backups is kept; empty means none.
+    pub copy_to: PathBuf,
+    /// How often that copy is made anew.
+    #[serde(with = "humantime_serde")]
+    pub copy_every: Duration,
 }
 
 /// Configures the figures of the host: section `host`.
@@ -39,7 +44,14 @@ const DAY: Duration = Duration::from_hours(24);
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { path: PathBuf::new(), keep_10s: DAY, keep_1m: DAY * 14, keep_1h: DAY * 400 }
+        Self {
+            path: PathBuf::new(),
+            keep_10s: DAY,
+            keep_1m: DAY * 14,
+            keep_1h: DAY * 400,
+            copy_to: PathBuf::new(),
+            copy_every: Duration::from_hours(1),
+        }
     }
 }
 
@@ -55,6 +67,11 @@ impl StoreConfig {
         self.path.as_os_str().is_empty()
     }
 
+    /// Tells whether copies for backups are made.
+    pub(crate) fn is_copied(&self) -> bool {
+        !self.copy_to.as_os_str().is_empty()
+    }
+
     pub(crate) fn retention(&self) -> Retention {
         Retention { ten_seconds: self.keep_10s, minute: self.keep_1m, hour: self.keep_1h }
     }
@@ -64,6 +81,13 @@ impl StoreConfig {
         problems.duration("store.keep_10s", self.keep_10s, hour..=DAY * 31);
         problems.duration("store.keep_1m", self.keep_1m, self.keep_10s.max(hour)..=DAY * 400);
         problems.duration("store.keep_1h", self.keep_1h, self.keep_1m.max(hour)..=DAY * 4_000);
+        problems.duration("store.copy_every", self.copy_every, Duration::from_secs(1)..=DAY * 31);
+        let apart = !self.is_copied() || (!self.is_memory() && self.copy_to != self.path);
+        problems.ensure(
+            apart,
+            "store.copy_to",
+            "must be another file than store.path, which must be set too",
+        );
     }
 }
 
