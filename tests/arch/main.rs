@@ -1,5 +1,7 @@
 //! The invariants of the house that a compiler does not check. Reads `cargo metadata` and the sources.
 
+mod configuration;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
