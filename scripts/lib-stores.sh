@@ -212,7 +212,6 @@ SQL
 }
 
 monitor_restore() {
-  local folder
   if [ "$STACK" = addresses ]; then
     # A journal beside it belongs to the store that goes.
     rm -f "$MONITOR_DB-wal" "$MONITOR_DB-shm"
@@ -220,13 +219,11 @@ monitor_restore() {
     mv "$MONITOR_DB.new" "$MONITOR_DB"
     return
   fi
-  local id
+  local id image
   id=$(compose ps --quiet --all monitor-service)
-  folder=$(mktemp -d)
-  cp "$1" "$folder/monitor.db"
-  # Nothing can be removed in a container that stands still; an empty journal is as good as none.
-  : >"$folder/monitor.db-wal"
-  tar -C "$folder" --owner 65532 --group 65532 --mode 0600 -c monitor.db monitor.db-wal |
-    docker cp --archive - "${id:?monitor-service has no container}:/var/lib/mainstay"
-  rm -rf "$folder"
+  # The service's own image has no shell; that of Redis has one.
+  image=$(docker inspect --format '{{.Image}}' "$(compose ps --quiet --all redis-1)")
+  docker run --rm --interactive --network none --user 65532:65532 --volumes-from "${id:?monitor-service has no container}" \
+    --entrypoint sh "$image" -c 'cd /var/lib/mainstay && cat >monitor.db.new && rm -f monitor.db-wal monitor.db-shm &&
+      mv monitor.db.new monitor.db' <"$1"
 }

@@ -43,6 +43,7 @@ if wanted postgres; then check_postgres_dump "$from/postgres.dump"; fi
 if wanted monitor; then check_monitor_dump "$from/monitor.db"; fi
 ask "replace what the $stack stack holds with $(basename "$from")?" || fail "nothing was changed"
 
+trap '[ $? -eq 0 ] || say "error: restored in part; nothing that writes was started: mend what is told above, and restore again" >&2' EXIT
 stop_writers
 if wanted redis; then step "Redis"; redis_restore "$from/redis.rdb"; fi
 if wanted postgres; then step "PostgreSQL"; postgres_restore "$from/postgres.dump"; fi

@@ -16,8 +16,9 @@ create role mainstay_monitor login password :'monitor' in role pg_monitor connec
 create role replicator login replication password :'replicator';
 create role pgbouncer login password :'lookup' connection limit 10;
 create database mainstay owner mainstay;
-select pg_create_physical_replication_slot('postgres_replica1');
-select pg_create_physical_replication_slot('postgres_replica2');
+-- Reserved at once: else a checkpoint between the copy of one replica and that of the other takes away what is needed.
+select pg_create_physical_replication_slot('postgres_replica1', true);
+select pg_create_physical_replication_slot('postgres_replica2', true);
 \connect mainstay
 create extension if not exists pg_stat_statements;
 create schema pgbouncer authorization pgbouncer;

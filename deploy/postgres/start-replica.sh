@@ -5,13 +5,19 @@ set -eu
 
 : "${PRIMARY:?the host to follow}" "${SLOT:?the replication slot}" "${PGDATA:?}"
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
-  # A copy that was cut off must not be taken for a database.
   mkdir -p "$PGDATA"
-  find "$PGDATA" -mindepth 1 -delete
   PGPASSWORD=$(cat /run/secrets/postgres-replicator-password)
   export PGPASSWORD
-  pg_basebackup --pgdata "$PGDATA" --wal-method=stream --checkpoint=fast --slot="$SLOT" --write-recovery-conf \
-    --dbname "host=$PRIMARY port=5432 user=replicator application_name=$SLOT"
+  tries=5
+  while :; do
+    # A copy that was cut off must not be taken for a database.
+    find "$PGDATA" -mindepth 1 -delete
+    pg_basebackup --pgdata "$PGDATA" --wal-method=stream --checkpoint=fast --slot="$SLOT" --write-recovery-conf \
+      --dbname "host=$PRIMARY port=5432 user=replicator application_name=$SLOT" && break
+    tries=$((tries - 1))
+    [ "$tries" -gt 0 ] || { find "$PGDATA" -mindepth 1 -delete; exit 1; }
+    sleep 2
+  done
   chmod 0700 "$PGDATA"
   unset PGPASSWORD
 fi

@@ -1,9 +1,9 @@
 #!/bin/sh
 # Starts one Redis node: start-redis.sh primary|replica. Secrets come from /run/secrets, the rest from redis.conf.
-# ANNOUNCE is the name under which the others reach this node; PRIMARY is the first primary's.
+# ANNOUNCE is the address at which the others reach this node; PRIMARY is the first primary's.
 set -eu
 
-: "${ANNOUNCE:?the name of this node}"
+: "${ANNOUNCE:?the address of this node}"
 role=$1
 secret() { cat "/run/secrets/$1"; }
 digest() { printf %s "$(secret "$1")" | sha256sum | cut -d' ' -f1; }
@@ -23,7 +23,7 @@ ACL
 config=/data/redis.conf
 if [ ! -s "$config" ]; then
   echo "include /etc/mainstay/redis.conf" >"$config"
-  [ "$role" = primary ] || echo "replicaof ${PRIMARY:?the name of the first primary} 6379" >>"$config"
+  [ "$role" = primary ] || echo "replicaof ${PRIMARY:?the address of the first primary} 6379" >>"$config"
 fi
 
 set -- "$config" \
