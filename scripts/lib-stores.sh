@@ -60,8 +60,13 @@ redis_in() {
 
 redis_dump() {
   if [ "$STACK" = compose ]; then
-    # From the replica, so that the primary does not fork for it; either node has everything.
-    redis_in redis-2 --rdb - >"$1"
+    # From the primary, wherever it is now: a replica that lost it would give yesterday's state and not say so.
+    local node
+    for node in redis-1 redis-2; do
+      if [ "$(redis_in "$node" ROLE 2>/dev/null | head -n 1)" = master ]; then break; fi
+      node=''
+    done
+    redis_in "${node:?no Redis container says that it is the primary}" --rdb - >"$1"
   else
     local user=()
     [ -z "${REDIS_USERNAME:-}" ] || user=(--user "$REDIS_USERNAME")
@@ -91,13 +96,19 @@ monitor_dump() {
 
 # --- reading back
 
-# Runs a script of sh in a container of its own with the volumes of redis-1.
-beside_redis() { compose run --rm --no-deps -T --entrypoint sh redis-1 -c "$1"; }
+# Runs a script of sh by Redis' image as USER with the volumes of a container: beside NODE USER SCRIPT. Without a network, for the
+# address of the container is its own.
+beside() {
+  local id image
+  id=$(compose ps --quiet --all "$1")
+  image=$(docker inspect --format '{{.Image}}' "$(compose ps --quiet --all redis-1)")
+  docker run --rm --interactive --network none --user "$2" --volumes-from "${id:?"$1 has no container"}" --entrypoint sh "$image" -c "$3"
+}
 
 check_redis_dump() {
   if [ "$STACK" = compose ]; then
     # shellcheck disable=SC2016
-    beside_redis 'cat >/data/.check.rdb; redis-check-rdb /data/.check.rdb >/dev/null; found=$?; rm /data/.check.rdb; exit $found' <"$1"
+    beside redis-1 999:999 'cat >/data/.check.rdb; redis-check-rdb /data/.check.rdb >/dev/null; found=$?; rm /data/.check.rdb; exit $found' <"$1"
   else
     redis-check-rdb "$1" >/dev/null
   fi || fail "the dump of Redis cannot be read: ask redis-check-rdb $1"
@@ -159,9 +170,9 @@ redis_restore() {
   compose stop sentinel-1 sentinel-2 sentinel-3 redis-1 redis-2
   # Roles begin anew: the first node is the primary, the others forget who was.
   for node in sentinel-1 sentinel-2 sentinel-3 redis-1 redis-2; do
-    compose run --rm --no-deps -T --entrypoint sh "$node" -c 'find /data -mindepth 1 -delete' </dev/null
+    beside "$node" 999:999 'find /data -mindepth 1 -delete' </dev/null
   done
-  beside_redis "cat >/data/dump.rdb; DATA=/data; $REDIS_DATA_FROM_DUMP" <"$1"
+  beside redis-1 999:999 "cat >/data/dump.rdb; DATA=/data; $REDIS_DATA_FROM_DUMP" <"$1"
   compose up --detach redis-1 redis-2 sentinel-1 sentinel-2 sentinel-3
 }
 
@@ -219,11 +230,7 @@ monitor_restore() {
     mv "$MONITOR_DB.new" "$MONITOR_DB"
     return
   fi
-  local id image
-  id=$(compose ps --quiet --all monitor-service)
-  # The service's own image has no shell; that of Redis has one.
-  image=$(docker inspect --format '{{.Image}}' "$(compose ps --quiet --all redis-1)")
-  docker run --rm --interactive --network none --user 65532:65532 --volumes-from "${id:?monitor-service has no container}" \
-    --entrypoint sh "$image" -c 'cd /var/lib/mainstay && cat >monitor.db.new && rm -f monitor.db-wal monitor.db-shm &&
-      mv monitor.db.new monitor.db' <"$1"
+  # The service's own image has no shell.
+  beside monitor-service 65532:65532 'cd /var/lib/mainstay && cat >monitor.db.new && rm -f monitor.db-wal monitor.db-shm &&
+    mv monitor.db.new monitor.db' <"$1"
 }
