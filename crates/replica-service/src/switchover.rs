@@ -47,7 +47,7 @@ pub(crate) use steps::{Step, Steps, Told};
 
 use ask::Asker;
 use exposure::Exposure;
-use ledger::Ledger;
+use ledger::{KeyRange, Ledger};
 use rows::{MAX_NAMED, RowSql, Scope};
 use tables::named_at;
 
@@ -291,7 +291,6 @@ impl Watch {
     }
 
     async fn round(&mut self) -> anyhow::Result<()> {
-        let begun_at = Instant::now();
         let pair = Arc::clone(&self.pair);
         let stage = pair.stage();
         if stage == Stage::Finished {
@@ -304,15 +303,18 @@ impl Watch {
         pair.known.lock().catalog = Some((catalog, clock.now(), Instant::now()));
         // Tables that cannot be compared are told by the checks.
         let Some(row_sql) = row_sql else { return Ok(()) };
-        let budget = self.every.mul_f64(self.duty_cycle);
         pair.known.lock().ledger.begin_round(Instant::now().into_std());
         if stage.is_mirrored() {
             self.compare_changes(&row_sql).await?;
         }
+        let out_of_time_at = Instant::now() + self.every.mul_f64(self.duty_cycle);
+        // However slow the database is, each round comes past the newest range: else the others would wait for ever.
+        let mut is_past_newest = false;
         loop {
-            self.verify_next(&row_sql).await?;
+            is_past_newest |= self.verify_next(&row_sql).await?.below.is_some();
             let done = pair.known.lock().ledger.is_round_done();
-            if done || begun_at.elapsed() >= budget || self.asker.engine.cx.stopping().is_cancelled() {
+            let out_of_time = is_past_newest && Instant::now() >= out_of_time_at;
+            if done || out_of_time || self.asker.engine.cx.stopping().is_cancelled() {
                 break;
             }
         }
@@ -320,7 +322,8 @@ impl Watch {
         Ok(())
     }
 
-    async fn verify_next(&self, row_sql: &RowSql) -> anyhow::Result<()> {
+    /// Verifies the range whose turn it is, and returns it.
+    async fn verify_next(&self, row_sql: &RowSql) -> anyhow::Result<KeyRange> {
         let (range, wants_split) = self.pair.known.lock().ledger.next();
         let range = match wants_split {
             Some(n_rows) => {
@@ -329,7 +332,8 @@ impl Watch {
             }
             None => range,
         };
-        self.verify(row_sql, range, None).await
+        self.verify(row_sql, range, None).await?;
+        Ok(range)
     }
 
     /// Compares rows that were changed since the last look, whatever their ranges; one that differs has its range
@@ -359,12 +363,7 @@ impl Watch {
         Ok(())
     }
 
-    async fn verify(
-        &self,
-        row_sql: &RowSql,
-        range: ledger::KeyRange,
-        after: Option<Token>,
-    ) -> anyhow::Result<()> {
+    async fn verify(&self, row_sql: &RowSql, range: KeyRange, after: Option<Token>) -> anyhow::Result<()> {
         let (sums, node) = row_sql.sums(&self.asker, range, after).await?;
         let differences = if sums.is_equal() {
             Vec::new()

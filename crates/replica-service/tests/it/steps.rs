@@ -209,6 +209,15 @@ async fn verification_repairs_rows_that_differ() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_range_has_its_turn_however_little_time_there_is() {
+    let switched = Switched::start("starved", 3_000, |config| config.parity.duty_cycle = 0.001).await;
+    switched.wait_parity(ParityVerdict::ParityDifferent).await;
+    let connection = switched.connect().await;
+    connection.batch_execute("INSERT INTO starved_p SELECT * FROM starved").await.unwrap();
+    switched.wait_parity(ParityVerdict::ParityEqual).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_changed_row_is_found_at_once_and_takes_the_reads_back() {
     let switched = Switched::start("watched", 20_000, |config| {
         config.parity.bucket_rows = 200;
