@@ -21,7 +21,7 @@ pub use code::ErrorCode;
 pub use failure::{DEADLINE_EXCEEDED, Failure, FieldViolation, UPSTREAM_UNAVAILABLE};
 pub use identity::{Caller, Secret};
 pub use serve::{ServeOptions, serve};
-pub use server::{Deadline, ServerConfig, ServerMetrics, stack};
+pub use server::{AtOnce, Deadline, QuickCalls, QuickMethod, ServerConfig, ServerMetrics, Stack, stack};
 pub use status::{is_answer_too_large, is_unimplemented};
 pub use tls::{ClientTls, InvalidTls, PortTls, ServerTls, client_tls, http_client_tls, server_tls};
 pub use upstream::{

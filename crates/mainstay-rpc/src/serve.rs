@@ -14,12 +14,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 mod connection;
+mod inline;
 mod watched;
 
 #[cfg(test)]
 mod tests;
 
-use crate::server::{ListenerLabels, ServerConfig, ServerMetrics};
+use crate::server::{ListenerLabels, QuickCalls, ServerConfig, ServerMetrics};
 use crate::tls::{LOOK_EVERY, PortTls};
 use connection::Connection;
 
@@ -42,6 +43,8 @@ pub struct ServeOptions {
     pub header_within: Duration,
     /// Counts connections.
     pub metrics: ServerMetrics,
+    /// Methods that are answered past `app`.
+    pub quick: Option<QuickCalls>,
     /// Once cancelled, HTTP/1.1 answers ask clients to close the connection, while new ones are still served.
     pub draining: CancellationToken,
 }
@@ -57,6 +60,7 @@ impl ServeOptions {
             max_streams: defaults.max_in_flight,
             header_within: defaults.header_within,
             metrics: ServerMetrics::default(),
+            quick: None,
             draining: CancellationToken::new(),
         }
     }

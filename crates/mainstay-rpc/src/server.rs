@@ -5,6 +5,7 @@ mod deadline;
 mod methods;
 mod metrics;
 mod panic;
+mod quick;
 mod report;
 mod shed;
 mod stack;
@@ -15,7 +16,9 @@ mod token;
 pub use config::ServerConfig;
 pub use deadline::Deadline;
 pub use metrics::ServerMetrics;
-pub use stack::stack;
+pub use quick::{AtOnce, QuickCalls, QuickMethod};
+pub use stack::{Stack, stack};
 
 pub(crate) use metrics::ListenerLabels;
+pub(crate) use quick::ServedBody;
 pub(crate) use token::TOKEN_REFUSED;

@@ -19,8 +19,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Call, Failure, Reply, Request, Response, Routes, ServeOptions, ServerConfig, ServerMetrics, Status,
-    Upstream, serve, stack,
+    Call, Failure, QuickMethod, Reply, Request, Response, Routes, ServeOptions, ServerConfig, ServerMetrics,
+    Stack, Status, Upstream, serve,
 };
 
 pub(crate) const GET: &str = "mainstay.cache.v1.CacheService/Get";
@@ -129,6 +129,16 @@ impl House {
         Self::open_at(SocketAddr::from(([127, 0, 0, 1], 0)), answers, adjust).await
     }
 
+    /// Opens one that answers some methods at once.
+    pub(crate) async fn open_quick(
+        answers: Answers,
+        quick: Vec<QuickMethod>,
+        adjust: impl FnOnce(&mut ServerConfig, &mut ServeOptions),
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::open_all(listener, answers, quick, adjust)
+    }
+
     pub(crate) async fn open_at(
         address: SocketAddr,
         answers: Answers,
@@ -142,6 +152,15 @@ impl House {
         answers: Answers,
         adjust: impl FnOnce(&mut ServerConfig, &mut ServeOptions),
     ) -> Self {
+        Self::open_all(listener, answers, Vec::new(), adjust)
+    }
+
+    fn open_all(
+        listener: TcpListener,
+        answers: Answers,
+        quick: Vec<QuickMethod>,
+        adjust: impl FnOnce(&mut ServerConfig, &mut ServeOptions),
+    ) -> Self {
         let address = listener.local_addr().unwrap();
         let mut registry = Registry::default();
         let metrics = ServerMetrics::register(&mut registry);
@@ -149,8 +168,9 @@ impl House {
         options.metrics = metrics.clone();
         adjust(&mut config, &mut options);
         let draining = options.draining.clone();
-        let app = stack(answers.routes(), &config, metrics)
-            .route("/livez", axum::routing::get(|| async { "alive" }));
+        let stack = Stack::new(&config, metrics, true);
+        options.quick = Some(stack.quick(quick));
+        let app = stack.around(answers.routes()).route("/livez", axum::routing::get(|| async { "alive" }));
         let (stopping, aborting) = (CancellationToken::new(), CancellationToken::new());
         let mut task = JoinSet::new();
         task.spawn(serve(listener, app, options, stopping.clone(), aborting.clone()));

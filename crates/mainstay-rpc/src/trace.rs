@@ -39,6 +39,11 @@ pub(crate) fn is_routine(method: &str) -> bool {
     method.starts_with("grpc.health.") || method.starts_with("mainstay.introspect.")
 }
 
+/// Tells whether the caller has decided that this trace is not recorded.
+pub(crate) fn is_left_out(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRACEPARENT) && remote_span(headers).is_some_and(|span| !span.is_sampled())
+}
+
 pub(crate) fn inject_span(span: &Span, headers: &mut HeaderMap) {
     let Some(context) = span_context(span) else { return };
     if let Ok(value) = HeaderValue::try_from(format(&context)) {

@@ -142,13 +142,24 @@ impl Inner {
                 Ok(Err(status)) => Verdict::of(&self.name, status),
                 Err(_) => self.late(until - now),
             };
-            attempt.failed(&self.name, &verdict);
+            if self.hurries(until - now) && verdict.failure.code() == ErrorCode::DeadlineExceeded {
+                drop(attempt);
+            } else {
+                attempt.failed(&self.name, &verdict);
+            }
             let again = call.allows(verdict.again);
             if !again || !self.prepare_retry(&verdict, &tried, &mut repeated, until).await {
                 return Err(verdict.failure);
             }
             last = Some(verdict.failure);
         }
+    }
+
+    /// Tells whether a call had so little time that being late for it says nothing about the endpoint.
+    ///
+    /// Else a caller that gives 20 ms, because it has another way, would hold back those that give seconds.
+    fn hurries(&self, given: Duration) -> bool {
+        given < self.deadline / 2
     }
 
     /// Picks an endpoint: the less busy of two random ones, then whichever admits, those not yet tried first.

@@ -1,10 +1,11 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use mainstay_rpc::{Routes, ServeOptions, ServerConfig, ServerMetrics};
+use mainstay_rpc::{QuickMethod, Routes, ServeOptions, ServerConfig, ServerMetrics};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpSocket};
@@ -40,6 +41,8 @@ pub(crate) struct Inner {
     pub(crate) runtime_metrics: RuntimeMetrics,
     pub(crate) server_metrics: ServerMetrics,
     pub(crate) errors: Arc<ErrorGroups>,
+    /// False once it is known that no span leaves the process.
+    pub(crate) records_spans: AtomicBool,
     listening: Mutex<Vec<Listening>>,
     internal: Mutex<Option<TcpListener>>,
 }
@@ -82,6 +85,7 @@ impl Context {
             metrics,
             runtime_metrics,
             server_metrics,
+            records_spans: AtomicBool::new(true),
             listening: Mutex::default(),
             internal: Mutex::default(),
         };
@@ -199,11 +203,16 @@ impl Context {
     /// Serves the internal port: `routes`, introspection, gRPC health and reflection behind the stack of
     /// `mainstay-rpc`, and beside it `/livez`, `/readyz` and `/metrics` for everybody. Call it once.
     pub async fn serve(&self, routes: Routes) -> anyhow::Result<()> {
+        self.serve_quick(routes, Vec::new()).await
+    }
+
+    /// Does the same, with methods of these routes that can be answered at once.
+    pub async fn serve_quick(&self, routes: Routes, quick: Vec<QuickMethod>) -> anyhow::Result<()> {
         if self.inner.internal.lock().is_none() {
             self.bind_internal().await?;
         }
         let listener = self.inner.internal.lock().take().context("the internal port is served already")?;
-        let app = internal::app(self, routes).await?;
+        let (app, quick) = internal::app(self, routes, quick).await?;
         let server = &self.inner.server;
         let tls = mainstay_rpc::server_tls(&server.tls).context("server.tls: cannot be used")?;
         let options = ServeOptions {
@@ -211,6 +220,7 @@ impl Context {
             max_connections: server.max_connections,
             max_streams: server.max_in_flight,
             header_within: server.header_within,
+            quick: Some(quick),
             ..ServeOptions::new("internal")
         };
         self.serve_http(listener, app, options);

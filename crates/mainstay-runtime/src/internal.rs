@@ -1,7 +1,9 @@
+use std::sync::atomic::Ordering;
+
 use anyhow::Context as _;
 use axum::Router;
 use mainstay_proto::introspect::v1::introspection_server::IntrospectionServer;
-use mainstay_rpc::Routes;
+use mainstay_rpc::{QuickCalls, QuickMethod, Routes, Stack};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
@@ -10,7 +12,11 @@ use crate::introspect::Introspect;
 use crate::probes;
 
 /// Puts together what the internal port serves: the gRPC services behind the stack, and the probes beside it.
-pub(crate) async fn app(cx: &Context, routes: Routes) -> anyhow::Result<Router> {
+pub(crate) async fn app(
+    cx: &Context,
+    routes: Routes,
+    quick: Vec<QuickMethod>,
+) -> anyhow::Result<(Router, QuickCalls)> {
     let (reporter, health) = tonic_health::server::health_reporter();
     // The crate begins with SERVING, which nobody has proved yet.
     reporter.set_service_status("", ServingStatus::NotServing).await;
@@ -26,8 +32,10 @@ pub(crate) async fn app(cx: &Context, routes: Routes) -> anyhow::Result<Router> 
         .add_service(IntrospectionServer::new(Introspect::new(cx.clone())))
         .add_service(health)
         .add_service(reflection);
-    let grpc = mainstay_rpc::stack(routes, &cx.inner.server, cx.inner.server_metrics.clone());
-    Ok(probes::routes(cx.clone()).fallback_service(grpc))
+    let records_spans = cx.inner.records_spans.load(Ordering::Relaxed);
+    let stack = Stack::new(&cx.inner.server, cx.inner.server_metrics.clone(), records_spans);
+    let grpc = stack.around(routes);
+    Ok((probes::routes(cx.clone()).fallback_service(grpc), stack.quick(quick)))
 }
 
 fn follow_readiness(cx: &Context, mut reporter: HealthReporter) {

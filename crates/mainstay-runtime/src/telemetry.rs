@@ -4,6 +4,7 @@ mod export;
 mod log;
 
 use std::str::FromStr as _;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -43,6 +44,7 @@ impl Telemetry {
     /// Installs logs, spans, error groups and the panic hook for the whole process; once, inside the tokio runtime.
     pub(crate) fn start(cx: &Context, settings: &TelemetryConfig) -> anyhow::Result<Self> {
         let provider = tracer_provider(cx, settings)?;
+        cx.inner.records_spans.store(!settings.otlp_endpoint.is_empty(), Ordering::Relaxed);
         opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
 
         let spans = tracing_opentelemetry::layer()

@@ -1,4 +1,5 @@
 use std::convert::Infallible;
+use std::future::{poll_fn, ready};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -7,21 +8,25 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
+use futures_util::future::Either;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::SetOnce;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 
 use super::ServeOptions;
+use super::inline::Inline;
 use super::watched::{Received, Watched};
+use crate::server::ServedBody;
 
 /// A connection that was accepted but has not been heard gets this long to send its request when the port stops.
 const FIRST_REQUEST_WITHIN: Duration = Duration::from_millis(250);
@@ -61,23 +66,34 @@ impl Connection {
 
     async fn speak_http<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S) {
         let (stream, received) = Watched::new(stream);
-        let heard = CancellationToken::new();
+        let heard = Arc::new(SetOnce::new());
         let service = {
-            let (app, heard, draining) = (self.app.clone(), heard.clone(), self.options.draining.clone());
+            let (app, options, heard) = (self.app.clone(), Arc::clone(&self.options), Arc::clone(&heard));
             let peer = self.peer;
             service_fn(move |request: Request<Incoming>| {
-                heard.cancel();
-                answer(app.clone(), draining.clone(), peer, request)
+                if !heard.initialized() {
+                    // Set already means the same.
+                    let _ = heard.set(());
+                }
+                let answered = match &options.quick {
+                    Some(quick) => quick.answer(request),
+                    None => Err(request.map(Body::new)),
+                };
+                match answered {
+                    Ok(answer) => Either::Left(ready(Ok(answer))),
+                    Err(request) => Either::Right(answer(app.clone(), Arc::clone(&options), peer, request)),
+                }
             })
         };
-        let builder = builder(&self.options);
+        let inline = Inline::default();
+        let builder = builder(&self.options, inline.clone());
         let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
         let mut silent = pin!(silence(self.options.header_within, received));
         let mut stop = pin!(stop(self.stopping.clone(), heard));
         let (mut watching, mut stopping) = (true, false);
         loop {
             tokio::select! {
-                ended = connection.as_mut() => {
+                ended = poll_fn(|cx| inline.drive(connection.as_mut(), cx)) => {
                     if let Err(error) = ended {
                         let (listener, peer) = (self.options.name, self.peer);
                         tracing::debug!(listener, %peer, error, "connection ended early");
@@ -109,30 +125,29 @@ async fn silence(within: Duration, received: Received) -> bool {
 }
 
 /// Returns when the connection should wind down: at once if it has been heard, else after a moment to be heard.
-async fn stop(stopping: CancellationToken, heard: CancellationToken) {
+async fn stop(stopping: CancellationToken, heard: Arc<SetOnce<()>>) {
     stopping.cancelled().await;
-    let _ = timeout(FIRST_REQUEST_WITHIN, heard.cancelled()).await;
+    let _ = timeout(FIRST_REQUEST_WITHIN, heard.wait()).await;
 }
 
 async fn answer(
     mut app: Router,
-    draining: CancellationToken,
+    options: Arc<ServeOptions>,
     peer: SocketAddr,
-    request: Request<Incoming>,
-) -> Result<Response<Body>, Infallible> {
-    let mut request = request.map(Body::new);
+    mut request: Request<Body>,
+) -> Result<Response<ServedBody>, Infallible> {
     request.extensions_mut().insert(ConnectInfo(peer));
     let version = request.version();
     let mut response = app.call(request).await?;
     let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    if version <= Version::HTTP_11 && !upgraded && draining.is_cancelled() {
+    if version <= Version::HTTP_11 && !upgraded && options.draining.is_cancelled() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(response)
+    Ok(response.map(ServedBody::Routed))
 }
 
-fn builder(options: &ServeOptions) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+fn builder(options: &ServeOptions, executor: Inline) -> auto::Builder<Inline> {
+    let mut builder = auto::Builder::new(executor);
     builder.http1().timer(TokioTimer::new()).header_read_timeout(options.header_within);
     builder
         .http2()

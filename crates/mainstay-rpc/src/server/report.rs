@@ -30,13 +30,25 @@ pub(super) struct Report {
 
 impl Report {
     pub(super) fn begin(method: &'static str, headers: &HeaderMap, metrics: &Arc<ServerMetrics>) -> Self {
+        let mut report = Self::without_span(method, metrics);
+        report.open_span(headers);
+        report
+    }
+
+    /// Counts and times only.
+    pub(super) fn without_span(method: &'static str, metrics: &Arc<ServerMetrics>) -> Self {
         Self {
             method,
-            span: span(method, headers),
+            span: Span::none(),
             started: Instant::now(),
             metrics: Arc::clone(metrics),
             ended: false,
         }
+    }
+
+    /// Starts the span that continues the caller's.
+    pub(super) fn open_span(&mut self, headers: &HeaderMap) {
+        self.span = span(self.method, headers);
     }
 
     pub(super) fn span(&self) -> Span {
@@ -45,8 +57,7 @@ impl Report {
 
     /// Lets the answer go out and stays with it until its status is known.
     pub(super) fn attach(mut self, response: Response<Body>) -> Response<Body> {
-        let labels = MethodLabels { method: self.method };
-        self.metrics.request_seconds.get_or_create(&labels).observe(self.started.elapsed().as_secs_f64());
+        self.begins();
         if let Some(code) = grpc_status(response.headers()) {
             self.end(label(code));
             return response;
@@ -54,7 +65,19 @@ impl Report {
         response.map(|body| Body::new(Reported { body, report: self }))
     }
 
-    fn end(&mut self, code: &'static str) {
+    /// Takes the time until the answer begins.
+    pub(super) fn begins(&self) {
+        let labels = MethodLabels { method: self.method };
+        self.metrics.request_seconds.get_or_create(&labels).observe(self.started.elapsed().as_secs_f64());
+    }
+
+    /// Says that somebody else reports the request.
+    pub(super) fn forget(mut self) {
+        self.ended = true;
+    }
+
+    /// Counts the answer by its status.
+    pub(super) fn end(&mut self, code: &'static str) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }

@@ -22,6 +22,11 @@ impl Shed {
         Self { max_in_flight, in_flight: AtomicU32::new(0), metrics }
     }
 
+    /// Tells whether a request that is over before another can be looked at needs no refusal.
+    pub(super) fn has_room(&self) -> bool {
+        self.in_flight.load(Ordering::Relaxed) < self.max_in_flight
+    }
+
     /// Takes a place; questions about the service itself get one even when all are taken.
     pub(super) fn enter(&self, path: &str) -> Result<Slot<'_>, Failure> {
         let before = self.in_flight.fetch_add(1, Ordering::Relaxed);

@@ -21,32 +21,55 @@ use tracing::Instrument as _;
 use super::config::ServerConfig;
 use super::deadline::Deadline;
 use super::metrics::ServerMetrics;
+use super::quick::{QuickCalls, QuickMethod};
 use super::report::Report;
 use super::shed::Shed;
 use super::token::TokenCheck;
 use super::{methods, panic};
 use crate::failure::Failure;
+use crate::trace;
 
 /// Puts the rules that hold for every gRPC request around `routes`.
 ///
 /// Plain HTTP routes (`/livez`, `/metrics`) are added to the result afterwards and are not touched by any of this.
 pub fn stack(routes: Routes, config: &ServerConfig, metrics: ServerMetrics) -> Router {
-    let metrics = Arc::new(metrics);
-    let rules = Rules {
-        token: TokenCheck::new(config),
-        shed: Shed::new(config.max_in_flight, Arc::clone(&metrics)),
-        default_deadline: config.default_deadline,
-        metrics,
-    };
-    routes.into_axum_router().layer(RulesLayer(Arc::new(rules)))
+    Stack::new(config, metrics, true).around(routes)
+}
+
+/// The rules that hold for every gRPC request of a port.
+pub struct Stack(Arc<Rules>);
+
+impl Stack {
+    /// Makes the rules. Where no span leaves the process, `records_spans` is false, and [`AtOnce`](super::AtOnce) makes none.
+    pub fn new(config: &ServerConfig, metrics: ServerMetrics, records_spans: bool) -> Self {
+        let metrics = Arc::new(metrics);
+        Self(Arc::new(Rules {
+            token: TokenCheck::new(config),
+            shed: Shed::new(config.max_in_flight, Arc::clone(&metrics)),
+            default_deadline: config.default_deadline,
+            metrics,
+            records_spans,
+        }))
+    }
+
+    /// Puts them around `routes`, as [`stack()`] does.
+    pub fn around(&self, routes: Routes) -> Router {
+        routes.into_axum_router().layer(RulesLayer(Arc::clone(&self.0)))
+    }
+
+    /// Puts them around methods that are answered at once.
+    pub fn quick(&self, methods: Vec<QuickMethod>) -> QuickCalls {
+        QuickCalls::new(Arc::clone(&self.0), methods)
+    }
 }
 
 /// Holds the rules; [`handle`](Self::handle) is their order.
-struct Rules {
+pub(super) struct Rules {
     token: TokenCheck,
     shed: Shed,
     default_deadline: Duration,
     metrics: Arc<ServerMetrics>,
+    records_spans: bool,
 }
 
 impl Rules {
@@ -63,12 +86,27 @@ impl Rules {
         report.attach(response)
     }
 
+    /// Tells whether a request that is answered at once may be; if not, the usual way says why.
+    pub(super) fn admit(&self, path: &str, headers: &HeaderMap) -> bool {
+        self.shed.has_room() && self.token.check(path, headers).is_ok()
+    }
+
+    /// Begins the report of such a request; whether it gets a span is known when it is answered.
+    pub(super) fn quick_report(&self, method: &'static str) -> Report {
+        Report::without_span(method, &self.metrics)
+    }
+
+    /// Tells whether somebody looks at the span of such a request.
+    pub(super) fn wants_span(&self, headers: &HeaderMap) -> bool {
+        self.records_spans && !trace::is_left_out(headers)
+    }
+
     async fn admit_and_run(
         &self,
         mut next: Route,
         mut request: Request<Body>,
     ) -> Result<Response<Body>, Failure> {
-        self.token.check(&request)?;
+        self.token.check(request.uri().path(), request.headers())?;
         let _slot = self.shed.enter(request.uri().path())?;
         let deadline = Deadline::of_request(request.headers(), self.default_deadline);
         request.extensions_mut().insert(deadline);

@@ -188,16 +188,26 @@ async fn probes_that_are_dropped_make_room_for_others() {
 #[tokio::test]
 async fn a_connection_that_stalls_is_replaced_when_the_breaker_opens() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let upstream = upstream([format!("http://{}", listener.local_addr().unwrap())]);
+    let mut config = UpstreamConfig::of([format!("http://{}", listener.local_addr().unwrap())]);
+    config.deadline = Duration::from_millis(400);
+    let upstream = Upstream::try_new("cache", &config).unwrap();
+    for _ in 0..20 {
+        let hurried = write().within(Duration::from_millis(20));
+        assert_eq!(get(&upstream, hurried, "k").await.unwrap_err().code(), ErrorCode::DeadlineExceeded);
+    }
+    assert_eq!(
+        upstream.snapshot().endpoints[0].breaker,
+        "closed",
+        "20 ms say nothing where 400 are given"
+    );
     for _ in 0..5 {
-        let call = write().within(Duration::from_millis(50));
-        assert_eq!(get(&upstream, call, "k").await.unwrap_err().code(), ErrorCode::DeadlineExceeded);
+        assert_eq!(get(&upstream, write(), "k").await.unwrap_err().code(), ErrorCode::DeadlineExceeded);
     }
     assert_eq!(upstream.snapshot().endpoints[0].breaker, "open");
     let _stalled = soon("the first connection", listener.accept()).await.unwrap();
     let _house = House::open_on(listener, Answers::nothing(), |_, _| {});
     until_breaker(&upstream, "half_open").await;
-    get(&upstream, write(), "k").await.unwrap();
+    eventually("an answer", || get(&upstream, read().within(Duration::from_secs(5)), "k")).await;
 }
 
 #[tokio::test]
