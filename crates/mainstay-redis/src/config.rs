@@ -2,7 +2,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use mainstay_rpc::{ClientTls, client_tls};
 use mainstay_runtime::{Problems, Secret};
+use rustls_pki_types::ServerName;
 use serde::{Deserialize, Serialize};
 
 /// Configures the way to Redis: the section `[redis]`.
@@ -23,6 +25,10 @@ pub struct RedisConfig {
     pub password: Secret,
     /// Password of the Sentinels.
     pub sentinel_password: Secret,
+    /// How the servers are known, and this client proves itself; without `ca` there is no TLS.
+    pub tls: ClientTls,
+    /// The same for the Sentinels.
+    pub sentinel_tls: ClientTls,
     /// Number of the database.
     pub database: u8,
     /// What every key in Redis begins with; at most 64 visible ASCII characters.
@@ -70,6 +76,8 @@ impl Default for RedisConfig {
             username: String::new(),
             password: Secret::default(),
             sentinel_password: Secret::default(),
+            tls: ClientTls::default(),
+            sentinel_tls: ClientTls::default(),
             database: 0,
             prefix: "mainstay:".to_owned(),
             connect_within: Duration::from_millis(500),
@@ -102,10 +110,23 @@ impl RedisConfig {
             "redis.prefix",
             "must have at most 64 visible ASCII characters",
         );
+        if self.mode != RedisMode::None {
+            check_tls("redis.tls", &self.tls, problems);
+            check_tls("redis.sentinel_tls", &self.sentinel_tls, problems);
+        }
         let ms = Duration::from_millis;
         problems.duration("redis.connect_within", self.connect_within, ms(10)..=ms(10_000));
         problems.duration("redis.command_within", self.command_within, ms(1)..=ms(10_000));
         problems.range("redis.max_in_flight", self.max_in_flight, 1..=1_000_000);
+    }
+}
+
+fn check_tls(key: &str, tls: &ClientTls, problems: &mut Problems) {
+    if let Err(error) = client_tls(tls) {
+        let source = std::error::Error::source(&error);
+        problems.add(key, source.map_or_else(|| error.to_string(), |source| format!("{error}: {source}")));
+    } else if ServerName::try_from(tls.domain.as_str()).is_err() && !tls.domain.is_empty() {
+        problems.add(key, format!("domain must be a host name or an address, is {:?}", tls.domain));
     }
 }
 

@@ -1,7 +1,7 @@
 use fred::error::{Error, ErrorKind};
 
 /// Says why a command has no answer.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum RedisError {
     #[error("not connected to redis")]
     NotConnected,

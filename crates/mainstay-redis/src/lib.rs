@@ -3,10 +3,12 @@
 mod config;
 mod error;
 mod link;
+mod pulse;
 mod redis;
 mod resp;
 mod script;
 mod sentinel;
+mod tls;
 mod view;
 mod watch;
 

@@ -1,11 +1,13 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fred::clients::{Client, WithOptions};
+use fred::error::{Error, ErrorKind};
 use fred::interfaces::{ClientLike as _, EventInterface as _};
 use fred::types::Builder;
-use fred::types::ConnectHandle;
-use fred::types::config::{Config, Options, ReconnectError, Server, ServerConfig};
-use fred::types::{InfoKind, Message, RespVersion};
+use fred::types::config::{Config, Options, ReconnectError, Server, ServerConfig, TlsConfig, TlsConnector};
+use fred::types::{ConnectHandle, InfoKind, Message, RespVersion};
 use mainstay_runtime::Context;
 use tokio::sync::broadcast::Receiver;
 use tokio::time::timeout;
@@ -13,6 +15,8 @@ use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFuture};
 
 use crate::config::{Address, RedisConfig};
 use crate::error::RedisError;
+use crate::pulse::Pulse;
+use crate::tls;
 
 /// fred keeps a few commands of its own in the same buffer.
 const BUFFER_EXTRA: usize = 64;
@@ -28,6 +32,8 @@ pub struct Link {
     client: Client,
     server_id: Box<str>,
     command_within: Duration,
+    pulse: Pulse,
+    is_doubted: AtomicBool,
     closed: CancellationToken,
     _close_on_drop: DropGuard,
 }
@@ -80,6 +86,8 @@ impl Link {
         let close_on_drop = asked_to_close.drop_guard();
         let command_within = config.command_within;
         let mut link = Self {
+            pulse: Pulse::new(address.clone(), config, cx),
+            is_doubted: AtomicBool::new(false),
             address,
             client,
             server_id: "".into(),
@@ -95,6 +103,13 @@ impl Link {
         Ok(link)
     }
 
+    /// Tells whether the server takes itself for a primary.
+    pub(crate) async fn is_primary(&self) -> Result<bool, RedisError> {
+        let client = self.commands(self.command_within);
+        let info = async move { client.info::<String>(Some(InfoKind::Replication)).await };
+        Ok(self.run(self.command_within, info).await?.contains("role:master"))
+    }
+
     /// Returns the server it leads to.
     pub fn address(&self) -> &Address {
         &self.address
@@ -103,6 +118,26 @@ impl Link {
     /// Returns the id of the server process: another one after every start.
     pub fn server_id(&self) -> &str {
         &self.server_id
+    }
+
+    pub(crate) fn pulse(&self) -> &Pulse {
+        &self.pulse
+    }
+
+    /// Closes the connection unless the server answers beside it.
+    pub(crate) fn doubt(self: &Arc<Self>) {
+        if self.is_doubted.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let link = Arc::downgrade(self);
+        self.pulse.cx.spawn_work(async move {
+            let Some(link) = link.upgrade() else { return };
+            if link.pulse.ask().await.is_none() {
+                tracing::warn!(address = %link.address, "redis does not answer, replacing the connection");
+                link.closed.cancel();
+            }
+            link.is_doubted.store(false, Ordering::Release);
+        });
     }
 
     pub(crate) fn command_within(&self) -> Duration {
@@ -125,7 +160,7 @@ impl Link {
     pub fn run<'a, T: 'a>(
         &'a self,
         within: Duration,
-        command: impl Future<Output = Result<T, fred::error::Error>> + Send + 'a,
+        command: impl Future<Output = Result<T, Error>> + Send + 'a,
     ) -> impl Future<Output = Result<T, RedisError>> + Send + 'a {
         // Futures of fred take 10 KiB, and every async function between it and its caller would hold one.
         let command = Box::pin(command);
@@ -183,14 +218,16 @@ fn server_id(info: &str) -> &str {
     info.lines().find_map(|line| line.trim_end().strip_prefix("run_id:")).unwrap_or_default()
 }
 
+fn in_full(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
+}
+
 /// `most_waiting` says that the connection is for messages. These come in between answers only in RESP3.
-fn build(
-    address: &Address,
-    config: &RedisConfig,
-    most_waiting: Option<usize>,
-) -> Result<Client, fred::error::Error> {
+fn build(address: &Address, config: &RedisConfig, most_waiting: Option<usize>) -> Result<Client, Error> {
     let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    let server = Server::new(address.host.clone(), address.port);
+    let tls = tls::connector(&config.tls).map_err(|error| Error::new(ErrorKind::Tls, in_full(&error)))?;
+    let name = text(&config.tls.domain).filter(|_| tls.is_some());
+    let server = Server::new_with_tls(address.host.clone(), address.port, name);
     let server_config = Config {
         server: ServerConfig::Centralized { server },
         username: text(&config.username),
@@ -198,6 +235,7 @@ fn build(
         database: (config.database != 0).then_some(config.database),
         fail_fast: true,
         version: if most_waiting.is_some() { RespVersion::RESP3 } else { RespVersion::RESP2 },
+        tls: tls.map(|connector| TlsConfig::from(TlsConnector::from(connector))),
         ..Config::default()
     };
     let (connect_within, max_in_flight) = (config.connect_within, config.max_in_flight as usize);

@@ -18,6 +18,8 @@ use crate::view::RedisView;
 
 /// So many commands in a row without an answer mean that the server does not hear us.
 const TIMEOUTS_TO_REPLACE: u32 = 3;
+/// So many do, even if the server answers on another connection.
+const TIMEOUTS_AT_MOST: u32 = 12;
 /// Failing commands ask for a look at the connection at most this often.
 const COMPLAIN_EVERY: Duration = Duration::from_millis(50);
 
@@ -33,6 +35,7 @@ pub struct Redis {
     prefix: String,
     master_name: String,
     in_flight: Semaphore,
+    most_in_flight: usize,
     timeouts_in_a_row: AtomicU32,
     available: AtomicBool,
     view: ArcSwap<RedisView>,
@@ -51,6 +54,7 @@ impl Redis {
             prefix: config.prefix.clone(),
             master_name: config.master_name.clone(),
             in_flight: Semaphore::new(config.max_in_flight as usize),
+            most_in_flight: config.max_in_flight as usize,
             timeouts_in_a_row: AtomicU32::new(0),
             available: AtomicBool::new(false),
             view: ArcSwap::default(),
@@ -107,6 +111,12 @@ impl Redis {
         self.available.load(Ordering::Relaxed)
     }
 
+    /// Asks, on a thread and a connection of their own, how long the server takes to answer; none when it does not, or
+    /// there is no connection to one. What is slower than that was late in this process.
+    pub async fn pulse(&self) -> Option<Duration> {
+        self.usable_link()?.pulse().ask().await
+    }
+
     /// Returns what the last look at Redis found.
     pub fn view(&self) -> Arc<RedisView> {
         self.view.load_full()
@@ -160,6 +170,11 @@ impl Redis {
         })
     }
 
+    /// Returns the number of commands in flight.
+    pub fn n_in_flight(&self) -> usize {
+        self.most_in_flight.saturating_sub(self.in_flight.available_permits())
+    }
+
     /// Returns the name under which a key lies in Redis: with the prefix.
     pub fn full(&self, key: &str) -> String {
         [&self.prefix, key].concat()
@@ -194,8 +209,11 @@ impl Redis {
                 // A caller in a hurry proves nothing about the server.
                 if within >= link.command_within() {
                     let in_a_row = self.timeouts_in_a_row.fetch_add(1, Ordering::Relaxed) + 1;
-                    if in_a_row >= TIMEOUTS_TO_REPLACE {
+                    if in_a_row >= TIMEOUTS_AT_MOST {
                         self.give_up(link);
+                    } else if in_a_row >= TIMEOUTS_TO_REPLACE {
+                        // It may be this process that takes answers late.
+                        link.doubt();
                     }
                 }
             }

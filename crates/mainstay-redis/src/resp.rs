@@ -7,14 +7,15 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _};
 /// A Sentinel says less than this in answer to what we ask.
 const LONGEST_LINE: u64 = 4096;
 const LONGEST_TEXT: usize = 4096;
-const MOST_ITEMS: usize = 64;
+const MOST_ITEMS: usize = 128;
 
-/// Holds one reply; lists of lists are not needed and not read.
+/// Holds one reply; deeper lists are not needed and not read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Reply {
     Nil,
     Text(String),
     List(Vec<String>),
+    Lists(Vec<Vec<String>>),
     Error(String),
 }
 
@@ -33,18 +34,37 @@ pub(crate) async fn read(stream: &mut (impl AsyncBufRead + Unpin)) -> io::Result
     match line.split_at_checked(1) {
         Some(("*", "-1")) => Ok(Reply::Nil),
         Some(("*", count)) => {
-            let count = length(count, MOST_ITEMS)?;
-            let mut items = Vec::with_capacity(count);
-            for _ in 0..count {
+            let (mut items, mut lists) = (Vec::new(), Vec::new());
+            for _ in 0..length(count, MOST_ITEMS)? {
                 let line = read_line(stream).await?;
-                match read_text(stream, &line).await? {
-                    Reply::Text(text) => items.push(text),
-                    other => return Err(malformed(&format!("{other:?} in a list"))),
+                match line.split_at_checked(1) {
+                    Some(("*", count)) => lists.push(read_list(stream, count).await?),
+                    _ => items.push(read_item(stream, &line).await?),
                 }
             }
-            Ok(Reply::List(items))
+            match (items.is_empty(), lists.is_empty()) {
+                (_, true) => Ok(Reply::List(items)),
+                (true, false) => Ok(Reply::Lists(lists)),
+                (false, false) => Err(malformed("texts and lists in one list")),
+            }
         }
         _ => read_text(stream, &line).await,
+    }
+}
+
+async fn read_list(stream: &mut (impl AsyncBufRead + Unpin), count: &str) -> io::Result<Vec<String>> {
+    let mut items = Vec::new();
+    for _ in 0..length(count, MOST_ITEMS)? {
+        let line = read_line(stream).await?;
+        items.push(read_item(stream, &line).await?);
+    }
+    Ok(items)
+}
+
+async fn read_item(stream: &mut (impl AsyncBufRead + Unpin), line: &str) -> io::Result<String> {
+    match read_text(stream, line).await? {
+        Reply::Text(text) => Ok(text),
+        other => Err(malformed(&format!("{other:?} in a list"))),
     }
 }
 
@@ -101,6 +121,8 @@ mod tests {
             (b"*-1\r\n", Reply::Nil),
             (b"-NOAUTH go away\r\n", Reply::Error(text("NOAUTH go away"))),
             (b"*2\r\n$9\r\n127.0.0.1\r\n$4\r\n6379\r\n", Reply::List(vec![text("127.0.0.1"), text("6379")])),
+            (b"*0\r\n", Reply::List(Vec::new())),
+            (b"*2\r\n*1\r\n+a\r\n*0\r\n", Reply::Lists(vec![vec![text("a")], Vec::new()])),
         ] {
             assert_eq!(parse(bytes).unwrap(), reply);
         }
@@ -115,6 +137,8 @@ mod tests {
             b"$99999999\r\n",
             b"*3\r\n+a\r\n",
             b"*1\r\n*1\r\n",
+            b"*1\r\n*1\r\n*0\r\n",
+            b"*2\r\n+a\r\n*0\r\n",
         ] {
             assert!(parse(bytes).is_err(), "{bytes:?}");
         }

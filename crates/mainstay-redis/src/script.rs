@@ -21,6 +21,11 @@ impl Script {
     pub const fn new(text: &'static str) -> Self {
         Self { text, hash: OnceLock::new() }
     }
+
+    /// Returns what it was made of.
+    pub const fn text(&self) -> &'static str {
+        self.text
+    }
 }
 
 impl Redis {

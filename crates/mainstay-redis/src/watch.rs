@@ -30,12 +30,21 @@ pub struct Watch {
     look_behind_address: bool,
     /// It answers, and takes no writes: any other server that is named is better.
     is_replica: bool,
+    ahead: Option<Ahead>,
+}
+
+/// A replica that an elected Sentinel has made the primary, and not announced yet.
+struct Ahead {
+    promoted: Address,
+    /// What the Sentinels still name.
+    instead_of: Option<Address>,
+    until: Instant,
 }
 
 /// Where the primary is.
 enum Place {
     Fixed(Address),
-    Named { sentinels: Sentinels, component: Component },
+    Named { sentinels: Box<Sentinels>, component: Component },
 }
 
 impl Watch {
@@ -44,6 +53,8 @@ impl Watch {
     const RETRY_FIRST: Duration = Duration::from_millis(50);
     /// While a server is waited for, the Sentinels are asked this often whether it still is the primary.
     const ASK_AGAIN_EVERY: Duration = Duration::from_millis(100);
+    /// A Sentinel looks once a second whether its order was carried out, and then tells the others.
+    const ANNOUNCED_WITHIN: Duration = Duration::from_secs(10);
 
     /// Adds the components; none when the mode is `none`.
     ///
@@ -56,7 +67,7 @@ impl Watch {
             }
             RedisMode::Sentinel => {
                 let component = cx.component("sentinel", ComponentKind::Datastore, false);
-                let sentinels = Sentinels::new(config);
+                let sentinels = Box::new(Sentinels::new(config));
                 for listener in Listener::of_all(&sentinels, &redis) {
                     cx.spawn("redis.sentinel", listener.run(cx.stopping()));
                 }
@@ -78,25 +89,65 @@ impl Watch {
             last_trouble: "not connected yet".to_owned(),
             look_behind_address: false,
             is_replica: false,
+            ahead: None,
         })
     }
 
-    async fn find_primary(&self) -> (Option<Address>, Option<SentinelView>) {
+    async fn find_primary(&mut self) -> (Option<Address>, Option<SentinelView>) {
         match &self.place {
             Place::Fixed(address) => (Some(address.clone()), None),
             Place::Named { sentinels, component } => {
                 let started = Instant::now();
-                let poll = sentinels.ask_all().await;
+                let (poll, target) = self.ask(sentinels).await;
                 component.latency(started.elapsed());
                 report_sentinels(component, &poll);
                 let master = poll.favourite().map(|(master, _)| master.to_string()).unwrap_or_default();
                 let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
                 let (n_configured, n_reachable) = (count(poll.n_asked()), count(poll.n_reachable()));
                 let view = SentinelView { master, n_configured, n_reachable };
-                let working = self.redis.primary().filter(|_| !self.is_replica);
-                (poll.decide(working.as_ref()), Some(view))
+                if let Some(promoted) = poll.promoted() {
+                    self.ahead = Some(Ahead {
+                        promoted: promoted.clone(),
+                        instead_of: poll.favourite().map(|(named, _)| named.clone()),
+                        until: Instant::now() + Self::ANNOUNCED_WITHIN,
+                    });
+                }
+                (target, Some(view))
             }
         }
+    }
+
+    /// Asks the Sentinels, and says which server to be connected to.
+    async fn ask(&self, sentinels: &Sentinels) -> (Poll, Option<Address>) {
+        let working = || self.redis.primary().filter(|_| !self.is_replica);
+        let poll = sentinels.ask_all(working().is_none()).await;
+        let target = match (working(), &self.ahead) {
+            // Nothing is left to lose: the old primary does not answer, and an elected Sentinel has chosen the new one.
+            (None, _) => poll.promoted().cloned().or_else(|| poll.decide(None)),
+            (Some(working), Some(ahead)) if ahead.explains(&working, &poll) => Some(working),
+            (working @ Some(_), _) => poll.decide(working.as_ref()),
+        };
+        (poll, target)
+    }
+
+    /// Ends when the Sentinels come to want another server; never in mode `single`. A server that says nothing may be
+    /// waited for in vain.
+    async fn moves_from(&self, address: &Address) {
+        let Place::Named { sentinels, .. } = &self.place else { return std::future::pending().await };
+        loop {
+            tokio::time::sleep(Self::ASK_AGAIN_EVERY).await;
+            let (_, target) = self.ask(sentinels).await;
+            if target.is_some_and(|target| target != *address) {
+                return;
+            }
+        }
+    }
+
+    /// Connects; gives none for a replica that has yet to become the primary.
+    async fn open(&self, primary: &Address) -> Result<Option<Link>, RedisError> {
+        let link = Link::open(primary.clone(), &self.config, &self.cx).await?;
+        let is_ahead = self.ahead.as_ref().is_some_and(|ahead| ahead.is_at(primary));
+        Ok(if is_ahead && !link.is_primary().await? { None } else { Some(link) })
     }
 
     /// Connects to `primary` unless that is done; waits ever longer between attempts that fail.
@@ -116,20 +167,24 @@ impl Watch {
             return;
         }
         let opened = tokio::select! {
-            opened = Link::open(primary.clone(), &self.config, &self.cx) => opened,
-            () = self.place.moves_from(primary) => {
+            opened = self.open(primary) => opened,
+            () = self.moves_from(primary) => {
                 self.redis.look_again();
                 return;
             }
         };
         match opened {
-            Ok(link) => {
+            Ok(Some(link)) => {
                 if !connected {
                     tracing::info!(address = %primary, "connected to redis");
                 }
                 self.redis.use_link(Some(Arc::new(link)));
                 self.backoff.reset();
                 self.connect_not_before = None;
+            }
+            Ok(None) => {
+                self.last_trouble = format!("{primary} is about to become the primary");
+                self.connect_not_before = Some(Instant::now() + Self::RETRY_FIRST);
             }
             Err(error) => {
                 self.last_trouble = format!("{primary}: {}", error.in_full());
@@ -147,7 +202,7 @@ impl Watch {
         let address = self.redis.primary()?;
         let answer = tokio::select! {
             answer = self.redis.info(self.config.command_within) => answer,
-            () = self.place.moves_from(&address) => {
+            () = self.moves_from(&address) => {
                 self.redis.look_again();
                 return None;
             }
@@ -182,17 +237,15 @@ impl Watch {
     }
 }
 
-impl Place {
-    /// Ends when more than half of the Sentinels come to name another server; never in mode `single`. A server that says
-    /// nothing may be waited for in vain.
-    async fn moves_from(&self, address: &Address) {
-        let Self::Named { sentinels, .. } = self else { return std::future::pending().await };
-        loop {
-            tokio::time::sleep(Watch::ASK_AGAIN_EVERY).await;
-            if sentinels.ask_all().await.decide(Some(address)).as_ref() != Some(address) {
-                return;
-            }
-        }
+impl Ahead {
+    /// Tells whether the Sentinels name another server than the working one only because they are behind.
+    fn explains(&self, working: &Address, poll: &Poll) -> bool {
+        let named = poll.favourite().map(|(named, _)| named);
+        self.is_at(working) && named == self.instead_of.as_ref()
+    }
+
+    fn is_at(&self, address: &Address) -> bool {
+        self.promoted == *address && Instant::now() < self.until
     }
 }
 
