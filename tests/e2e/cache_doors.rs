@@ -32,6 +32,17 @@ async fn a_batch_does_each_operation_and_says_how_each_ended() {
 }
 
 #[tokio::test]
+async fn warming_says_what_it_lacks_and_that_nothing_runs() {
+    let rest = shared().await.rest(Role::Operator);
+    rest.post("/cache/e2e-warm/warm", &json!({})).await.problem(412, "WARMING_NO_SOURCE");
+    rest.post("/cache/e2e-warm/warm", &json!({ "sources": ["moon"] })).await.problem(400, "INVALID_FIELD");
+    let beyond = json!({ "sources": ["origin"], "keysPerSecond": 0 });
+    rest.post("/cache/e2e-warm/warm", &beyond).await.problem(400, "WARM_PLAN_INVALID");
+    rest.delete("/cache/e2e-warm/warm").await.problem(404, "WARMING_RUN_NOT_FOUND");
+    assert_eq!(rest.get("/cache/e2e-warm/warm").await.ok()["runs"], json!([]));
+}
+
+#[tokio::test]
 async fn a_session_is_begun_read_changed_rotated_listed_and_ended() {
     let rest = shared().await.rest(Role::Operator);
     let begun =

@@ -17,3 +17,4 @@ mod limits;
 mod network;
 mod switchover;
 mod tokens;
+mod write_behind;

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::entry::Condition;
+use crate::entry::{Condition, Removal};
 use crate::error::CacheError;
 use crate::fence::{Fence, Fences};
 use crate::insight::Insight;
@@ -16,13 +17,18 @@ use crate::layer::disk::Disk;
 use crate::layer::memory::Memory;
 use crate::layer::redis::RedisLayer;
 use crate::metrics::{CacheMetrics, LastLayer};
+use crate::once::{MadeHere, Once};
 use crate::origin::Seat;
 use crate::time::Time;
 use crate::version::Versions;
 
+mod adapt;
 mod audit;
+mod behind;
+mod coalesce;
 mod disk;
 mod hit;
+mod hot;
 mod invalidate;
 mod keep;
 mod lease;
@@ -31,6 +37,8 @@ mod namespaces;
 mod policies;
 mod read;
 mod reconcile;
+mod remove;
+mod warm;
 mod write;
 mod xfetch;
 
@@ -38,10 +46,14 @@ mod xfetch;
 mod tests;
 
 pub(crate) use audit::{MOST_CHANGES, PolicyChange};
+pub(crate) use coalesce::Reads;
+pub(crate) use hit::{Hits, Seen};
+pub(crate) use hot::{HotKeeper, HotKeys};
 pub(crate) use invalidate::Invalidate;
 pub(crate) use load::Loads;
 pub(crate) use namespaces::{Namespace, Namespaces, Policy};
 pub(crate) use policies::{PolicyView, RunTimePolicies};
+pub(crate) use warm::Warmed;
 
 /// Decides what the layers are asked and told. Knows no protocol.
 ///
@@ -67,7 +79,15 @@ pub(crate) struct Engine {
     pub(crate) policies: RunTimePolicies,
     /// Tokens of locks, where there is no Redis.
     pub(crate) fences: Fences,
+    /// Changes with idempotency keys, where a namespace is not in Redis.
+    pub(crate) made_here: MadeHere,
     pub(crate) loads: Loads,
+    /// Woken by every change that goes into a queue.
+    pub(crate) queued: Notify,
+    /// So many changes of a namespace may wait for its origin.
+    pub(crate) max_queued: u64,
+    pub(crate) reads: Reads,
+    pub(crate) hot: HotKeys,
 }
 
 /// What to store.
@@ -84,6 +104,8 @@ pub(crate) struct Set {
     pub(crate) lease: Option<u64>,
     /// Only if nobody else got this lock since.
     pub(crate) fence: Option<Fence>,
+    /// Only if it was not made before under this key.
+    pub(crate) once: Option<Once>,
 }
 
 /// The answer to a read.
@@ -112,8 +134,51 @@ pub(crate) struct FoundEntry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stored {
     pub(crate) version: u64,
-    /// Redis did not confirm the write.
-    pub(crate) degraded: bool,
+    /// What became of the write in the last layer of the namespace. If it is not applied there, memory has it alone.
+    pub(crate) outcome: WriteOutcome,
+    /// Redis had an entry in its place.
+    pub(crate) replaced: bool,
+    /// It was made before, under its idempotency key.
+    pub(crate) replayed: bool,
+}
+
+/// The answer to a delete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Deleted {
+    pub(crate) existed: bool,
+    /// It was made before, under its idempotency key.
+    pub(crate) replayed: bool,
+}
+
+/// Whether a change was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WriteOutcome {
+    Applied,
+    NotApplied,
+    /// It was sent, and there is no answer.
+    Unknown,
+}
+
+impl WriteOutcome {
+    /// Returns `applied`, `not_applied` or `unknown`.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::NotApplied => "not_applied",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl Stored {
+    fn applied(version: u64) -> Self {
+        Self { version, outcome: WriteOutcome::Applied, replaced: false, replayed: false }
+    }
+
+    /// Tells that Redis did not confirm the write.
+    pub(crate) fn is_degraded(self) -> bool {
+        self.outcome != WriteOutcome::Applied
+    }
 }
 
 impl Engine {
@@ -160,7 +225,7 @@ impl Engine {
             Ok((stored, layer)) => {
                 metrics.set.done.inc();
                 metrics.set.took(started.elapsed(), *layer);
-                metrics.degraded.inc_by(stored.degraded.into());
+                metrics.degraded.inc_by(stored.is_degraded().into());
             }
             Err(_) => drop(metrics.set.errors.inc()),
         }
@@ -171,11 +236,11 @@ impl Engine {
     pub(crate) async fn delete(
         &self,
         key: &Key,
-        fence: Option<&Fence>,
+        removal: Removal,
         left: Duration,
-    ) -> Result<bool, CacheError> {
+    ) -> Result<Deleted, CacheError> {
         let started = Instant::now();
-        let deleted = self.remove(key, fence, left).await;
+        let deleted = self.remove(key, removal, left).await;
         let metrics = &self.metrics;
         match &deleted {
             Ok((_, layer)) => {
@@ -184,7 +249,7 @@ impl Engine {
             }
             Err(_) => drop(metrics.delete.errors.inc()),
         }
-        deleted.map(|(existed, _)| existed)
+        deleted.map(|(deleted, _)| deleted)
     }
 
     fn namespace(&self, key: &Key) -> Result<Arc<Namespace>, CacheError> {

@@ -8,6 +8,7 @@ pub(crate) use body::Body;
 
 use crate::fence::Fence;
 use crate::key::{ContentType, Tags, Ttl};
+use crate::once::{Made, Once};
 use crate::time::Moment;
 
 /// Holds one entry for L1 to keep.
@@ -161,6 +162,23 @@ pub(crate) struct Draft {
     pub(crate) condition: Condition,
     /// Values of more bytes are compressed below memory.
     pub(crate) compress_above: u64,
+    /// The change goes into the queue of its namespace, which takes so many.
+    pub(crate) max_queued: Option<u64>,
+    /// Only if it was not made before under this key.
+    pub(crate) once: Option<Once>,
+    /// Done when a replica has it too.
+    pub(crate) replica_ack: bool,
+}
+
+/// What a removal depends on.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Removal {
+    /// Only if nobody else got this lock since.
+    pub(crate) fence: Option<Fence>,
+    /// Only if it was not made before under this key.
+    pub(crate) once: Option<Once>,
+    /// Done when a replica has it too.
+    pub(crate) replica_ack: bool,
 }
 
 /// When a draft may be stored.
@@ -187,16 +205,39 @@ impl Condition {
 /// What Redis did with a draft.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Decision {
-    Stored(Written),
-    /// The condition did not hold; the version that is there, 0 for none.
-    Refused {
-        version: u64,
+    Stored {
+        written: Written,
+        /// There was an entry before.
+        existed: bool,
     },
+    /// It was stored before under its idempotency key.
+    Replayed(Made),
+    /// Another change was made under its idempotency key.
+    OnceReused,
+    /// Stored, as far as this server knows: no replica confirmed it.
+    NotDurable { version: u64 },
+    /// The condition did not hold; the version that is there, 0 for none.
+    Refused { version: u64 },
     /// The key was changed or invalidated since the lease was given, or the lease is over.
     LeaseLost,
     /// Somebody else got the lock; the newest token of it.
+    Fenced { newest: u64 },
+    /// Too many changes wait for the origin.
+    QueueFull,
+}
+
+/// What Redis did with a removal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Removed {
+    Done(Made),
+    /// As of [`Decision`].
+    Replayed(Made),
     Fenced {
         newest: u64,
+    },
+    OnceReused,
+    NotDurable {
+        version: u64,
     },
 }
 

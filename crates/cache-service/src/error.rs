@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use mainstay_rpc::{ErrorCode, Failure};
 
+use crate::engine::WriteOutcome;
 use crate::key::Invalid;
 use crate::layer::redis::LayerError;
 use crate::origin::OriginError;
@@ -25,12 +26,22 @@ pub(crate) enum CacheError {
     #[error("somebody else got the lock since: nothing was changed")]
     Fenced { newest: u64 },
     #[error(
-        "a fence cannot be checked here: the namespace is not kept in redis, or writes to its origin first"
+        "a fence cannot be checked here: the namespace is not kept in redis, or its origin is told first or later"
     )]
     FenceNotPossible,
+    #[error("another change was made under this idempotency key")]
+    OnceReused,
+    #[error(
+        "idempotency keys are not possible here: the namespace writes to its origin first, which may have been told before"
+    )]
+    OnceNotPossible,
+    #[error("too many idempotency keys are remembered here: nothing was changed")]
+    OnceFull,
+    #[error("redis has the change, and no replica confirmed it in time: a failover may undo it")]
+    NotDurable { version: u64 },
     #[error("the value could not be loaded: {message}")]
     NotLoaded { message: String },
-    #[error("the origin did not take the change: nothing was stored")]
+    #[error("the origin did not confirm the change: nothing was stored here")]
     OriginRefused(#[source] OriginError),
     #[error("the policy is not legal: {}", problems.join("; "))]
     PolicyInvalid { problems: Vec<String> },
@@ -44,10 +55,16 @@ pub(crate) enum CacheError {
     NotInvalidated(#[source] LayerError),
     #[error("the entry has another version")]
     VersionMismatch { version: u64 },
-    #[error("redis did not confirm the conditional write")]
+    #[error("redis did not confirm the write, which is kept nowhere else")]
     NotConfirmed(#[source] LayerError),
-    #[error("redis cannot be reached and the namespace is not kept in memory: nothing was stored")]
+    #[error("redis did not confirm the write, and the namespace is not kept in memory")]
     NotStored(#[source] LayerError),
+    #[error("too many changes of the namespace wait for its origin: nothing was stored")]
+    QueueFull,
+    #[error("the strategy write_behind needs redis, in the namespace too: nothing was stored")]
+    NoQueue,
+    #[error("redis cannot be reached")]
+    QueueUnreachable(#[source] LayerError),
     #[error("redis cannot be reached: the entry may still be there, on other nodes too")]
     NotDeleted(#[source] LayerError),
 }
@@ -62,15 +79,19 @@ impl CacheError {
                 ErrorCode::InvalidArgument
             }
             Self::UnknownNamespace { .. } => ErrorCode::NotFound,
-            Self::Overloaded => ErrorCode::ResourceExhausted,
-            Self::VersionMismatch { .. } | Self::LeaseLost | Self::PolicyChanged | Self::Fenced { .. } => {
-                ErrorCode::Conflict
-            }
-            Self::FenceNotPossible => ErrorCode::FailedPrecondition,
+            Self::Overloaded | Self::QueueFull | Self::OnceFull => ErrorCode::ResourceExhausted,
+            Self::VersionMismatch { .. }
+            | Self::LeaseLost
+            | Self::PolicyChanged
+            | Self::OnceReused
+            | Self::Fenced { .. } => ErrorCode::Conflict,
+            Self::FenceNotPossible | Self::OnceNotPossible | Self::NoQueue => ErrorCode::FailedPrecondition,
             Self::NotConfirmed(_)
             | Self::NotStored(_)
             | Self::NotDeleted(_)
+            | Self::NotDurable { .. }
             | Self::NotInvalidated(_)
+            | Self::QueueUnreachable(_)
             | Self::PolicyNotStored(_)
             | Self::HistoryNotRead(_)
             | Self::NotLoaded { .. }
@@ -95,50 +116,75 @@ impl From<CacheError> for Failure {
             CacheError::VersionMismatch { version } => {
                 Self::new(code, "VERSION_MISMATCH", message).detail("version", version.to_string())
             }
-            CacheError::NotConfirmed(layer) => {
-                let outcome = layer.outcome();
-                unavailable(layer, message).detail("outcome", outcome)
-            }
-            CacheError::NotStored(layer)
+            CacheError::NotConfirmed(layer)
+            | CacheError::NotStored(layer)
             | CacheError::NotDeleted(layer)
             | CacheError::NotInvalidated(layer)
-            | CacheError::PolicyNotStored(layer)
-            | CacheError::HistoryNotRead(layer) => unavailable(layer, message),
+            | CacheError::PolicyNotStored(layer) => {
+                let outcome = layer.outcome();
+                let reason = match outcome {
+                    WriteOutcome::Unknown => "OUTCOME_UNKNOWN",
+                    WriteOutcome::Applied | WriteOutcome::NotApplied => "REDIS_UNAVAILABLE",
+                };
+                unavailable(reason, layer, message).detail("outcome", outcome.as_str())
+            }
+            CacheError::NotDurable { version } => Self::new(code, "NOT_DURABLE", message)
+                .retry_after(RETRY_AFTER)
+                .detail("outcome", WriteOutcome::Unknown.as_str())
+                .detail("version", version.to_string()),
+            CacheError::OnceReused => Self::new(code, "IDEMPOTENCY_KEY_REUSED", message),
+            CacheError::OnceNotPossible => Self::new(code, "IDEMPOTENCY_NOT_POSSIBLE", message),
+            CacheError::OnceFull => Self::new(code, "LOCAL_STORE_FULL", message),
+            CacheError::QueueUnreachable(layer) | CacheError::HistoryNotRead(layer) => {
+                unavailable("REDIS_UNAVAILABLE", layer, message)
+            }
             CacheError::Fenced { newest } => {
                 Self::new(code, "FENCE_OUTDATED", message).detail("token", newest.to_string())
             }
             CacheError::FenceNotPossible => Self::new(code, "FENCE_NOT_POSSIBLE", message),
+            CacheError::QueueFull => Self::new(code, "WRITE_BEHIND_FULL", message).retry_after(RETRY_AFTER),
+            CacheError::NoQueue => Self::new(code, "WRITE_BEHIND_NEEDS_REDIS", message),
             CacheError::LeaseLost => Self::new(code, "LEASE_LOST", message),
-            CacheError::PolicyInvalid { .. } => {
-                Self::new(code, "POLICY_INVALID", message).field("policy", "see the message")
+            CacheError::PolicyInvalid { problems } => {
+                let failure = Self::new(code, "POLICY_INVALID", message);
+                problems.iter().fold(failure, |failure, problem| match problem.split_once(": ") {
+                    Some((field, wrong)) => failure.field(field, wrong),
+                    None => failure.field("policy", problem),
+                })
             }
             CacheError::NotLoaded { .. } => {
                 Self::new(code, "ORIGIN_UNAVAILABLE", message).retry_after(RETRY_AFTER)
             }
             CacheError::OriginRefused(origin) => {
-                Self::new(code, "ORIGIN_UNAVAILABLE", message).retry_after(RETRY_AFTER).caused_by(origin)
+                let outcome = origin.outcome();
+                Self::new(code, "ORIGIN_UNAVAILABLE", message)
+                    .retry_after(RETRY_AFTER)
+                    .caused_by(origin)
+                    .detail("outcome", outcome.as_str())
             }
             CacheError::PolicyChanged => Self::new(code, "VERSION_MISMATCH", message),
         }
     }
 }
 
-fn unavailable(layer: LayerError, message: String) -> Failure {
+fn unavailable(reason: &'static str, layer: LayerError, message: String) -> Failure {
     let retry_after = match layer {
         LayerError::BreakerOpen { retry_after } => retry_after,
-        LayerError::Redis(_) | LayerError::Damaged(_) => RETRY_AFTER,
+        LayerError::NoTime | LayerError::Redis(_) | LayerError::Damaged(_) => RETRY_AFTER,
     };
-    Failure::new(ErrorCode::Unavailable, "REDIS_UNAVAILABLE", message)
-        .retry_after(retry_after)
-        .caused_by(layer)
+    Failure::new(ErrorCode::Unavailable, reason, message).retry_after(retry_after).caused_by(layer)
 }
 
 impl LayerError {
     /// Says whether a write that failed so may have been done all the same.
-    fn outcome(&self) -> &'static str {
+    pub(crate) fn outcome(&self) -> WriteOutcome {
         match self {
-            Self::Redis(RedisError::Timeout | RedisError::Lost | RedisError::Connection(_)) => "unknown",
-            Self::Redis(_) | Self::BreakerOpen { .. } | Self::Damaged(_) => "not_applied",
+            Self::Redis(RedisError::Timeout | RedisError::Lost | RedisError::Connection(_)) => {
+                WriteOutcome::Unknown
+            }
+            Self::Redis(_) | Self::NoTime | Self::BreakerOpen { .. } | Self::Damaged(_) => {
+                WriteOutcome::NotApplied
+            }
         }
     }
 
@@ -186,5 +232,25 @@ mod tests {
         let failure = Failure::from(CacheError::NotDeleted(open));
         assert_eq!((failure.code(), failure.reason()), (ErrorCode::Unavailable, "REDIS_UNAVAILABLE"));
         assert_eq!(failure.retry_delay(), Some(Duration::from_millis(120)));
+    }
+
+    #[test]
+    fn a_change_that_was_not_confirmed_says_whether_it_may_have_been_made() {
+        let open = || LayerError::BreakerOpen { retry_after: Duration::from_millis(1) };
+        let lost = || LayerError::Redis(RedisError::Lost);
+        for (error, outcome) in [
+            (CacheError::NotStored(open()), "not_applied"),
+            (CacheError::NotStored(lost()), "unknown"),
+            (CacheError::NotDeleted(open()), "not_applied"),
+            (CacheError::NotDeleted(LayerError::Redis(RedisError::Timeout)), "unknown"),
+            (CacheError::NotDeleted(LayerError::Redis(RedisError::NotConnected)), "not_applied"),
+            (CacheError::NotDeleted(LayerError::NoTime), "not_applied"),
+            (CacheError::NotInvalidated(lost()), "unknown"),
+            (CacheError::NotDurable { version: 1 }, "unknown"),
+        ] {
+            let failure = Failure::from(error);
+            assert_eq!(failure.details().get("outcome").map(String::as_str), Some(outcome), "{failure:?}");
+            assert_eq!(failure.reason() == "REDIS_UNAVAILABLE", outcome == "not_applied", "{failure:?}");
+        }
     }
 }

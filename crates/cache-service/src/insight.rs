@@ -10,10 +10,12 @@ use crate::layer::memory::Memory;
 use crate::time::{Moment, Time};
 
 mod pattern;
+mod recorder;
 mod sketch;
 
 pub(crate) use pattern::PatternFigures;
 use pattern::Patterns;
+pub(crate) use recorder::Recorder;
 pub(crate) use sketch::Heavy;
 use sketch::SpaceSaving;
 
@@ -22,6 +24,8 @@ use sketch::SpaceSaving;
 pub(crate) struct Insight {
     reads: Mutex<Reads>,
     scan: Mutex<Scan>,
+    /// What the access log will say of this run; none where no log is kept.
+    recorder: Option<Mutex<Recorder>>,
 }
 
 #[derive(Debug)]
@@ -50,11 +54,26 @@ impl Insight {
 
     pub(crate) fn new() -> Self {
         let reads = Reads { hot: SpaceSaving::new(Self::HOT_KEYS), hits: Patterns::default() };
-        Self { reads: Mutex::new(reads), scan: Mutex::default() }
+        Self { reads: Mutex::new(reads), scan: Mutex::default(), recorder: None }
+    }
+
+    /// Records so many keys for the access log.
+    pub(crate) fn recording(mut self, most_keys: usize) -> Self {
+        self.recorder = Some(Mutex::new(Recorder::new(most_keys)));
+        self
+    }
+
+    pub(crate) fn recorder(&self) -> Option<&Mutex<Recorder>> {
+        self.recorder.as_ref()
     }
 
     /// Takes note of a read.
     pub(crate) fn observe(&self, key: &Key, hit: bool) {
+        self.observe_text(key.as_str(), hit);
+    }
+
+    /// Takes note of a read of `namespace:key`.
+    pub(crate) fn observe_text(&self, key: &str, hit: bool) {
         let due = UNTIL_SAMPLE.with(|until| match until.get() {
             0 => {
                 until.set(Self::SAMPLE_EVERY - 1);
@@ -67,10 +86,17 @@ impl Insight {
         });
         // Losing a sample is cheaper than waiting for another reader's.
         if due && let Some(mut reads) = self.reads.try_lock() {
-            reads.hot.add(key.as_str());
+            reads.hot.add(key);
             if hit {
-                reads.hits.add_hit(key.as_str(), Self::SAMPLE_EVERY.into());
+                reads.hits.add_hit(key, Self::SAMPLE_EVERY.into());
             }
+        }
+        if due
+            && hit
+            && let Some(recorder) = &self.recorder
+            && let Some(mut recorder) = recorder.try_lock()
+        {
+            recorder.add(key, 1);
         }
     }
 

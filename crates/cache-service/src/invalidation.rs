@@ -58,7 +58,17 @@ impl Invalidation {
         version: u64,
         tags: impl IntoIterator<Item = &'a str>,
     ) -> bool {
-        self.barriers.admit(key.namespace(), tags, version)
+        self.admits_in(key.namespace(), version, tags)
+    }
+
+    /// Tells the same of an entry of this namespace.
+    pub(crate) fn admits_in<'a>(
+        &self,
+        namespace: &str,
+        version: u64,
+        tags: impl IntoIterator<Item = &'a str>,
+    ) -> bool {
+        self.barriers.admit(namespace, tags, version)
     }
 
     /// Tells whether all changes up to a moment ago were applied to this entry.

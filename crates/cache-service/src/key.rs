@@ -198,6 +198,8 @@ pub(crate) enum Invalid {
     FenceLock,
     #[error("must be a token that a lock gave, 1 to 2^53-1")]
     FenceToken,
+    #[error("must have at most 128 bytes without control characters")]
+    IdempotencyKey,
 }
 
 impl Invalid {
@@ -214,6 +216,7 @@ impl Invalid {
             Self::TaggedTtlTooLong => ("ttl", "TTL_OUT_OF_RANGE"),
             Self::FenceLock => ("fence.lock", "FENCE_INVALID"),
             Self::FenceToken => ("fence.token", "FENCE_INVALID"),
+            Self::IdempotencyKey => ("idempotency_key", "IDEMPOTENCY_KEY_INVALID"),
         }
     }
 }

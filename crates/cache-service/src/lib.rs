@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod adaptive;
 mod config;
 mod counter;
 mod engine;
@@ -13,18 +14,26 @@ mod key;
 mod layer;
 mod limiter;
 mod lock;
+mod measured;
 mod metrics;
+mod once;
 mod origin;
+mod pubsub;
 mod redis;
 mod service;
 mod session;
 mod shared;
 mod time;
 mod version;
+mod warming;
+mod write_behind;
 
 pub use config::{
-    CacheConfig, CounterConfig, DiskConfig, Eviction, HttpOriginConfig, InvalidationConfig, LockConfig,
-    MemoryConfig, NamespaceConfig, NamespaceOverrides, OriginConfig, RateLimitConfig, RedisConfig, RedisMode,
-    SessionConfig, Strategy, StreamsConfig, WhenFull,
+    AdaptiveConfig, CacheConfig, CounterConfig, DiskConfig, Durability, Eviction, HotKeysConfig,
+    HttpOriginConfig, InvalidationConfig, LockConfig, MemoryConfig, NamespaceConfig, NamespaceOverrides,
+    OriginConfig, PubSubConfig, RateLimitConfig, RedisConfig, RedisMode, SessionConfig, SlowReaders,
+    Strategy, StreamsConfig, WarmPlan, WarmSource, WarmingConfig, WhenFull, WriteBehindConfig,
 };
+#[doc(hidden)]
+pub use measured::MeasuredEngine;
 pub use service::start;

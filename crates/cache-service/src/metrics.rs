@@ -20,14 +20,20 @@ mod disk;
 mod memory;
 mod namespace;
 mod origins;
+mod pubsub;
 mod shared;
+mod timings;
+mod warming;
 mod window;
 
 pub(crate) use disk::DiskCollector;
 pub(crate) use memory::EvictionCollector;
 pub(crate) use namespace::NamespaceCollector;
 pub(crate) use origins::OriginMetrics;
+pub(crate) use pubsub::PubSubMetrics;
 pub(crate) use shared::{Outcome, SharedMetrics};
+use timings::Timings;
+pub(crate) use warming::WarmingMetrics;
 use window::Window;
 pub(crate) use window::WindowFigures;
 
@@ -54,7 +60,13 @@ pub(crate) struct CacheMetrics {
     pub(crate) stale: Counter,
     pub(crate) degraded: Counter,
     pub(crate) streams: StreamMetrics,
+    /// Reads answered with what another one was told by Redis.
+    pub(crate) coalesced: Counter,
+    pub(crate) hot_kept: Gauge,
+    pub(crate) hot_refills: Counter,
     l2_errors: Family<KindLabel, Counter>,
+    replica_acked: Counter,
+    replica_unacked: Counter,
 }
 
 /// Counts what the streaming door does.
@@ -72,7 +84,7 @@ pub(crate) struct OperationMetrics {
     pub(crate) done: Counter,
     pub(crate) errors: Counter,
     pub(crate) recent: Window,
-    by_layer: [Histogram; 5],
+    by_layer: [Timings; 5],
 }
 
 /// The layer whose answer ended an operation.
@@ -118,7 +130,7 @@ impl CacheMetrics {
         let registry = registry.sub_registry_with_prefix("mainstay_cache");
         let hits = Family::<LayerLabel, Counter>::default();
         let errors = Family::<OpLabel, Counter>::default();
-        let seconds = Family::<OpLayerLabels, Histogram, fn() -> Histogram>::new_with_constructor(histogram);
+        let seconds = Family::<OpLayerLabels, Timings>::default();
         // Handles are taken once: counting needs no look-up by label, and every series is there from the start.
         let operation = |op| OperationMetrics {
             done: Counter::default(),
@@ -143,7 +155,12 @@ impl CacheMetrics {
             stale: Counter::default(),
             degraded: Counter::default(),
             streams: StreamMetrics::default(),
+            coalesced: Counter::default(),
+            hot_kept: Gauge::default(),
+            hot_refills: Counter::default(),
             l2_errors: Family::default(),
+            replica_acked: Counter::default(),
+            replica_unacked: Counter::default(),
         };
         registry.register("hits", "Reads answered with an entry, by layer", hits);
         let negatives = "Reads answered with the knowledge that the origin does not have the key";
@@ -167,6 +184,11 @@ impl CacheMetrics {
             "Time of an operation in the engine, by the layer that answered",
             seconds,
         );
+        let help = "Reads answered with what Redis told another read of the key at the same time";
+        registry.register("l2_coalesced", help, metrics.coalesced.clone());
+        registry.register("hot_keys", "Hot keys, of all nodes, kept in memory", metrics.hot_kept.clone());
+        let help = "Times a hot key was brought into memory ahead of its readers";
+        registry.register("hot_keys_refills", help, metrics.hot_refills.clone());
         let streams = &metrics.streams;
         registry.register("streams_open", "Streams open", streams.open.clone());
         registry.register("stream_operations", "Operations that came by streams", streams.operations.clone());
@@ -180,7 +202,20 @@ impl CacheMetrics {
             "Redis commands without an answer, by kind",
             metrics.l2_errors.clone(),
         );
+        let help = "Changes of durability replica_ack that a replica confirmed";
+        registry.register("replica_acked", help, metrics.replica_acked.clone());
+        let help = "Changes of durability replica_ack that Redis has and no replica confirmed in time";
+        registry.register("replica_unacked", help, metrics.replica_unacked.clone());
         metrics
+    }
+
+    /// Counts a change that a replica was to confirm.
+    pub(crate) fn replica_acks(&self, acked: bool) {
+        if acked {
+            self.replica_acked.inc()
+        } else {
+            self.replica_unacked.inc()
+        };
     }
 
     pub(crate) fn l2_error(&self, kind: &'static str) {
@@ -190,8 +225,13 @@ impl CacheMetrics {
 
 impl OperationMetrics {
     pub(crate) fn took(&self, took: Duration, layer: LastLayer) {
-        self.by_layer[layer as usize].observe(took.as_secs_f64());
-        self.recent.add(took, layer != LastLayer::None);
+        self.each_took(took, layer, 1);
+    }
+
+    /// Counts `n` operations of one layer that took as long as each other.
+    pub(crate) fn each_took(&self, took: Duration, layer: LastLayer, n: u64) {
+        self.by_layer[layer as usize].observe(took, n);
+        self.recent.add(took, layer != LastLayer::None, usize::try_from(n).unwrap_or(usize::MAX));
     }
 }
 
@@ -223,6 +263,8 @@ impl Collector for LayerCollector {
         gauge("l1_bytes", "Bytes held in memory, with the overhead of each entry", figures.bytes)?;
         gauge("l1_capacity_bytes", "Bound of l1_bytes", figures.capacity_bytes)?;
         gauge("l1_entries", "Entries held in memory", figures.entries)?;
+        gauge("l1_pinned_entries", "Entries of hot keys that are not evicted", figures.pinned_entries)?;
+        gauge("l1_pinned_bytes", "Their bytes", figures.pinned_bytes)?;
         let redis = self.redis.as_ref().map(Weak::upgrade);
         let redis = redis.flatten();
         if let Some(layer) = &redis {

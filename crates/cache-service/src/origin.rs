@@ -6,21 +6,24 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use mainstay_rpc::Failure;
+use mainstay_rpc::{ErrorCode, Failure};
 
 use crate::config::CacheConfig;
+use crate::engine::WriteOutcome;
 use crate::key::{ContentType, Key, Tags, Ttl};
 use crate::metrics::OriginMetrics;
 
 mod gathering;
 mod grpc;
 mod http;
+mod keys;
 
 pub(crate) use gathering::Seat;
 use gathering::Wanted;
 use grpc::GrpcOrigin;
 use http::HttpOrigin;
-pub(crate) use http::{HttpError, Template};
+pub(crate) use http::{HttpError, KeysUrl, Template};
+pub(crate) use keys::KeyPage;
 
 /// Loads that are asked for one by one and are under way at once, of those that came together.
 const CONCURRENT: usize = 64;
@@ -69,8 +72,46 @@ pub(crate) enum OriginError {
     Late,
     #[error("not fit for the cache or the origin: {0}")]
     Illegal(String),
+    #[error("the origin does not list its keys")]
+    NoKeys,
     #[error("the origin {0:?} is not configured on this node")]
     Unknown(String),
+}
+
+impl OriginError {
+    /// Tells whether a change may have been taken all the same.
+    pub(crate) fn outcome(&self) -> WriteOutcome {
+        let of = |failure: &Failure| match failure.code() {
+            ErrorCode::Unavailable | ErrorCode::DeadlineExceeded | ErrorCode::Internal => {
+                WriteOutcome::Unknown
+            }
+            _ => WriteOutcome::NotApplied,
+        };
+        match self {
+            Self::Failed(failure) => of(failure),
+            Self::Together(failure) => of(failure),
+            Self::Http(error) => error.outcome(),
+            Self::Late => WriteOutcome::Unknown,
+            Self::Unknown(_) | Self::Illegal(_) | Self::NoKeys => WriteOutcome::NotApplied,
+        }
+    }
+
+    /// Tells whether the origin cannot be asked now, whatever it is asked for.
+    pub(crate) fn is_outage(&self) -> bool {
+        let is_outage = |failure: &Failure| {
+            matches!(
+                failure.code(),
+                ErrorCode::Unavailable | ErrorCode::DeadlineExceeded | ErrorCode::ResourceExhausted
+            )
+        };
+        match self {
+            Self::Failed(failure) => is_outage(failure),
+            Self::Together(failure) => is_outage(failure),
+            Self::Http(error) => error.is_outage(),
+            Self::Late | Self::Unknown(_) => true,
+            Self::Illegal(_) | Self::NoKeys => false,
+        }
+    }
 }
 
 impl Origins {

@@ -12,9 +12,12 @@ pub(crate) use mainstay_redis::{RedisError, Script, Watch};
 use crate::config::RedisConfig;
 use crate::key::{Key, Tags};
 
+mod durable;
 mod entries;
 mod log;
+mod waiting;
 
+use durable::Durable;
 pub(crate) use entries::Invalidation;
 use entries::Scripts;
 pub(crate) use log::LogLink;
@@ -24,6 +27,7 @@ pub(crate) use log::LogLink;
 pub(crate) struct Redis {
     server: Arc<mainstay_redis::Redis>,
     scripts: Scripts,
+    durable: Durable,
 }
 
 /// What holds for any use of Redis holds for ours.
@@ -39,7 +43,7 @@ impl Redis {
     /// Starts without a connection; [`Watch`] makes one.
     pub(crate) fn new(config: &RedisConfig, log_length: u64) -> Self {
         let server = Arc::new(mainstay_redis::Redis::new(config));
-        Self { server, scripts: Scripts::new(log_length) }
+        Self { server, scripts: Scripts::new(log_length), durable: Durable::new() }
     }
 
     /// Reads what lies under a key, and up to which number its namespace is invalid.

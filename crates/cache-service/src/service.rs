@@ -5,19 +5,25 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use mainstay_proto::cache::v1::cache_admin_server::CacheAdminServer;
-use mainstay_proto::cache::v1::cache_service_server::CacheServiceServer;
 use mainstay_proto::cache::v1::figures_service_server::FiguresServiceServer;
 use mainstay_proto::cache::v1::policy_service_server::PolicyServiceServer;
+use mainstay_proto::cache::v1::warming_service_server::WarmingServiceServer;
+use mainstay_proto::cache::v1::write_behind_service_server::WriteBehindServiceServer;
 use mainstay_rpc::Routes;
 use mainstay_runtime::{ComponentKind, Context, Schedule};
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::config::{CacheConfig, RedisMode};
-use crate::engine::{Engine, Loads, Namespaces, RunTimePolicies};
+use crate::engine::{Engine, HotKeeper, HotKeys, Loads, Namespaces, Reads, RunTimePolicies};
 use crate::fence::Fences;
 use crate::grpc::admin::AdminGrpc;
 use crate::grpc::cache::CacheGrpc;
+use crate::grpc::door::CacheDoor;
 use crate::grpc::figures::FiguresGrpc;
 use crate::grpc::policy::PolicyGrpc;
+use crate::grpc::warming::WarmingGrpc;
+use crate::grpc::write_behind::WriteBehindGrpc;
 use crate::insight::Insight;
 use crate::invalidation::{Invalidation, InvalidationMetrics, Reader};
 use crate::layer::disk::{Disk, Raised, Writer};
@@ -25,11 +31,15 @@ use crate::layer::memory::Memory;
 use crate::layer::redis::RedisLayer;
 use crate::metrics::{
     CacheMetrics, DiskCollector, EvictionCollector, LayerCollector, NamespaceCollector, OriginMetrics,
+    WarmingMetrics,
 };
+use crate::once::MadeHere;
 use crate::origin::Origins;
 use crate::redis::{Redis, Watch};
 use crate::time::Time;
 use crate::version::Versions;
+use crate::warming::Warming;
+use crate::write_behind::{Queues, WriteBehind, WriteBehindMetrics};
 
 mod shared;
 
@@ -41,6 +51,31 @@ const REQUEST_EXTRA_BYTES: u64 = 64 << 10;
 
 /// Starts the cache: everything is spawned and the port served when it returns.
 pub async fn start(cx: Context, config: CacheConfig) -> anyhow::Result<()> {
+    // 1. to 5. All behind the door.
+    let engine = assemble(&cx, &config)?;
+
+    // 6. The door.
+    let grpc = CacheGrpc::new(Arc::clone(&engine), &config, cx.stopping());
+    let largest_request =
+        usize::try_from(config.largest_value() + REQUEST_EXTRA_BYTES).context("max_value_size")?;
+    let largest_request = largest_request.max(BATCH_BYTES);
+    let quick = grpc.quick();
+    let admin = CacheAdminServer::new(AdminGrpc::new(Arc::clone(&engine)));
+    let queues = write_behind(&cx, &config, &engine);
+    let queues = WriteBehindServiceServer::new(WriteBehindGrpc::new(queues));
+    let warming = Warming::new(Arc::clone(&engine), &config, cx.metrics(WarmingMetrics::register));
+    warming.spawn(&cx);
+    let routes = Routes::new(CacheDoor::new(grpc, largest_request))
+        .add_service(admin)
+        .add_service(queues)
+        .add_service(PolicyServiceServer::new(PolicyGrpc::new(Arc::clone(&engine))))
+        .add_service(FiguresServiceServer::new(FiguresGrpc::new(Arc::clone(&engine))))
+        .add_service(WarmingServiceServer::new(WarmingGrpc::new(warming)));
+    cx.serve_quick(shared::add_doors(routes, &cx, &config, &engine), quick).await
+}
+
+/// Puts the engine and its layers together, and starts what keeps them going.
+pub(crate) fn assemble(cx: &Context, config: &CacheConfig) -> anyhow::Result<Arc<Engine>> {
     // 1. Figures.
     let metrics = Arc::new(cx.metrics(CacheMetrics::register));
     let time = Time::new(cx.clock().clone());
@@ -52,55 +87,57 @@ pub async fn start(cx: Context, config: CacheConfig) -> anyhow::Result<()> {
     for (name, overrides) in &config.namespaces {
         memory.set_eviction(name, overrides.over(&config.namespace_defaults).eviction);
     }
-    sweep(&cx, &memory, &time);
+    sweep(cx, &memory, &time);
 
     // 3. L2: the connection is made, and kept, in the background.
-    let redis = (config.redis.mode != RedisMode::None).then(|| connect(&cx, &config, &metrics));
+    let redis = (config.redis.mode != RedisMode::None).then(|| connect(cx, config, &metrics));
     cx.metrics(|registry| EvictionCollector::register(Arc::clone(&memory), registry));
     cx.metrics(|registry| LayerCollector::register(Arc::clone(&memory), redis.as_ref(), registry));
 
     // 4. L3: the directory is read in the background; not ready until then.
-    let (disk, writer) = connect_disk(&cx, &config, &time);
+    let (disk, writer) = connect_disk(cx, config, &time);
 
     // 5. The engine over all.
-    let origins = Origins::try_new(&config, cx.metrics(OriginMetrics::register))?;
+    let origins = Origins::try_new(config, cx.metrics(OriginMetrics::register))?;
     let invalidation =
         Invalidation::new(config.invalidation.current_for, cx.metrics(InvalidationMetrics::register));
     let fences = Fences::new(config.locks.max_local as usize, time.clone());
+    let made_here = MadeHere::new(time.clone());
     let engine = Arc::new_cyclic(|engine| Engine {
-        insight: Insight::new(),
+        insight: insight(config),
         memory,
         redis,
         disk,
-        namespaces: Namespaces::new(&config),
+        namespaces: Namespaces::new(config),
         metrics,
         time,
         versions: Versions::default(),
         policies: RunTimePolicies::default(),
         fences,
+        made_here,
         invalidation,
+        queued: Notify::new(),
+        max_queued: config.write_behind.max_queued,
         loads: Loads::new(cx.clone(), origins, Weak::clone(engine)),
+        reads: Reads::default(),
+        hot: HotKeys::default(),
     });
     cx.metrics(|registry| NamespaceCollector::register(&engine, registry));
-    follow_changes(&cx, &config, &engine);
+    keep_hot(cx, config, &engine);
+    adapt(cx, config.adaptive.every, &engine);
+    follow_changes(cx, config, &engine);
     if let Some(writer) = writer {
-        write_disk(&cx, writer, &engine);
+        write_disk(cx, writer, &engine);
     }
+    Ok(engine)
+}
 
-    // 6. The door.
-    let grpc = CacheGrpc::new(Arc::clone(&engine), &config, cx.stopping());
-    let largest_request = usize::try_from(largest_value + REQUEST_EXTRA_BYTES).context("max_value_size")?;
-    let largest_request = largest_request.max(BATCH_BYTES);
-    let server = CacheServiceServer::new(grpc)
-        .max_decoding_message_size(largest_request)
-        // What is sent is bounded where it is made.
-        .max_encoding_message_size(usize::MAX);
-    let admin = CacheAdminServer::new(AdminGrpc::new(Arc::clone(&engine)));
-    let routes = Routes::new(server)
-        .add_service(admin)
-        .add_service(PolicyServiceServer::new(PolicyGrpc::new(Arc::clone(&engine))))
-        .add_service(FiguresServiceServer::new(FiguresGrpc::new(Arc::clone(&engine))));
-    cx.serve(shared::add_doors(routes, &cx, &config, &engine)).await
+fn insight(config: &CacheConfig) -> Insight {
+    let insight = Insight::new();
+    match config.warming.log_directory(config) {
+        Some(_) => insight.recording(config.warming.log_keys as usize),
+        None => insight,
+    }
 }
 
 fn connect(cx: &Context, config: &CacheConfig, metrics: &Arc<CacheMetrics>) -> Arc<RedisLayer> {
@@ -108,6 +145,8 @@ fn connect(cx: &Context, config: &CacheConfig, metrics: &Arc<CacheMetrics>) -> A
     if let Some(watch) = Watch::new(Arc::clone(&*redis), &config.redis, cx, true) {
         redis.watched_by(cx.background("redis.watch", Schedule::EveryOrTrigger(Watch::EVERY), watch));
     }
+    let durable = Arc::clone(&redis).make_durable_changes(config.redis.clone(), cx.clone());
+    cx.spawn("redis.durable", durable);
     Arc::new(RedisLayer::new(redis, &config.redis, Arc::clone(metrics)))
 }
 
@@ -131,6 +170,42 @@ fn write_disk(cx: &Context, writer: Writer, engine: &Arc<Engine>) {
         }
     });
     cx.spawn("disk.writer", writer.run(cx.stopping(), cx.latch("disk")));
+}
+
+/// Lets origins have the changes that wait, for as long as the service runs.
+fn write_behind(cx: &Context, config: &CacheConfig, engine: &Arc<Engine>) -> Option<Arc<Queues>> {
+    let redis = engine.redis.as_ref()?;
+    let worker = WriteBehind::new(
+        Arc::clone(engine),
+        Queues::new(Arc::clone(redis), &cx.identity().instance, config.write_behind.lease),
+        &config.write_behind,
+        cx.metrics(WriteBehindMetrics::register),
+        cx.component("write_behind", ComponentKind::Internal, false),
+        cx.stopping(),
+    );
+    let queues = worker.queues();
+    cx.spawn("write_behind", worker.run());
+    Some(queues)
+}
+
+fn adapt(cx: &Context, every: Duration, engine: &Arc<Engine>) {
+    let engine = Arc::clone(engine);
+    let mut looked_at = Instant::now();
+    let look = move || {
+        engine.adapt(std::mem::replace(&mut looked_at, Instant::now()).elapsed());
+        async { Ok(()) }
+    };
+    cx.background("adaptive", Schedule::Every(every), look);
+}
+
+/// Keeps hot keys in memory, unless that is turned off.
+fn keep_hot(cx: &Context, config: &CacheConfig, engine: &Arc<Engine>) {
+    if config.hot_keys.most == 0 {
+        return;
+    }
+    engine.memory.pin_up_to(config.hot_keys.memory_percent);
+    let keeper = HotKeeper::new(engine, &config.hot_keys);
+    engine.hot.kept_by(cx.background("hot_keys", Schedule::EveryOrTrigger(HotKeys::EVERY), keeper));
 }
 
 /// Reads the changes that other nodes made, for as long as the service runs.

@@ -11,22 +11,26 @@ use parking_lot::Mutex;
 
 use crate::config::{SessionConfig, WhenFull};
 use crate::layer::redis::RedisLayer;
+use crate::metrics::SharedMetrics;
 use crate::shared::{Name, SharedError, Source};
 use crate::time::Time;
 
 mod id;
 mod local;
 mod remote;
+mod touches;
 
 pub(crate) use id::{Handle, SessionId};
 use local::LocalSessions;
 use remote::RemoteSessions;
+use touches::Touches;
 
 /// Begins, finds, changes and ends sessions.
 #[derive(Debug)]
 pub(crate) struct Sessions {
     place: Place,
     config: SessionConfig,
+    metrics: Arc<SharedMetrics>,
 }
 
 /// One session as it stands. Times are Unix milliseconds, by the clock of Redis where there is one.
@@ -110,27 +114,35 @@ impl From<SessionError> for Failure {
 
 #[derive(Debug)]
 enum Place {
-    Redis(RemoteSessions),
+    Redis { remote: Box<RemoteSessions>, touches: Touches },
     Local { sessions: Mutex<LocalSessions>, time: Time },
 }
 
 impl Sessions {
     pub(crate) const MOST_FIELDS: usize = 64;
 
-    pub(crate) fn new(redis: Option<Arc<RedisLayer>>, config: &SessionConfig, time: Time) -> Self {
+    pub(crate) fn new(
+        redis: Option<Arc<RedisLayer>>,
+        config: &SessionConfig,
+        time: Time,
+        metrics: Arc<SharedMetrics>,
+    ) -> Self {
         let place = match redis {
-            Some(layer) => Place::Redis(RemoteSessions::new(layer)),
+            Some(layer) => {
+                let remote = Box::new(RemoteSessions::new(layer));
+                Place::Redis { remote, touches: Touches::default() }
+            }
             None => {
                 let sessions = LocalSessions::new(config.local_capacity.as_u64());
                 Place::Local { sessions: Mutex::new(sessions), time }
             }
         };
-        Self { place, config: config.clone() }
+        Self { place, config: config.clone(), metrics }
     }
 
     pub(crate) fn source(&self) -> Source {
         match self.place {
-            Place::Redis(_) => Source::Redis,
+            Place::Redis { .. } => Source::Redis,
             Place::Local { .. } => Source::Local,
         }
     }
@@ -148,7 +160,7 @@ impl Sessions {
         let ttl = draft.ttl.unwrap_or(self.config.ttl);
         let max_age = draft.max_age.unwrap_or(self.config.max_age);
         let (session, n_revoked) = match &self.place {
-            Place::Redis(remote) => {
+            Place::Redis { remote, .. } => {
                 let new = remote::New { handle: id.handle(), draft, ttl, max_age };
                 remote.create(new, bounds, left).await?
             }
@@ -169,9 +181,40 @@ impl Sessions {
         left: Duration,
     ) -> Result<(Session, bool), SessionError> {
         match &self.place {
-            Place::Redis(remote) => remote.get(&id.handle(), touch, left).await,
+            Place::Redis { remote, touches } => self.get_remote(remote, touches, id, touch, left).await,
             Place::Local { sessions, time } => sessions.lock().get(&id.handle(), touch, time.unix_ms()),
         }
+    }
+
+    async fn get_remote(
+        &self,
+        remote: &RemoteSessions,
+        touches: &Touches,
+        id: &SessionId,
+        touch: bool,
+        left: Duration,
+    ) -> Result<(Session, bool), SessionError> {
+        let how = if touch { remote::Touch::Soon } else { remote::Touch::No };
+        let (mut session, rotated, due_at_ms) = remote.get(&id.handle(), how, left).await?;
+        let Some(seen_at_ms) = due_at_ms else { return Ok((session, rotated)) };
+        if !touches.add(&session.handle, seen_at_ms) {
+            let (session, rotated, _) = remote.get(&id.handle(), remote::Touch::Now, left).await?;
+            self.metrics.touched_alone();
+            return Ok((session, rotated));
+        }
+        session.seen_at_ms = seen_at_ms;
+        Ok((session, rotated))
+    }
+
+    fn touched(&self) -> Option<(&RemoteSessions, &Touches)> {
+        match &self.place {
+            Place::Redis { remote, touches } => Some((remote, touches)),
+            Place::Local { .. } => None,
+        }
+    }
+
+    fn metrics(&self) -> &SharedMetrics {
+        &self.metrics
     }
 
     pub(crate) async fn update(
@@ -182,7 +225,7 @@ impl Sessions {
     ) -> Result<Session, SessionError> {
         let bounds = self.bounds();
         match &self.place {
-            Place::Redis(remote) => remote.update(&id.handle(), change, bounds, left).await,
+            Place::Redis { remote, .. } => remote.update(&id.handle(), change, bounds, left).await,
             Place::Local { sessions, time } => {
                 sessions.lock().update(&id.handle(), change, bounds, time.unix_ms())
             }
@@ -199,7 +242,7 @@ impl Sessions {
         let grace = grace.unwrap_or(self.config.rotation_grace);
         let new = SessionId::random();
         let session = match &self.place {
-            Place::Redis(remote) => remote.rotate(&id.handle(), &new.handle(), grace, left).await?,
+            Place::Redis { remote, .. } => remote.rotate(&id.handle(), &new.handle(), grace, left).await?,
             Place::Local { sessions, time } => {
                 sessions.lock().rotate(&id.handle(), new.handle(), grace, time.unix_ms())?
             }
@@ -210,7 +253,7 @@ impl Sessions {
     /// Ends a session; false when there was none.
     pub(crate) async fn revoke(&self, handle: &Handle, left: Duration) -> Result<bool, SessionError> {
         match &self.place {
-            Place::Redis(remote) => remote.revoke(handle, left).await,
+            Place::Redis { remote, .. } => remote.revoke(handle, left).await,
             Place::Local { sessions, time } => Ok(sessions.lock().revoke(handle, time.unix_ms())),
         }
     }
@@ -218,7 +261,7 @@ impl Sessions {
     /// Lists the sessions of a user, the one that ends first first.
     pub(crate) async fn list(&self, user: &Name, left: Duration) -> Result<Vec<Session>, SessionError> {
         let mut sessions = match &self.place {
-            Place::Redis(remote) => remote.list(user, left).await?,
+            Place::Redis { remote, .. } => remote.list(user, left).await?,
             Place::Local { sessions, time } => sessions.lock().list(user.as_str(), time.unix_ms()),
         };
         sessions.sort_by_key(|session| (session.ends_at_ms(), session.created_at_ms));
@@ -233,7 +276,7 @@ impl Sessions {
         left: Duration,
     ) -> Result<u32, SessionError> {
         match &self.place {
-            Place::Redis(remote) => remote.revoke_user(user, except, left).await,
+            Place::Redis { remote, .. } => remote.revoke_user(user, except, left).await,
             Place::Local { sessions, time } => {
                 Ok(sessions.lock().revoke_user(user.as_str(), except, time.unix_ms()))
             }

@@ -144,16 +144,24 @@ impl From<BadField> for Failure {
 /// Reads a duration of a request, rounded up to whole milliseconds; none when it is absent.
 pub(crate) fn duration(
     field: &'static str,
-    given: Option<impl TryInto<Duration>>,
+    given: Option<prost_types::Duration>,
     least: Duration,
     most: Duration,
 ) -> Result<Option<Duration>, BadField> {
     let Some(given) = given else { return Ok(None) };
-    let given = given.try_into().ok().filter(|given| (least..=most).contains(given));
+    let given = exact(given).filter(|given| (least..=most).contains(given));
     let given =
         given.ok_or_else(|| BadField::new(field, format!("must be {} to {}", show(least), show(most))))?;
     let millis = given.as_nanos().div_ceil(1_000_000);
     Ok(Some(Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))))
+}
+
+/// Reads a duration of a request; none for one below zero, and for one whose parts do not belong together: a second less a
+/// nanosecond has to be told as so many nanoseconds.
+pub(crate) fn exact(given: prost_types::Duration) -> Option<Duration> {
+    let seconds = u64::try_from(given.seconds).ok()?;
+    let nanos = u32::try_from(given.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
+    Some(Duration::new(seconds, nanos))
 }
 
 fn show(duration: Duration) -> humantime::FormattedDuration {

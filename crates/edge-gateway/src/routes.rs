@@ -19,7 +19,9 @@ pub(crate) mod policies;
 pub(crate) mod realtime;
 pub(crate) mod sessions;
 pub(crate) mod switchover;
+pub(crate) mod warming;
 pub(crate) mod words;
+pub(crate) mod write_behind;
 
 mod page;
 mod sql_json;

@@ -13,6 +13,8 @@ use mainstay_proto::cache::v1::lock_service_client::LockServiceClient;
 use mainstay_proto::cache::v1::policy_service_client::PolicyServiceClient;
 use mainstay_proto::cache::v1::rate_limit_service_client::RateLimitServiceClient;
 use mainstay_proto::cache::v1::session_service_client::SessionServiceClient;
+use mainstay_proto::cache::v1::warming_service_client::WarmingServiceClient;
+use mainstay_proto::cache::v1::write_behind_service_client::WriteBehindServiceClient;
 use mainstay_proto::introspect::v1::introspection_client::IntrospectionClient;
 use mainstay_proto::introspect::v1::{
     Component, ComponentsRequest, DescribeRequest, DescribeResponse, MetricsRequest,
@@ -88,11 +90,13 @@ impl Upstreams {
     typed_call!(cache_admin, cache, CacheAdminClient);
     typed_call!(policies, cache, PolicyServiceClient);
     typed_call!(cache_figures, cache, FiguresServiceClient);
+    typed_call!(warming, cache, WarmingServiceClient);
     typed_call!(sessions, cache, SessionServiceClient);
     typed_call!(locks, cache, LockServiceClient);
     typed_call!(counters, cache, CounterServiceClient);
     typed_call!(insight, cache, InsightServiceClient);
     typed_call!(rate_limits, cache, RateLimitServiceClient);
+    typed_call!(write_behind, cache, WriteBehindServiceClient);
     typed_call!(realtime, realtime, RealtimeServiceClient);
     typed_call!(realtime_watch, realtime, RealtimeWatchServiceClient);
     typed_call!(replica, replica, ReplicaServiceClient);

@@ -8,7 +8,7 @@ use mainstay_rpc::{BreakerSection, ClientTls};
 use mainstay_runtime::{Problems, Secret};
 use serde::{Deserialize, Serialize};
 
-use crate::origin::Template;
+use crate::origin::{KeysUrl, Template};
 
 /// Configures a source of values that speaks plain HTTP: GET loads, PUT stores, DELETE removes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -16,6 +16,9 @@ use crate::origin::Template;
 pub struct HttpOriginConfig {
     /// Where a key lies, e.g. `https://shop.internal/v1/{namespace}/{key}`; `{key}` is needed.
     pub url: String,
+    /// Where the keys of a namespace are listed, one a line, for warming: on the same host as `url`, e.g.
+    /// `https://shop.internal/v1/{namespace}`; empty: nowhere.
+    pub keys_url: String,
     /// Sent with every request.
     pub headers: BTreeMap<String, String>,
     /// The header `authorization`, e.g. `Bearer ...`; empty: none.
@@ -37,6 +40,7 @@ impl Default for HttpOriginConfig {
     fn default() -> Self {
         Self {
             url: String::new(),
+            keys_url: String::new(),
             headers: BTreeMap::new(),
             authorization: Secret::default(),
             connect_within: Duration::from_millis(500),
@@ -51,8 +55,13 @@ impl Default for HttpOriginConfig {
 impl HttpOriginConfig {
     pub(super) fn check(&self, section: &str, problems: &mut Problems) {
         let key = |name: &str| format!("{section}.{name}");
-        if let Err(wrong) = Template::try_new(&self.url) {
-            problems.add(key("url"), wrong.to_string());
+        match Template::try_new(&self.url) {
+            Err(wrong) => problems.add(key("url"), wrong.to_string()),
+            Ok(template) => {
+                if let Err(wrong) = KeysUrl::try_new(&self.keys_url, &template) {
+                    problems.add(key("keys_url"), wrong.to_string());
+                }
+            }
         }
         for (name, value) in &self.headers {
             let legal = HeaderName::try_from(name).is_ok() && HeaderValue::try_from(value).is_ok();

@@ -4,7 +4,7 @@ use bytesize::ByteSize;
 use mainstay_runtime::Problems;
 use serde::{Deserialize, Serialize};
 
-use super::{CacheConfig, RedisMode};
+use super::{CacheConfig, RedisMode, WarmPlan};
 use crate::key::Ttl;
 
 /// Says how the entries of a namespace are kept.
@@ -33,6 +33,8 @@ pub struct NamespaceConfig {
     pub compress_above: ByteSize,
     /// Which entries leave memory first when room is wanted.
     pub eviction: Eviction,
+    /// What a write waits for before it is confirmed.
+    pub durability: Durability,
     /// How the cache and the origin work together.
     pub strategy: Strategy,
     /// Name of the origin, one of `origins`; needed by every strategy but `cache_aside`.
@@ -48,6 +50,8 @@ pub struct NamespaceConfig {
     pub hard_deadline: Duration,
     /// By how many percent the lifetime of loaded entries varies, so that they do not end together; 0 to 50.
     pub ttl_jitter_percent: u8,
+    /// What the namespace is warmed with.
+    pub warm: WarmPlan,
 }
 
 /// Which entries of a namespace leave memory first when room is wanted.
@@ -83,6 +87,31 @@ impl Eviction {
     }
 }
 
+/// What a write waits for before it is confirmed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Durability {
+    /// For Redis, which may lose it in a failover.
+    #[default]
+    None,
+    /// For a replica of Redis too.
+    ReplicaAck,
+}
+
+impl Durability {
+    /// Returns `none` or `replica_ack`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::ReplicaAck => "replica_ack",
+        }
+    }
+
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        [Self::None, Self::ReplicaAck].into_iter().find(|durability| durability.as_str() == name)
+    }
+}
+
 /// How the cache and the origin work together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -96,23 +125,41 @@ pub enum Strategy {
     RefreshAhead,
     /// As `read_through`, and a write is taken by the origin before it is answered.
     WriteThrough,
+    /// As `read_through`, and a write is in a queue in Redis before it is answered, from where the origin takes it.
+    WriteBehind,
+    /// Every write is taken by the origin first; what else is done follows from what is observed.
+    Adaptive,
 }
 
 impl Strategy {
-    /// Returns `cache_aside`, `read_through`, `refresh_ahead` or `write_through`.
+    const ALL: [Self; 6] = [
+        Self::CacheAside,
+        Self::ReadThrough,
+        Self::RefreshAhead,
+        Self::WriteThrough,
+        Self::WriteBehind,
+        Self::Adaptive,
+    ];
+
+    /// Returns the name of the variant, like `cache_aside`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::CacheAside => "cache_aside",
             Self::ReadThrough => "read_through",
             Self::RefreshAhead => "refresh_ahead",
             Self::WriteThrough => "write_through",
+            Self::WriteBehind => "write_behind",
+            Self::Adaptive => "adaptive",
         }
     }
 
+    /// Tells whether the origin takes a write before it is answered.
+    pub(crate) fn writes_first(self) -> bool {
+        matches!(self, Self::WriteThrough | Self::Adaptive)
+    }
+
     pub(crate) fn from_name(name: &str) -> Option<Self> {
-        [Self::CacheAside, Self::ReadThrough, Self::RefreshAhead, Self::WriteThrough]
-            .into_iter()
-            .find(|strategy| strategy.as_str() == name)
+        Self::ALL.into_iter().find(|strategy| strategy.as_str() == name)
     }
 }
 
@@ -147,6 +194,9 @@ pub struct NamespaceOverrides {
     /// See [`NamespaceConfig::eviction`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eviction: Option<Eviction>,
+    /// See [`NamespaceConfig::durability`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub durability: Option<Durability>,
     /// See [`NamespaceConfig::strategy`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub strategy: Option<Strategy>,
@@ -165,6 +215,9 @@ pub struct NamespaceOverrides {
     /// See [`NamespaceConfig::ttl_jitter_percent`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl_jitter_percent: Option<u8>,
+    /// See [`NamespaceConfig::warm`]; it replaces the whole plan.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warm: Option<WarmPlan>,
 }
 
 impl Default for NamespaceConfig {
@@ -179,12 +232,14 @@ impl Default for NamespaceConfig {
             disk: true,
             compress_above: ByteSize::kib(4),
             eviction: Eviction::default(),
+            durability: Durability::None,
             strategy: Strategy::CacheAside,
             origin: String::new(),
             negative_ttl: Duration::from_secs(5),
             soft_deadline: Duration::from_millis(100),
             hard_deadline: Duration::from_secs(2),
             ttl_jitter_percent: 10,
+            warm: WarmPlan::default(),
         }
     }
 }
@@ -201,12 +256,14 @@ impl NamespaceOverrides {
             disk: self.disk.unwrap_or(defaults.disk),
             compress_above: self.compress_above.unwrap_or(defaults.compress_above),
             eviction: self.eviction.unwrap_or(defaults.eviction),
+            durability: self.durability.unwrap_or(defaults.durability),
             strategy: self.strategy.unwrap_or(defaults.strategy),
             origin: self.origin.clone().unwrap_or_else(|| defaults.origin.clone()),
             negative_ttl: self.negative_ttl.unwrap_or(defaults.negative_ttl),
             soft_deadline: self.soft_deadline.unwrap_or(defaults.soft_deadline),
             hard_deadline: self.hard_deadline.unwrap_or(defaults.hard_deadline),
             ttl_jitter_percent: self.ttl_jitter_percent.unwrap_or(defaults.ttl_jitter_percent),
+            warm: self.warm.clone().unwrap_or_else(|| defaults.warm.clone()),
         }
     }
 }
@@ -224,6 +281,7 @@ impl NamespaceConfig {
         problems.duration(&key("hard_deadline"), self.hard_deadline, ms(10)..=Duration::from_mins(5));
         problems.duration(&key("negative_ttl"), self.negative_ttl, Duration::ZERO..=Duration::from_hours(24));
         problems.range(&key("ttl_jitter_percent"), self.ttl_jitter_percent, 0..=50);
+        self.warm.check(&key("warm"), &self.origin, config, problems);
         if self.strategy != Strategy::CacheAside {
             problems.ensure(
                 config.origins.contains_key(&self.origin),
@@ -233,6 +291,20 @@ impl NamespaceConfig {
                     self.strategy.as_str(),
                     self.origin
                 ),
+            );
+        }
+        if self.durability == Durability::ReplicaAck {
+            problems.ensure(
+                self.redis && matches!(config.redis.mode, RedisMode::Single | RedisMode::Sentinel),
+                &key("durability"),
+                "replica_ack needs Redis, in this namespace too, and one primary: redis.mode single or sentinel",
+            );
+        }
+        if self.strategy == Strategy::WriteBehind {
+            problems.ensure(
+                self.redis && config.redis.mode != RedisMode::None,
+                &key("strategy"),
+                "write_behind needs Redis, in this namespace too: nothing else would keep the queue",
             );
         }
         if self.memory {

@@ -28,6 +28,9 @@ pub struct SessionConfig {
     /// How long the old id leads to a rotated session; 0 to 10 minutes.
     #[serde(with = "humantime_serde")]
     pub rotation_grace: Duration,
+    /// Touches of this time are written together; 10 ms to 1 s.
+    #[serde(with = "humantime_serde")]
+    pub touch_every: Duration,
     /// Sessions of one user; 1 to 200.
     pub max_per_user: u32,
     /// What happens to a session beyond them.
@@ -78,6 +81,7 @@ impl Default for SessionConfig {
             ttl: Duration::from_mins(30),
             max_age: Duration::from_hours(30 * 24),
             rotation_grace: Duration::from_secs(30),
+            touch_every: Duration::from_millis(100),
             max_per_user: 50,
             when_full: WhenFull::RevokeOldest,
             max_size: ByteSize::kib(8),
@@ -122,6 +126,11 @@ impl SessionConfig {
             self.rotation_grace,
             Duration::ZERO..=Self::LONGEST_GRACE,
         );
+        problems.duration(
+            "sessions.touch_every",
+            self.touch_every,
+            Duration::from_millis(10)..=Duration::from_secs(1),
+        );
         problems.range("sessions.max_per_user", self.max_per_user, 1..=Self::MOST_PER_USER);
         problems.range("sessions.max_size", self.max_size, ByteSize::b(256)..=ByteSize::kib(16));
         problems.range("sessions.local_capacity", self.local_capacity, ByteSize::mib(1)..=ByteSize::tib(1));
@@ -150,16 +159,20 @@ mod tests {
     fn each_impossible_value_is_told_with_its_key() {
         use mainstay_runtime::ServiceConfig as _;
         type Case = (fn(&mut CacheConfig), &'static str);
-        let cases: [Case; 9] = [
+        let cases: [Case; 13] = [
             (|c| c.rate_limits.max_keys = 1, "rate_limits.max_keys: "),
             (|c| c.rate_limits.redis_within = Duration::ZERO, "rate_limits.redis_within: "),
             (|c| c.sessions.ttl = Duration::ZERO, "sessions.ttl: "),
             (|c| c.sessions.max_age = Duration::from_hours(24 * 366), "sessions.max_age: "),
             (|c| c.sessions.rotation_grace = Duration::from_hours(1), "sessions.rotation_grace: "),
+            (|c| c.sessions.touch_every = Duration::ZERO, "sessions.touch_every: "),
             (|c| c.sessions.max_per_user = 201, "sessions.max_per_user: "),
             (|c| c.sessions.max_size = ByteSize::kib(17), "sessions.max_size: "),
             (|c| c.locks.max_local = 0, "locks.max_local: "),
             (|c| c.counters.max_local = 0, "counters.max_local: "),
+            (|c| c.pubsub.max_topics = 0, "pubsub.max_topics: "),
+            (|c| c.pubsub.max_message_size = ByteSize::b(0), "pubsub.max_message_size: "),
+            (|c| c.pubsub.buffer = ByteSize::kib(1), "pubsub.buffer: "),
         ];
         for (change, expected) in cases {
             let mut config = CacheConfig::default();

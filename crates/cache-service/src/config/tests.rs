@@ -46,7 +46,7 @@ fn keys(table: &toml::Table) -> Vec<String> {
 #[test]
 fn each_impossible_value_is_told_with_its_key() {
     type Case = (fn(&mut CacheConfig), &'static str);
-    let cases: [Case; 12] = [
+    let cases: [Case; 16] = [
         (|c| c.memory.capacity = ByteSize::kib(1), "memory.capacity: must be between 1"),
         (|c| c.namespace_defaults.max_value_size = ByteSize::mib(17), "namespace_defaults.max_value_size: "),
         (
@@ -58,6 +58,28 @@ fn each_impossible_value_is_told_with_its_key() {
         (
             |c| c.namespace_defaults.memory = false,
             "namespace_defaults.memory: must be true where Redis is not used",
+        ),
+        (
+            |c| {
+                c.redis.mode = RedisMode::Single;
+                c.redis.tls.cert = Some("/nowhere.pem".into());
+            },
+            "redis.tls: cert and key are of no use without ca",
+        ),
+        (
+            |c| {
+                c.redis.mode = RedisMode::Single;
+                c.redis.sentinel_tls.ca = Some("/nowhere.pem".into());
+            },
+            "redis.sentinel_tls: cannot read certificates from /nowhere.pem",
+        ),
+        (
+            |c| c.namespace_defaults.durability = Durability::ReplicaAck,
+            "namespace_defaults.durability: replica_ack needs Redis",
+        ),
+        (
+            |c| c.namespace_defaults.strategy = Strategy::WriteBehind,
+            "namespace_defaults.strategy: write_behind needs Redis",
         ),
         (|c| c.redis.prefix = "a b".to_owned(), "redis.prefix: "),
         (|c| c.redis.command_within = Duration::from_mins(1), "redis.command_within: "),

@@ -72,11 +72,9 @@ impl Engine {
         disk.put(key, Envelope { value, ..envelope.clone() }, grace, policy.compress_above);
     }
 
-    /// Makes what the disk holds for a key unusable, for now at once and for ever soon.
-    pub(crate) fn forget_on_disk(&self, key: &Key) {
-        if let Some(disk) = &self.disk {
-            disk.forget(key);
-        }
+    /// Makes what the disk holds for a key unusable, for now at once and for ever soon, and tells whether there was anything.
+    pub(crate) fn forget_on_disk(&self, key: &Key) -> bool {
+        self.disk.as_ref().is_some_and(|disk| disk.forget(key))
     }
 
     /// Does so with what is older than a version.

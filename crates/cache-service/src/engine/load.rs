@@ -12,10 +12,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::keep::{Times, entry_of};
 use super::{Engine, Found, FoundEntry, Namespace, Policy, xfetch};
-use crate::config::Strategy;
 use crate::entry::{Condition, Decision, Draft, Written};
 use crate::error::CacheError;
 use crate::key::{ContentType, Key, Tags, Ttl};
+use crate::layer::redis::{Left, RedisLayer};
 use crate::metrics::LastLayer;
 use crate::origin::{Change, Loaded, OriginError, Origins, Seat};
 
@@ -24,7 +24,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(25);
 /// So often is a value loaded anew that was invalidated while it was loaded.
 const LOADS_MOST: usize = 3;
 /// A caller with less time left than this would not hear the answer.
-const ANSWER_TAKES: Duration = Duration::from_millis(5);
+pub(super) const ANSWER_TAKES: Duration = Duration::from_millis(5);
 
 /// Loads under way on this node. A load has an owner of its own: those who wait for it may leave.
 pub(crate) struct Loads {
@@ -42,6 +42,18 @@ enum Outcome {
     Failed(String),
 }
 
+/// What Redis says of a load.
+enum Turn {
+    /// The value is there by now.
+    Found(Found),
+    /// The lease is ours.
+    Ours,
+    /// Another node has the lease.
+    Held,
+    /// Nothing: each node loads for itself.
+    Unknown,
+}
+
 impl fmt::Debug for Loads {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Loads").field("n_flights", &self.flights.lock().len()).finish_non_exhaustive()
@@ -51,6 +63,11 @@ impl fmt::Debug for Loads {
 impl Loads {
     pub(crate) fn new(cx: Context, origins: Origins, engine: Weak<Engine>) -> Self {
         Self { cx, origins, engine, flights: Mutex::default() }
+    }
+
+    /// Returns the number of loads under way on this node.
+    pub(crate) fn n_under_way(&self) -> usize {
+        self.flights.lock().len()
     }
 
     /// Joins the load of a key, or starts it: from `seat` together with others. `again` loads although Redis has the key.
@@ -128,7 +145,7 @@ impl Engine {
 
     /// Starts a load of an entry that was just read if it ends soon.
     pub(super) fn refresh_ahead(&self, namespace: &Namespace, key: &Key, found: &Found) {
-        if namespace.policy.strategy != Strategy::RefreshAhead {
+        if !namespace.refreshes_ahead() {
             return;
         }
         let Some(entry) = &found.entry else { return };
@@ -147,7 +164,7 @@ impl Engine {
         version: u64,
         left: Duration,
     ) -> Result<(), CacheError> {
-        if policy.strategy != Strategy::WriteThrough {
+        if !policy.strategy.writes_first() {
             return Ok(());
         }
         let value = draft.map(|draft| Loaded {
@@ -170,8 +187,17 @@ impl Engine {
         let mut again = again;
         for _ in 1..LOADS_MOST {
             let token = self.token();
-            if let Some(found) = self.wait_for_lease(key, policy, token, until, again).await {
+            if let Some(found) = self.wait_for_lease(key, policy, token, until, again, &mut seat).await {
                 return Ok(found);
+            }
+            if let Some(found) = self.found_waiting(key, policy, left()).await? {
+                self.give_back(key, policy, token).await;
+                return Ok(found);
+            }
+            match &namespace.adaptive {
+                Some(adaptive) if again => adaptive.refreshed(),
+                Some(adaptive) => adaptive.loaded(),
+                None => {}
             }
             if let Some(found) = self.load_once(key, &namespace, Some(token), seat.take(), left()).await? {
                 return Ok(found);
@@ -183,7 +209,8 @@ impl Engine {
         Ok(self.found_at_origin(loaded, policy, 0))
     }
 
-    /// Returns what Redis has by now, or nothing when the load is ours to do.
+    /// Returns what Redis has by now, or nothing when the load is ours to do: under the lease, or because Redis does not
+    /// say who has it.
     async fn wait_for_lease(
         &self,
         key: &Key,
@@ -191,48 +218,67 @@ impl Engine {
         token: u64,
         until: Instant,
         again: bool,
+        seat: &mut Option<Seat>,
     ) -> Option<Found> {
         let redis = self.redis_of(policy)?;
-        let left = || until.saturating_duration_since(Instant::now());
         let mut again = again;
-        while !left().is_zero() {
-            if !again {
-                let found = self.read_below(redis, key, policy, None, left()).await.ok()?;
-                if found.layer == LastLayer::L2 {
-                    return Some(found);
-                }
-                if found.degraded {
-                    return None;
-                }
-            }
-            match redis.lease(key, token, policy.hard_deadline, left()).await {
-                Ok(true) if again => return None,
-                Ok(true) => return self.stored_meanwhile(key, policy, token, left()).await,
-                Ok(false) => {}
-                Err(_) => return None,
+        loop {
+            // The other half is the origin's.
+            let answered_by = until.min(Instant::now() + policy.hard_deadline / 2);
+            match self.take_turn(redis, key, policy, token, again, answered_by).await {
+                Turn::Found(found) => return Some(found),
+                Turn::Ours | Turn::Unknown => return None,
+                // Nobody else of its batch is to wait for that.
+                Turn::Held => drop(seat.take()),
             }
             again = false;
+            if until.saturating_duration_since(Instant::now()) <= LOOK_EVERY {
+                return None;
+            }
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        None
     }
 
-    /// Looks once more under the lease: its holder before us may have stored between our look and our lease.
-    async fn stored_meanwhile(
+    /// Looks whether Redis has it, and asks for the lease.
+    async fn take_turn(
         &self,
+        redis: &RedisLayer,
         key: &Key,
         policy: &Policy,
         token: u64,
-        left: Duration,
-    ) -> Option<Found> {
-        let redis = self.redis_of(policy)?;
-        let found = self.read_below(redis, key, policy, None, left).await.ok()?;
-        if found.layer != LastLayer::L2 {
-            return None;
+        again: bool,
+        answered_by: Instant,
+    ) -> Turn {
+        let left = || Left::patient(answered_by.saturating_duration_since(Instant::now()));
+        let look = async || match self.read_below(redis, key, policy, None, left()).await {
+            Ok(found) if found.layer == LastLayer::L2 => Some(Turn::Found(found)),
+            Ok(found) if !found.degraded => None,
+            Ok(_) | Err(_) => Some(Turn::Unknown),
+        };
+        if !again && let Some(turn) = look().await {
+            return turn;
         }
-        // If it fails, the lease ends by itself.
-        let _ = redis.release(key, token, left).await;
-        Some(found)
+        match redis.lease(key, token, policy.hard_deadline, left()).await {
+            Ok(true) if again => return Turn::Ours,
+            Ok(true) => {}
+            Ok(false) => return Turn::Held,
+            Err(_) => return Turn::Unknown,
+        }
+        // Once more, under the lease: its holder before us may have stored between our look and our lease.
+        match look().await {
+            Some(Turn::Found(found)) => {
+                self.give_back(key, policy, token).await;
+                Turn::Found(found)
+            }
+            _ => Turn::Ours,
+        }
+    }
+
+    async fn give_back(&self, key: &Key, policy: &Policy, token: u64) {
+        if let Some(redis) = self.redis_of(policy) {
+            // If it fails, the lease ends by itself.
+            let _ = redis.release(key, token, policy.hard_deadline).await;
+        }
     }
 
     /// Loads and stores; none when it was invalidated meanwhile.
@@ -258,9 +304,8 @@ impl Engine {
         let loaded = match loaded {
             Ok(loaded) => loaded,
             Err(error) => {
-                if let (Some(redis), Some(token)) = (self.redis_of(policy), lease) {
-                    // If it fails, the lease ends by itself.
-                    let _ = redis.release(key, token, policy.hard_deadline).await;
+                if let Some(token) = lease {
+                    self.give_back(key, policy, token).await;
                 }
                 return Err(error);
             }
@@ -293,17 +338,17 @@ impl Engine {
                 self.memory.fill(key, &entry, mark);
                 version
             }
-            Some(redis) => match redis.write(key, &draft, version, policy.hard_deadline).await {
-                Ok(Decision::Stored(written)) => {
+            Some(redis) => match redis.write(key, &draft, version, Left::patient(policy.hard_deadline)).await
+            {
+                Ok(Decision::Stored { written, .. }) => {
                     self.versions.see(written.version);
                     if policy.memory {
                         self.keep(key, &draft, written, times(true));
                     }
                     written.version
                 }
-                Ok(Decision::LeaseLost | Decision::Refused { .. } | Decision::Fenced { .. }) => {
-                    return Ok(None);
-                }
+                // Of these only a lost lease can be: a load asks for nothing else.
+                Ok(_) => return Ok(None),
                 Err(_) => {
                     if policy.memory {
                         let entry = entry_of(&draft, here, times(false), self.time.now());
@@ -333,6 +378,9 @@ impl Engine {
                     ttl,
                     condition,
                     compress_above,
+                    max_queued: None,
+                    once: None,
+                    replica_ack: false,
                 })
             }
             None => {
@@ -347,12 +395,15 @@ impl Engine {
                     ttl,
                     condition,
                     compress_above,
+                    max_queued: None,
+                    once: None,
+                    replica_ack: false,
                 })
             }
         }
     }
 
-    fn found_at_origin(&self, loaded: Option<Loaded>, policy: &Policy, version: u64) -> Found {
+    pub(super) fn found_at_origin(&self, loaded: Option<Loaded>, policy: &Policy, version: u64) -> Found {
         let entry = loaded.map(|loaded| FoundEntry {
             value: loaded.value,
             content_type: loaded.content_type,

@@ -7,7 +7,8 @@ use mainstay_runtime::Problems;
 use parking_lot::RwLock;
 use prometheus_client::metrics::counter::Counter;
 
-use crate::config::{CacheConfig, Eviction, NamespaceConfig, Strategy};
+use crate::adaptive::{Adaptive, Behaviour};
+use crate::config::{CacheConfig, Durability, Eviction, NamespaceConfig, Strategy, WarmPlan};
 use crate::key::Ttl;
 use crate::metrics::LastLayer;
 
@@ -43,6 +44,8 @@ pub(crate) struct Namespace {
     pub(crate) stale: Counter,
     pub(crate) sets: Counter,
     pub(crate) load_cost: LoadCost,
+    /// For the strategy `adaptive`.
+    pub(crate) adaptive: Option<Arc<Adaptive>>,
 }
 
 /// What a load from the origin takes: a mean that forgets, in which the last load counts for an eighth.
@@ -74,12 +77,14 @@ pub(crate) struct Policy {
     pub(crate) disk: bool,
     pub(crate) compress_above: u64,
     pub(crate) eviction: Eviction,
+    pub(crate) durability: Durability,
     pub(crate) strategy: Strategy,
     pub(crate) origin: Box<str>,
     pub(crate) negative_ttl: Duration,
     pub(crate) soft_deadline: Duration,
     pub(crate) hard_deadline: Duration,
     pub(crate) ttl_jitter_percent: u8,
+    pub(crate) warm: Arc<WarmPlan>,
 }
 
 impl Namespaces {
@@ -139,7 +144,9 @@ impl Namespaces {
             .cloned()
             .or(used)
             .unwrap_or_else(|| Arc::new(Namespace::new(Policy::new(policy))));
-        let namespace = Namespace { policy: Policy::new(policy), ..Namespace::clone(&counted) };
+        let is_adaptive = policy.strategy == Strategy::Adaptive;
+        let adaptive = is_adaptive.then(|| counted.adaptive.clone().unwrap_or_else(Adaptive::new));
+        let namespace = Namespace { policy: Policy::new(policy), adaptive, ..Namespace::clone(&counted) };
         listed.insert(name.into(), Arc::new(namespace));
     }
 
@@ -171,8 +178,23 @@ impl Namespace {
         self.hits.iter().map(Counter::get).sum()
     }
 
+    /// Tells whether what is read is loaded again before it ends.
+    pub(crate) fn refreshes_ahead(&self) -> bool {
+        self.policy.strategy == Strategy::RefreshAhead || self.behaves_as(Behaviour::RefreshAhead)
+    }
+
+    /// Tells whether a write goes to the origin and out of the cache.
+    pub(crate) fn writes_around(&self) -> bool {
+        self.behaves_as(Behaviour::ReadThrough)
+    }
+
+    fn behaves_as(&self, behaviour: Behaviour) -> bool {
+        self.adaptive.as_ref().is_some_and(|adaptive| adaptive.chosen() == behaviour)
+    }
+
     fn new(policy: Policy) -> Self {
         Self {
+            adaptive: (policy.strategy == Strategy::Adaptive).then(Adaptive::new),
             policy,
             gets: Counter::default(),
             hits: Default::default(),
@@ -195,12 +217,14 @@ impl Policy {
             disk: config.disk,
             compress_above: config.compress_above.as_u64(),
             eviction: config.eviction,
+            durability: config.durability,
             strategy: config.strategy,
             origin: config.origin.as_str().into(),
             negative_ttl: config.negative_ttl,
             soft_deadline: config.soft_deadline,
             hard_deadline: config.hard_deadline,
             ttl_jitter_percent: config.ttl_jitter_percent,
+            warm: Arc::new(config.warm.clone()),
         }
     }
 }

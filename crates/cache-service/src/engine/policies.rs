@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Engine;
 use super::audit::{LocalAudit, PolicyChange};
-use crate::config::{NamespaceConfig, NamespaceOverrides};
+use crate::adaptive::Report;
+use crate::config::{NamespaceConfig, NamespaceOverrides, Strategy};
 use crate::error::CacheError;
 
 const READ_WITHIN: Duration = Duration::from_secs(1);
@@ -37,6 +38,8 @@ pub(crate) struct RunTimePolicy {
 pub(crate) struct PolicyView {
     pub(crate) effective: NamespaceConfig,
     pub(crate) run_time: Option<RunTimePolicy>,
+    /// What the strategy `adaptive` last found.
+    pub(crate) adaptive: Option<Report>,
 }
 
 impl Engine {
@@ -46,7 +49,14 @@ impl Engine {
         let configured = self.namespaces.configured(namespace).ok_or_else(unknown)?;
         let run_time = self.policies.in_force.lock().get(namespace).cloned();
         let effective = run_time.as_ref().map(|put| put.overrides.over(&configured));
-        Ok(PolicyView { effective: effective.unwrap_or(configured), run_time })
+        let effective = effective.unwrap_or(configured);
+        let adaptive = match effective.strategy {
+            Strategy::Adaptive => {
+                self.namespaces.get(namespace).and_then(|used| used.adaptive.as_ref()?.report())
+            }
+            _ => None,
+        };
+        Ok(PolicyView { effective, run_time, adaptive })
     }
 
     /// Replaces the run-time policy of a namespace, if the one in place has the version that is expected.

@@ -12,7 +12,7 @@ use crate::entry::Envelope;
 use crate::error::CacheError;
 use crate::key::Key;
 use crate::layer::memory::Held;
-use crate::layer::redis::RedisLayer;
+use crate::layer::redis::{Left, RedisLayer};
 use crate::metrics::LastLayer;
 use crate::origin::Seat;
 use crate::time::Moment;
@@ -60,6 +60,9 @@ impl Engine {
             namespace.stale.inc_by(found.stale.into());
         }
         self.insight.observe(key, is_hit);
+        if let Some(adaptive) = &namespace.adaptive {
+            adaptive.read(key);
+        }
         found
     }
 
@@ -69,10 +72,17 @@ impl Engine {
         key: &Key,
         policy: &Policy,
         held: Option<Held>,
-        left: Duration,
+        left: impl Into<Left>,
     ) -> Result<Found, CacheError> {
         let loading = Loading { mark: self.memory.mark(key), epoch: self.invalidation.epoch() };
-        let answer = redis.read(key, left).await;
+        let left = left.into();
+        // What only Redis keeps is read there by each: a shared answer could be older than the question. So is what a load
+        // asks for, which is one for all as it is: under a lease an older answer would not do.
+        let answer = if policy.memory && !left.patient {
+            self.read_together(redis, key, loading, left.time).await
+        } else {
+            redis.read(key, left).await
+        };
         // It may have been invalidated while Redis was asked.
         let held = held.filter(|held| self.invalidation.admits(key, held.version, held.tags()));
         let now = self.time.now();

@@ -8,6 +8,7 @@ use super::*;
 use crate::config::{CacheConfig, NamespaceOverrides, RedisConfig, RedisMode};
 use crate::fence::Fences;
 use crate::invalidation::InvalidationMetrics;
+use crate::once::MadeHere;
 use crate::origin::Origins;
 use crate::redis::Redis;
 
@@ -40,8 +41,13 @@ fn engine(config: &CacheConfig) -> (Engine, ClockHandle) {
             InvalidationMetrics::register(&mut Registry::default()),
         ),
         policies: RunTimePolicies::default(),
+        made_here: MadeHere::new(time.clone()),
         fences: Fences::new(1_000, time),
+        queued: Notify::new(),
+        max_queued: config.write_behind.max_queued,
         loads: Loads::new(Context::for_test("cache-service"), Origins::default(), Weak::new()),
+        reads: Reads::default(),
+        hot: HotKeys::default(),
     };
     (engine, handle)
 }
@@ -71,6 +77,7 @@ fn set(name: &str, value: &'static [u8], ttl_s: u64) -> Set {
         tags: Tags::default(),
         lease: None,
         fence: None,
+        once: None,
     }
 }
 
@@ -78,7 +85,7 @@ fn set(name: &str, value: &'static [u8], ttl_s: u64) -> Set {
 async fn what_is_set_comes_back_from_memory_until_its_ttl_is_over() {
     let (engine, clock) = memory_only();
     let stored = engine.set(set("a", b"value", 60), LEFT).await.unwrap();
-    assert_eq!(stored, Stored { version: 1_700_000_000_000_000, degraded: false });
+    assert_eq!(stored, Stored::applied(1_700_000_000_000_000));
     clock.advance(Duration::from_secs(20));
     let found = engine.get(&key("a"), LEFT).await.unwrap();
     let entry = FoundEntry {
@@ -108,8 +115,8 @@ async fn without_a_ttl_the_one_of_the_namespace_counts() {
 async fn versions_of_a_key_grow_over_a_deletion() {
     let (engine, _clock) = memory_only();
     let first = engine.set(set("a", b"1", 60), LEFT).await.unwrap().version;
-    assert!(engine.delete(&key("a"), None, LEFT).await.unwrap());
-    assert!(!engine.delete(&key("a"), None, LEFT).await.unwrap());
+    assert!(engine.delete(&key("a"), Removal::default(), LEFT).await.unwrap().existed);
+    assert!(!engine.delete(&key("a"), Removal::default(), LEFT).await.unwrap().existed);
     assert!(engine.set(set("a", b"2", 60), LEFT).await.unwrap().version > first);
 }
 
@@ -141,7 +148,7 @@ async fn an_unknown_namespace_is_refused_when_namespaces_are_closed() {
 #[tokio::test]
 async fn a_write_while_redis_is_away_is_kept_here_and_marked() {
     let (engine, clock) = redis_away();
-    assert!(engine.set(set("a", b"value", 60), LEFT).await.unwrap().degraded);
+    assert!(engine.set(set("a", b"value", 60), LEFT).await.unwrap().is_degraded());
 
     let fresh = engine.get(&key("a"), LEFT).await.unwrap();
     assert_eq!((fresh.layer, fresh.stale, fresh.degraded), (LastLayer::L1, false, false));
@@ -164,7 +171,7 @@ async fn a_write_while_redis_is_away_is_kept_here_and_marked() {
 async fn a_delete_that_does_not_reach_redis_is_an_error_and_leaves_nothing_here() {
     let (engine, _clock) = redis_away();
     engine.set(set("a", b"value", 60), LEFT).await.unwrap();
-    let failed = engine.delete(&key("a"), None, LEFT).await;
+    let failed = engine.delete(&key("a"), Removal::default(), LEFT).await;
     assert!(matches!(failed, Err(CacheError::NotDeleted(_))), "{failed:?}");
     assert!(engine.get(&key("a"), LEFT).await.unwrap().entry.is_none());
 }
@@ -186,8 +193,8 @@ async fn a_namespace_without_redis_does_not_care_that_it_is_away() {
     let mut config = CacheConfig { redis, ..CacheConfig::default() };
     config.namespace_defaults.redis = false;
     let (engine, _clock) = engine(&config);
-    assert!(!engine.set(set("a", b"value", 60), LEFT).await.unwrap().degraded);
-    assert!(engine.delete(&key("a"), None, LEFT).await.unwrap());
+    assert!(!engine.set(set("a", b"value", 60), LEFT).await.unwrap().is_degraded());
+    assert!(engine.delete(&key("a"), Removal::default(), LEFT).await.unwrap().existed);
 }
 
 #[tokio::test]
@@ -198,7 +205,7 @@ async fn the_breaker_opens_after_a_row_of_failures() {
     }
     let redis = engine.redis.as_ref().unwrap();
     assert_eq!(redis.breaker_state().as_str(), "open");
-    let failed = engine.delete(&key("a"), None, LEFT).await.unwrap_err();
+    let failed = engine.delete(&key("a"), Removal::default(), LEFT).await.unwrap_err();
     assert!(
         matches!(failed, CacheError::NotDeleted(crate::layer::redis::LayerError::BreakerOpen { .. })),
         "{failed:?}"

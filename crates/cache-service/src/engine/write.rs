@@ -1,4 +1,4 @@
-//! What a write and a delete do in each layer.
+//! What a write does in each layer.
 
 use std::time::Duration;
 
@@ -6,18 +6,19 @@ use tracing::Instrument as _;
 
 use super::keep::{Loading, Times, entry_of};
 use super::{Engine, Policy, Set, Stored};
-use crate::config::Strategy;
-use crate::entry::{Condition, Decision, Draft, Written};
+use crate::config::{Durability, Strategy};
+use crate::entry::{Condition, Decision, Draft, Removal, Written};
 use crate::error::CacheError;
 use crate::fence::Fence;
 use crate::key::{Invalid, Key, Tags};
-use crate::layer::memory::{Held, Memory};
+use crate::layer::memory::Memory;
 use crate::layer::redis::RedisLayer;
 use crate::metrics::LastLayer;
+use crate::once::{Made, Once};
 
 impl Engine {
     pub(super) async fn write(&self, set: Set, left: Duration) -> Result<(Stored, LastLayer), CacheError> {
-        let Set { key, value, ttl, content_type, condition, tags, lease, fence } = set;
+        let Set { key, value, ttl, content_type, condition, tags, lease, fence, once } = set;
         let namespace = self.namespace(&key)?;
         let policy = &namespace.policy;
         let (bytes, max_bytes) = (value.len() as u64, policy.max_value_bytes);
@@ -25,30 +26,43 @@ impl Engine {
             return Err(CacheError::ValueTooLarge { bytes, max_bytes });
         }
         self.check_fence(policy, fence.as_ref())?;
+        check_once(policy, once.as_ref())?;
         let ttl = ttl.unwrap_or(policy.ttl);
         if !tags.is_empty() && ttl.as_duration() > Tags::TTL_MAX {
             return Err(Invalid::TaggedTtlTooLong.into());
         }
         let compress_above = policy.compress_above;
-        let draft =
-            Draft { value: Some(value), content_type, tags, lease, fence, ttl, condition, compress_above };
+        let max_queued = self.max_queued_of(policy);
+        let draft = Draft {
+            value: Some(value),
+            content_type,
+            tags,
+            lease,
+            fence,
+            ttl,
+            condition,
+            compress_above,
+            max_queued,
+            once,
+            replica_ack: policy.durability == Durability::ReplicaAck,
+        };
         let version = self.versions.next(self.time.unix_us());
         self.write_through(&key, policy, Some(&draft), version, left).await?;
+        if let Some(adaptive) = &namespace.adaptive {
+            adaptive.wrote(&key);
+        }
+        let removal = Removal { replica_ack: draft.replica_ack, ..Removal::default() };
+        if namespace.writes_around()
+            && condition == Condition::Always
+            && draft.lease.is_none()
+            && let Ok((_, layer)) = self.forget(&key, policy, &removal, left).await
+        {
+            namespace.sets.inc();
+            return Ok((Stored::applied(version), layer));
+        }
         let stored = match self.redis_of(policy) {
-            None => {
-                let written = Written { version, set_at_unix_ms: self.time.unix_ms() };
-                let ttl = draft.ttl.as_duration();
-                let epoch = self.invalidation.epoch();
-                let times = Times { fresh_for: ttl, kept_for: ttl, confirmed: true, epoch };
-                if condition != Condition::Always && self.held(&key).is_none() {
-                    // What the condition is about may be on disk alone.
-                    let loading = Loading { mark: self.memory.mark(&key), epoch };
-                    self.found_on_disk(&key, policy, loading).await;
-                }
-                self.keep_if(&key, &draft, written, times)?;
-                self.written_to_disk(&key, policy, &draft, written);
-                (Stored { version, degraded: false }, LastLayer::L1)
-            }
+            None if max_queued.is_some() => return Err(CacheError::NoQueue),
+            None => (self.write_here(&key, policy, &draft, version).await?, LastLayer::L1),
             Some(redis) => {
                 let span = tracing::info_span!("cache.set", cache.namespace = key.namespace());
                 self.write_below(redis, &key, policy, &draft, version, left).instrument(span).await?
@@ -58,7 +72,34 @@ impl Engine {
         Ok(stored)
     }
 
-    async fn write_below(
+    /// Writes where there is no Redis below.
+    async fn write_here(
+        &self,
+        key: &Key,
+        policy: &Policy,
+        draft: &Draft,
+        version: u64,
+    ) -> Result<Stored, CacheError> {
+        let written = Written { version, set_at_unix_ms: self.time.unix_ms() };
+        let ttl = draft.ttl.as_duration();
+        let epoch = self.invalidation.epoch();
+        let times = Times { fresh_for: ttl, kept_for: ttl, confirmed: true, epoch };
+        if draft.condition != Condition::Always && self.held(key).is_none() {
+            // What the condition is about may be on disk alone.
+            let loading = Loading { mark: self.memory.mark(key), epoch };
+            self.found_on_disk(key, policy, loading).await;
+        }
+        let (made, replayed) = self.made_here.make(key, draft.once.as_ref(), || {
+            self.keep_if(key, draft, written, times)?;
+            Ok(Made { version, existed: false })
+        })?;
+        if !replayed {
+            self.written_to_disk(key, policy, draft, written);
+        }
+        Ok(Stored { replayed, ..Stored::applied(made.version) })
+    }
+
+    pub(super) async fn write_below(
         &self,
         redis: &RedisLayer,
         key: &Key,
@@ -90,26 +131,48 @@ impl Engine {
                 self.memory.remove(key);
                 Err(CacheError::Fenced { newest })
             }
-            Ok(Decision::Stored(written)) => {
+            Ok(Decision::QueueFull) => Err(CacheError::QueueFull),
+            Ok(Decision::OnceReused) => Err(CacheError::OnceReused),
+            Ok(Decision::Replayed(made)) => {
+                let stored =
+                    Stored { replaced: made.existed, replayed: true, ..Stored::applied(made.version) };
+                Ok((stored, LastLayer::L2))
+            }
+            Ok(Decision::NotDurable { version }) => {
+                self.not_durable(key, version);
+                if draft.max_queued.is_some() {
+                    self.queued.notify_one();
+                }
+                Err(CacheError::NotDurable { version })
+            }
+            Ok(Decision::Stored { written, existed }) => {
                 self.versions.see(written.version);
+                if draft.max_queued.is_some() {
+                    self.queued.notify_one();
+                }
                 if policy.memory {
                     self.keep(key, draft, written, times(true));
                 }
                 self.written_to_disk(key, policy, draft, written);
-                Ok((Stored { version: written.version, degraded: false }, LastLayer::L2))
+                Ok((Stored { replaced: existed, ..Stored::applied(written.version) }, LastLayer::L2))
             }
             Err(error) if error.is_overload() => Err(CacheError::Overloaded),
             Err(error)
-                if draft.condition != Condition::Always || draft.lease.is_some() || draft.fence.is_some() =>
+                if draft.condition != Condition::Always
+                    || draft.lease.is_some()
+                    || draft.fence.is_some()
+                    || draft.once.is_some()
+                    || draft.replica_ack
+                    || draft.max_queued.is_some() =>
             {
                 Err(CacheError::NotConfirmed(error))
             }
             Err(error) if !policy.memory => Err(CacheError::NotStored(error)),
-            Err(_) => {
+            Err(error) => {
                 let written = Written { version, set_at_unix_ms: self.time.unix_ms() };
                 self.keep(key, draft, written, times(false));
                 self.written_to_disk(key, policy, draft, written);
-                Ok((Stored { version, degraded: true }, LastLayer::L1))
+                Ok((Stored { outcome: error.outcome(), ..Stored::applied(version) }, LastLayer::L1))
             }
         }
     }
@@ -128,100 +191,38 @@ impl Engine {
         put.map_err(|version| CacheError::VersionMismatch { version })
     }
 
-    /// Refuses a fence that cannot be checked in one step with the write.
-    fn check_fence(&self, policy: &Policy, fence: Option<&Fence>) -> Result<(), CacheError> {
+    /// Refuses a fence that cannot be checked in one step with the write. Where the origin learns later, it may take what was
+    /// written under a lock when somebody else has it, and reads it.
+    pub(super) fn check_fence(&self, policy: &Policy, fence: Option<&Fence>) -> Result<(), CacheError> {
         let away = self.redis.is_some() && !policy.redis;
-        if fence.is_some() && (away || policy.strategy == Strategy::WriteThrough) {
+        let origin_apart = policy.strategy.writes_first() || policy.strategy == Strategy::WriteBehind;
+        if fence.is_some() && (away || origin_apart) {
             return Err(CacheError::FenceNotPossible);
         }
         Ok(())
     }
 
-    pub(super) async fn remove(
-        &self,
-        key: &Key,
-        fence: Option<&Fence>,
-        left: Duration,
-    ) -> Result<(bool, LastLayer), CacheError> {
-        let namespace = self.namespace(key)?;
-        self.check_fence(&namespace.policy, fence)?;
-        if let Some(fence) = fence {
-            return self.remove_fenced(key, &namespace.policy, fence, left).await;
-        }
-        let now = self.time.now();
-        let version = self.versions.next(self.time.unix_us());
-        self.write_through(key, &namespace.policy, None, version, left).await?;
-        let held = self.memory.remove(key).is_some_and(|held| held.has_value && held.is_alive(now));
-        let on_disk = match &self.disk {
-            Some(disk) => disk.remove(key).await,
-            None => false,
-        };
-        let Some(redis) = self.redis_of(&namespace.policy) else {
-            return Ok((held || on_disk, if on_disk { LastLayer::L3 } else { LastLayer::L1 }));
-        };
-        let span = tracing::info_span!("cache.delete", cache.namespace = key.namespace());
-        // Once more at the end, also when the caller goes away: a read between the two may have brought it back.
-        let _gone = ForgetOnDrop { memory: &self.memory, key };
-        let lowest_version = self.versions.next(self.time.unix_us());
-        match redis.delete(key, lowest_version, left).instrument(span).await {
-            Ok((existed, version)) => {
-                self.versions.see(version);
-                Ok((existed || held, LastLayer::L2))
-            }
-            Err(error) if error.is_overload() => Err(CacheError::Overloaded),
-            Err(error) => Err(CacheError::NotDeleted(error)),
-        }
+    /// Forgets what Redis has replaced, and may replace again when it fails over.
+    pub(super) fn not_durable(&self, key: &Key, version: u64) {
+        self.versions.see(version);
+        self.memory.remove(key);
+        self.forget_on_disk(key);
     }
 }
 
-impl Engine {
-    /// Removes a key if nobody else got the lock since. What says so is asked first: memory is not touched before.
-    async fn remove_fenced(
-        &self,
-        key: &Key,
-        policy: &Policy,
-        fence: &Fence,
-        left: Duration,
-    ) -> Result<(bool, LastLayer), CacheError> {
-        let now = self.time.now();
-        let was_here = |held: Option<Held>| held.is_some_and(|held| held.has_value && held.is_alive(now));
-        let lowest_version = self.versions.next(self.time.unix_us());
-        let Some(redis) = self.redis_of(policy) else {
-            let held = {
-                let passed = self.fences.pass(fence);
-                let _passed = passed.map_err(|newest| CacheError::Fenced { newest })?;
-                was_here(self.memory.remove(key))
-            };
-            let on_disk = match &self.disk {
-                Some(disk) => disk.remove(key).await,
-                None => false,
-            };
-            return Ok((held || on_disk, LastLayer::L1));
-        };
-        let span = tracing::info_span!("cache.delete", cache.namespace = key.namespace());
-        let _gone = ForgetOnDrop { memory: &self.memory, key };
-        let deleted = redis.delete_fenced(key, fence, lowest_version, left).instrument(span).await;
-        match deleted {
-            Ok(Err(newest)) => Err(CacheError::Fenced { newest }),
-            Ok(Ok((existed, version))) => {
-                self.versions.see(version);
-                let held = was_here(self.memory.remove(key));
-                if let Some(disk) = &self.disk {
-                    disk.remove(key).await;
-                }
-                Ok((existed || held, LastLayer::L2))
-            }
-            Err(error) if error.is_overload() => Err(CacheError::Overloaded),
-            Err(error) => Err(CacheError::NotDeleted(error)),
-        }
+/// Refuses an idempotency key where the origin is told first: it cannot tell what it was told before.
+pub(super) fn check_once(policy: &Policy, once: Option<&Once>) -> Result<(), CacheError> {
+    if once.is_some() && policy.strategy.writes_first() {
+        return Err(CacheError::OnceNotPossible);
     }
+    Ok(())
 }
 
 /// Removes a key from memory when dropped: after a change in Redis that may or may not have been made, memory must not
 /// go on answering with what was there before.
-struct ForgetOnDrop<'a> {
-    memory: &'a Memory,
-    key: &'a Key,
+pub(super) struct ForgetOnDrop<'a> {
+    pub(super) memory: &'a Memory,
+    pub(super) key: &'a Key,
 }
 
 impl ForgetOnDrop<'_> {

@@ -22,7 +22,7 @@ pub(crate) struct Body {
 impl Body {
     pub(super) const PLAIN: u8 = 1;
     pub(super) const ZSTD: u8 = 2;
-    pub(super) const ABSENT: u8 = 3;
+    pub(crate) const ABSENT: u8 = 3;
 
     /// Packs a value, compressed if it has more than `compress_above` bytes and becomes smaller by it.
     pub(crate) fn pack(content_type: &ContentType, tags: &Tags, value: &[u8], compress_above: u64) -> Self {

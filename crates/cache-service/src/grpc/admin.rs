@@ -8,9 +8,13 @@ use mainstay_rpc::{Caller, Failure, Reply, Request, Response};
 
 use super::cache::time_left;
 use super::codec::refused;
-use crate::config::{Eviction, NamespaceConfig, NamespaceOverrides, Strategy};
+use super::warming::{decode_plan, encode_plan};
+use crate::adaptive::Report;
+use crate::config::{Durability, Eviction, NamespaceConfig, NamespaceOverrides, Strategy, WarmPlan};
 use crate::engine::{Engine, Invalidate, PolicyView};
+use crate::error::CacheError;
 use crate::key::{Key, Namespace, Tags};
+use crate::shared::exact;
 
 /// Keys, and tags, of one request at most.
 const MOST_AT_ONCE: usize = 1_000;
@@ -84,16 +88,20 @@ impl CacheAdmin for AdminGrpc {
 
 fn decode_policy(policy: pb::NamespacePolicy) -> Result<NamespaceOverrides, Failure> {
     let duration = |field: &str, given: Option<prost_types::Duration>| {
-        let given = given.map(Duration::try_from).transpose();
-        given.map_err(|_| Failure::invalid(format!("policy.{field}"), "must not be negative"))
+        let read = |given| exact(given).ok_or_else(|| illegal(field, "must be a duration, not below zero"));
+        given.map(read).transpose()
     };
     let strategy = policy.strategy.map(|name| {
-        let known = "must be cache_aside, read_through, refresh_ahead or write_through";
-        Strategy::from_name(&name).ok_or_else(|| Failure::invalid("policy.strategy", known))
+        let known =
+            "must be cache_aside, read_through, refresh_ahead, write_through, write_behind or adaptive";
+        Strategy::from_name(&name).ok_or_else(|| illegal("strategy", known))
     });
     let eviction = policy.eviction.map(|name| {
         let known = "must be lfu, lru, ttl or fifo";
-        Eviction::from_name(&name).ok_or_else(|| Failure::invalid("policy.eviction", known))
+        Eviction::from_name(&name).ok_or_else(|| illegal("eviction", known))
+    });
+    let durability = policy.durability.map(|name| {
+        Durability::from_name(&name).ok_or_else(|| illegal("durability", "must be none or replica_ack"))
     });
     let jitter = policy.ttl_jitter_percent.map(|percent| u8::try_from(percent).unwrap_or(u8::MAX));
     Ok(NamespaceOverrides {
@@ -105,6 +113,7 @@ fn decode_policy(policy: pb::NamespacePolicy) -> Result<NamespaceOverrides, Fail
         redis: policy.redis,
         strategy: strategy.transpose()?,
         eviction: eviction.transpose()?,
+        durability: durability.transpose()?,
         disk: policy.disk,
         compress_above: policy.compress_above_bytes.map(ByteSize::b),
         origin: policy.origin,
@@ -112,7 +121,13 @@ fn decode_policy(policy: pb::NamespacePolicy) -> Result<NamespaceOverrides, Fail
         soft_deadline: duration("soft_deadline", policy.soft_deadline)?,
         hard_deadline: duration("hard_deadline", policy.hard_deadline)?,
         ttl_jitter_percent: jitter,
+        warm: policy.warm.map(|plan| decode_plan("policy.warm", plan, WarmPlan::default())).transpose()?,
     })
+}
+
+/// Says as every other illegal policy does what is wrong.
+fn illegal(field: &str, wrong: &str) -> Failure {
+    CacheError::PolicyInvalid { problems: vec![format!("policy.{field}: {wrong}")] }.into()
 }
 
 pub(super) fn encode_view(namespace: String, view: PolicyView) -> pb::NamespaceView {
@@ -125,6 +140,35 @@ pub(super) fn encode_view(namespace: String, view: PolicyView) -> pb::NamespaceV
         put_at,
         put_by: run_time.as_ref().map(|put| put.put_by.clone()).unwrap_or_default(),
         run_time: run_time.map(|put| encode_policy(put.overrides)),
+        adaptive: view.adaptive.map(encode_adaptive),
+    }
+}
+
+fn encode_adaptive(report: Report) -> pb::AdaptiveView {
+    let observed = report.observed;
+    let estimates = report.estimates.iter().map(|estimate| pb::AdaptiveEstimate {
+        strategy: estimate.behaviour.as_str().to_owned(),
+        origin_calls_per_second: estimate.origin_calls_per_second,
+        read_wait_seconds: estimate.read_wait.as_secs_f64(),
+        stale_risk: estimate.stale_risk,
+        cost: estimate.cost,
+    });
+    pb::AdaptiveView {
+        chosen: report.chosen.as_str().to_owned(),
+        since: (report.since_unix_ms > 0).then(|| timestamp(report.since_unix_ms)),
+        switches: report.n_switches,
+        reason: report.reason,
+        observed: Some(pb::AdaptiveObserved {
+            window: observed.window.try_into().ok(),
+            reads: observed.reads,
+            writes: observed.writes,
+            loads: observed.loads,
+            refreshes: observed.refreshes,
+            reread_share: observed.reread_share,
+            load_seconds: observed.load_cost.as_secs_f64(),
+            fill: observed.fill,
+        }),
+        estimates: estimates.collect(),
     }
 }
 
@@ -144,6 +188,8 @@ fn everything(config: NamespaceConfig) -> NamespaceOverrides {
         soft_deadline: Some(config.soft_deadline),
         hard_deadline: Some(config.hard_deadline),
         ttl_jitter_percent: Some(config.ttl_jitter_percent),
+        durability: Some(config.durability),
+        warm: Some(config.warm),
         disk: Some(config.disk),
         compress_above: Some(config.compress_above),
     }
@@ -163,10 +209,12 @@ pub(super) fn encode_policy(policy: NamespaceOverrides) -> pb::NamespacePolicy {
         soft_deadline: duration(policy.soft_deadline),
         hard_deadline: duration(policy.hard_deadline),
         ttl_jitter_percent: policy.ttl_jitter_percent.map(u32::from),
+        warm: policy.warm.as_ref().map(encode_plan),
         origin: policy.origin,
         disk: policy.disk,
         compress_above_bytes: policy.compress_above.map(|size| size.as_u64()),
         eviction: policy.eviction.map(|eviction| eviction.as_str().to_owned()),
+        durability: policy.durability.map(|durability| durability.as_str().to_owned()),
     }
 }
 

@@ -2,15 +2,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::stream::Pending;
 use mainstay_proto::cache::v1 as pb;
 use mainstay_proto::cache::v1::cache_service_server::CacheService;
-use mainstay_rpc::{Deadline, ErrorCode, Failure, Reply, Request, Response};
+use mainstay_rpc::{Deadline, ErrorCode, Failure, QuickMethod, Reply, Request, Response, Status};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
 use super::batch::batch;
-use super::codec::{decode_fence, decode_set, encode_found, encode_stored, refused};
+use super::codec::{decode_removal, decode_set, encode_deleted, encode_found, encode_stored, refused};
 use super::stream::{Answers, StreamLimits};
 use crate::config::CacheConfig;
 use crate::engine::{Engine, Namespace};
@@ -48,6 +50,26 @@ impl CacheGrpc {
             stopping,
         }
     }
+
+    /// Begins to answer the requests of a stream.
+    pub(super) fn answers(&self, requests: Streaming<Bytes>) -> Result<Answers, Failure> {
+        let slot = Arc::clone(&self.stream_slots).try_acquire_owned().map_err(|_| {
+            Failure::new(ErrorCode::ResourceExhausted, "OVERLOADED", "too many streams are open")
+                .retry_after(STREAMS_RETRY_AFTER)
+        })?;
+        Ok(Answers::new(
+            Arc::clone(&self.engine),
+            requests,
+            self.stream_limits,
+            self.stopping.clone().cancelled_owned(),
+            slot,
+        ))
+    }
+
+    /// Returns the methods that can be answered at once.
+    pub(crate) fn quick(&self) -> Vec<QuickMethod> {
+        super::quick::methods(&self.engine, self.most_batch_bytes)
+    }
 }
 
 /// Values in the answer to one batch, or one larger value: what clients take unless told otherwise, less the framing.
@@ -77,11 +99,11 @@ impl CacheService for CacheGrpc {
 
     async fn delete(&self, request: Request<pb::DeleteRequest>) -> Reply<pb::DeleteResponse> {
         let left = time_left(&request);
-        let pb::DeleteRequest { namespace, key, fence } = request.into_inner();
+        let pb::DeleteRequest { namespace, key, fence, idempotency_key } = request.into_inner();
         let key = Key::try_new(&namespace, &key).map_err(refused)?;
-        let fence = decode_fence(fence).map_err(refused)?;
-        let existed = self.engine.delete(&key, fence.as_ref(), left).await.map_err(Failure::from)?;
-        Ok(Response::new(pb::DeleteResponse { existed }))
+        let removal = decode_removal(fence, &idempotency_key).map_err(refused)?;
+        let deleted = self.engine.delete(&key, removal, left).await.map_err(Failure::from)?;
+        Ok(Response::new(encode_deleted(deleted)))
     }
 
     async fn batch(&self, request: Request<pb::BatchRequest>) -> Reply<pb::BatchResponse> {
@@ -90,20 +112,11 @@ impl CacheService for CacheGrpc {
         Ok(Response::new(answer))
     }
 
-    type StreamStream = Answers;
+    type StreamStream = Pending<Result<pb::StreamResponse, Status>>;
 
-    async fn stream(&self, request: Request<Streaming<pb::StreamRequest>>) -> Reply<Answers> {
-        let slot = Arc::clone(&self.stream_slots).try_acquire_owned().map_err(|_| {
-            Failure::new(ErrorCode::ResourceExhausted, "OVERLOADED", "too many streams are open")
-                .retry_after(STREAMS_RETRY_AFTER)
-        })?;
-        Ok(Response::new(Answers::new(
-            Arc::clone(&self.engine),
-            request.into_inner(),
-            self.stream_limits,
-            self.stopping.clone().cancelled_owned(),
-            slot,
-        )))
+    /// Is not called: [`CacheDoor`](super::door::CacheDoor) takes these calls before the generated code does.
+    async fn stream(&self, _: Request<Streaming<pb::StreamRequest>>) -> Reply<Self::StreamStream> {
+        Err(Status::unimplemented("streams have a door of their own"))
     }
 
     async fn stats(&self, _: Request<pb::StatsRequest>) -> Reply<pb::StatsResponse> {

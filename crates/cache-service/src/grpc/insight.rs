@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use mainstay_proto::cache::v1 as pb;
@@ -6,6 +7,7 @@ use mainstay_rpc::{Failure, Reply, Request, Response};
 
 use crate::engine::Engine;
 use crate::insight::{Heavy, Insight, PatternFigures};
+use crate::key::Key;
 
 /// Tells what the engine's watch has seen.
 #[derive(Debug, Clone)]
@@ -29,10 +31,27 @@ impl InsightService for InsightGrpc {
             limit => usize::try_from(limit).unwrap_or(usize::MAX),
         };
         let (heaviest, n_samples) = self.engine.insight.hottest(most);
-        let keys = heaviest.into_iter().map(|heavy| encode_hot(&heavy, n_samples)).collect();
+        let keys = heaviest.into_iter().map(|heavy| encode_hot(&heavy, n_samples));
+        let mut keys: Vec<pb::HotKey> = keys.collect();
+        let read_here: HashSet<String> = keys.iter().map(full_name).collect();
+        let kept = self.engine.hot.all().into_iter();
+        let learned = kept.filter(|key| !read_here.contains(key.as_str())).map(|key| pb::HotKey {
+            namespace: key.namespace().to_owned(),
+            key: key.name().to_owned(),
+            ..pb::HotKey::default()
+        });
+        keys.extend(learned);
+        keys.truncate(most);
+        for told in &mut keys {
+            let Some(key) = Key::from_text(&full_name(told)) else { continue };
+            told.hot = self.engine.hot.contains(&key);
+            told.pinned = self.engine.memory.is_pinned(&key);
+        }
         let sample_every = Insight::SAMPLE_EVERY;
         let reads = n_samples * u64::from(sample_every);
-        Ok(Response::new(pb::HotKeysResponse { keys, reads, sample_every }))
+        let figures = self.engine.memory.figures();
+        let (pinned_entries, pinned_bytes) = (figures.pinned_entries, figures.pinned_bytes);
+        Ok(Response::new(pb::HotKeysResponse { keys, reads, sample_every, pinned_entries, pinned_bytes }))
     }
 
     async fn key_patterns(&self, request: Request<pb::KeyPatternsRequest>) -> Reply<pb::KeyPatternsResponse> {
@@ -55,7 +74,12 @@ fn encode_hot(heavy: &Heavy, n_samples: u64) -> pb::HotKey {
         reads: heavy.count * u64::from(Insight::SAMPLE_EVERY),
         error: heavy.error * u64::from(Insight::SAMPLE_EVERY),
         share: heavy.count as f64 / n_samples.max(1) as f64,
+        ..pb::HotKey::default()
     }
+}
+
+fn full_name(key: &pb::HotKey) -> String {
+    format!("{}:{}", key.namespace, key.key)
 }
 
 fn encode_pattern(figures: PatternFigures) -> pb::KeyPattern {

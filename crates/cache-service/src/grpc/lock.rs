@@ -102,7 +102,7 @@ fn claim(name: &str, owner: &str) -> Result<Claim, BadField> {
     })
 }
 
-fn ttl(given: Option<impl TryInto<Duration>>) -> Result<Duration, BadField> {
+fn ttl(given: Option<prost_types::Duration>) -> Result<Duration, BadField> {
     let ttl = duration("ttl", given, SHORTEST_TTL, LONGEST_TTL)?;
     ttl.ok_or_else(|| BadField::new("ttl", "must be given"))
 }

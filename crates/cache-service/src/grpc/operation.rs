@@ -5,9 +5,11 @@ use mainstay_proto::cache::v1::operation::Action;
 use mainstay_proto::cache::v1::outcome::Result as Outcome;
 use mainstay_rpc::{ErrorCode, Failure};
 
-use super::codec::{decode_fence, decode_set, encode_failure, encode_found, encode_stored, refused};
+use super::codec::{
+    decode_removal, decode_set, encode_deleted, encode_failure, encode_found, encode_stored, refused,
+};
 use crate::engine::{Engine, Set};
-use crate::fence::Fence;
+use crate::entry::Removal;
 use crate::key::Key;
 use crate::origin::Seat;
 
@@ -19,7 +21,7 @@ pub(super) const MOST_IN_BATCH: usize = 1_000;
 pub(super) enum Operation {
     Get(Key),
     Set(Box<Set>),
-    Delete(Key, Option<Fence>),
+    Delete(Key, Box<Removal>),
 }
 
 impl Operation {
@@ -29,11 +31,14 @@ impl Operation {
             Some(Action::Get(pb::GetAction {})) => {
                 Key::try_new(namespace, &key).map(Self::Get).map_err(refused)
             }
-            Some(Action::Delete(pb::DeleteAction { fence })) => {
+            Some(Action::Delete(pb::DeleteAction { fence, idempotency_key })) => {
                 let key = Key::try_new(namespace, &key).map_err(refused)?;
-                Ok(Self::Delete(key, decode_fence(fence).map_err(refused)?))
+                let removal = decode_removal(fence, &idempotency_key).map_err(refused)?;
+                Ok(Self::Delete(key, Box::new(removal)))
             }
-            Some(Action::Set(pb::SetAction { value, ttl, content_type, if_version, tags, fence })) => {
+            Some(Action::Set(set)) => {
+                let pb::SetAction { value, ttl, content_type, if_version, tags, fence, idempotency_key } =
+                    set;
                 let request = pb::SetRequest {
                     namespace: namespace.to_owned(),
                     key,
@@ -43,6 +48,7 @@ impl Operation {
                     if_version,
                     tags,
                     fence,
+                    idempotency_key,
                     ..pb::SetRequest::default()
                 };
                 decode_set(request).map(|set| Self::Set(Box::new(set))).map_err(refused)
@@ -59,9 +65,9 @@ impl Operation {
                 found.map(|found| Outcome::Get(encode_found(found)))
             }
             Self::Set(set) => engine.set(*set, left).await.map(|stored| Outcome::Set(encode_stored(stored))),
-            Self::Delete(key, fence) => {
-                let deleted = engine.delete(&key, fence.as_ref(), left).await;
-                deleted.map(|existed| Outcome::Delete(pb::DeleteResponse { existed }))
+            Self::Delete(key, removal) => {
+                let deleted = engine.delete(&key, *removal, left).await;
+                deleted.map(|deleted| Outcome::Delete(encode_deleted(deleted)))
             }
         };
         outcome.unwrap_or_else(|error| failed(&error.into()))

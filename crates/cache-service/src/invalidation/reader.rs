@@ -136,10 +136,17 @@ impl Reader {
                 if let Some(key) = Key::from_text(name) {
                     self.engine.memory.remove_older(&key, entry.position);
                     self.engine.forget_older_on_disk(&key, entry.position);
+                    self.engine.hot.changed(&key);
                 }
             }
-            Event::Tag { namespace, tag } => self.invalidation().raise_tag(namespace, tag, entry.position),
-            Event::Namespace(namespace) => self.invalidation().raise_namespace(namespace, entry.position),
+            Event::Tag { namespace, tag } => {
+                self.invalidation().raise_tag(namespace, tag, entry.position);
+                self.engine.hot.changed_in(namespace);
+            }
+            Event::Namespace(namespace) => {
+                self.invalidation().raise_namespace(namespace, entry.position);
+                self.engine.hot.changed_in(namespace);
+            }
             Event::Policy(_) => self.policies_due = true,
         }
         let now_unix_ms = self.engine.time.unix_ms();

@@ -6,7 +6,7 @@ use std::mem::size_of;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hashbrown::DefaultHashBuilder;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 
 use crate::config::Eviction;
 use crate::entry::{Condition, Entry};
@@ -20,10 +20,9 @@ mod record;
 mod shard;
 mod slots;
 
-pub(crate) use record::Held;
-use record::Record;
+pub(crate) use record::{Held, Record};
 pub(crate) use shard::PoolFigures;
-use shard::{PoolOf, Shard};
+use shard::{PoolOf, Read, Shard};
 
 /// What an entry costs beyond key, tags, content type and value: its head, the counters of its allocation and the
 /// allocator's own, its slot, its place in the table (five bytes, of which up to half are unused) and its ghost.
@@ -35,6 +34,10 @@ const SHARD_BYTES_MIN: u64 = 1 << 20;
 const SHARDS_MAX: u64 = 64;
 /// Namespaces that have an order of their own; the entries of all others share one.
 const MOST_POOLS: usize = 1_100;
+/// Larger values are copied by a reader without the lock, for which the record has to be counted as shared.
+const SEEN_UNDER_LOCK_BYTES: usize = 4 << 10;
+/// Keys looked at together.
+pub(crate) const LOOKED_AT_ONCE: usize = 16;
 /// Entries looked at under one lock, where all are.
 const STEP: u32 = 512;
 
@@ -48,7 +51,7 @@ const STEP: u32 = 512;
 /// decide which namespace gives up an entry, and each byte it holds is one lot.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    shards: Box<[Mutex<Shard>]>,
+    shards: Box<[RwLock<Shard>]>,
     pools: RwLock<Pools>,
     hasher: DefaultHashBuilder,
     shard_bytes: u64,
@@ -76,6 +79,9 @@ pub(crate) struct MemoryFigures {
     pub(crate) capacity_bytes: u64,
     pub(crate) evictions: u64,
     pub(crate) expirations: u64,
+    pub(crate) pinned_entries: u64,
+    /// A part of `bytes`.
+    pub(crate) pinned_bytes: u64,
 }
 
 impl Memory {
@@ -86,7 +92,8 @@ impl Memory {
         let n_shards = prev_power_of_two((capacity_bytes / shard_bytes).clamp(1, SHARDS_MAX));
         let shard_bytes = capacity_bytes / n_shards;
         let hasher = DefaultHashBuilder::default();
-        let shards = (0..n_shards).map(|number| Mutex::new(Shard::new(shard_bytes, hasher.hash_one(number))));
+        let shards =
+            (0..n_shards).map(|number| RwLock::new(Shard::new(shard_bytes, hasher.hash_one(number))));
         let pools = Pools { numbers: HashMap::new(), evictions: vec![default], default };
         Self {
             shards: shards.collect(),
@@ -115,22 +122,114 @@ impl Memory {
             number
         };
         for shard in &self.shards {
-            shard.lock().switch(number, eviction);
+            shard.write().switch(number, eviction);
         }
         true
     }
 
+    /// Says which part of each shard may be pinned; nothing until then.
+    pub(crate) fn pin_up_to(&self, percent: u8) {
+        self.shards.iter().for_each(|shard| shard.write().pin_up_to(percent));
+    }
+
+    /// Lets an entry stay whatever else wants room, as far as there is room for such; tells whether it does. It stays so
+    /// when it is written anew, until it is unpinned or removed.
+    pub(crate) fn pin(&self, key: &Key) -> bool {
+        let (hash, shard) = self.place(key);
+        shard.write().pin(key, hash)
+    }
+
+    pub(crate) fn unpin(&self, key: &Key) {
+        let (hash, shard) = self.place(key);
+        shard.write().unpin(key, hash);
+    }
+
+    pub(crate) fn is_pinned(&self, key: &Key) -> bool {
+        let (hash, shard) = self.place(key);
+        shard.read().is_pinned(key, hash)
+    }
+
     /// Returns what is held, fresh or not.
     pub(crate) fn get(&self, key: &Key) -> Option<Held> {
-        let (hash, shard) = self.place(key);
-        let record = shard.lock().read(key, hash)?;
-        Some(Held::new(record))
+        self.record(key.as_str()).map(Held::new)
+    }
+
+    /// Calls with what is held of `namespace:key`, fresh or not. With a small value it is called under the lock of the shard.
+    pub(crate) fn look<T>(&self, key: &str, see: impl FnOnce(&Record) -> T) -> Option<T> {
+        let (hash, at) = self.place_of(key);
+        let shard = self.shards[at].read();
+        let record = match shard.see(key, hash)? {
+            Read::Noted(record) if record.value_bytes() <= SEEN_UNDER_LOCK_BYTES => return Some(see(record)),
+            Read::Noted(record) => record.clone(),
+            Read::Moves => {
+                drop(shard);
+                return self.record(key).map(|record| see(&record));
+            }
+        };
+        drop(shard);
+        Some(see(&record))
+    }
+
+    /// Calls with what is held of these keys, at most [`LOOKED_AT_ONCE`], in their order, until one is not held, or the call
+    /// returns false, or a key needs [`Memory::look`].
+    ///
+    /// Memory is slower than the processor by far, and a lock makes it wait. So all locks are taken first, and what is
+    /// needed of one key is loaded while others are still on their way. Nobody holds one of these locks while waiting for
+    /// another but those who read, and readers do not exclude each other.
+    pub(crate) fn look_at_once(&self, keys: &[&str], mut see: impl FnMut(&Record) -> bool) {
+        let keys = &keys[..keys.len().min(LOOKED_AT_ONCE)];
+        let mut places = [(0, 0); LOOKED_AT_ONCE];
+        let mut wanted = 0_u64;
+        for (place, key) in places.iter_mut().zip(keys) {
+            *place = self.place_of(key);
+            wanted |= 1 << place.1;
+        }
+        let mut shards = Vec::with_capacity(keys.len());
+        let mut left = wanted;
+        while left != 0 {
+            shards.push(self.shards[left.trailing_zeros() as usize].read());
+            left &= left - 1;
+        }
+        let shard_of = |at: usize| &shards[(wanted & ((1_u64 << at) - 1)).count_ones() as usize];
+        let mut guesses = [None; LOOKED_AT_ONCE];
+        for (guess, (hash, at)) in guesses.iter_mut().zip(&places[..keys.len()]) {
+            *guess = shard_of(*at).guess(*hash);
+        }
+        for (guess, (_, at)) in guesses.iter().zip(&places) {
+            if let Some(guess) = guess {
+                shard_of(*at).touch(*guess);
+            }
+        }
+        for ((key, (hash, at)), guess) in keys.iter().zip(&places).zip(guesses) {
+            let Some(Read::Noted(record)) =
+                guess.and_then(|guess| shard_of(*at).see_guessed(guess, key, *hash))
+            else {
+                return;
+            };
+            if record.value_bytes() > SEEN_UNDER_LOCK_BYTES {
+                let record = record.clone();
+                drop(shards);
+                see(&record);
+                return;
+            }
+            if !see(record) {
+                return;
+            }
+        }
+    }
+
+    fn record(&self, key: &str) -> Option<Record> {
+        let (hash, at) = self.place_of(key);
+        if let Read::Noted(record) = self.shards[at].read().see(key, hash)? {
+            return Some(record.clone());
+        }
+        self.shards[at].write().read(key, hash).cloned()
     }
 
     /// Notes the state of a key before it is loaded from below.
     pub(crate) fn mark(&self, key: &Key) -> Mark {
         let (hash, shard) = self.place(key);
-        shard.lock().mark(hash)
+        shard.read().mark(hash)
     }
 
     /// Stores a loaded entry unless the key was changed since the mark.
@@ -178,7 +277,7 @@ impl Memory {
     /// Removes a key whose version in the layer below is another one. A write that is only here stays.
     pub(crate) fn outdate(&self, key: &Key, version: u64) {
         let (hash, shard) = self.place(key);
-        let mut shard = shard.lock();
+        let mut shard = shard.write();
         shard.change(hash);
         if shard.head(key, hash).is_some_and(|held| held.confirmed && held.version != version) {
             shard.remove(key, hash);
@@ -188,7 +287,7 @@ impl Memory {
     /// Removes an entry that was invalidated after this version.
     pub(crate) fn outlived(&self, key: &Key, version: u64) {
         let (hash, shard) = self.place(key);
-        let mut shard = shard.lock();
+        let mut shard = shard.write();
         if shard.head(key, hash).is_some_and(|held| held.version <= version) {
             shard.remove(key, hash);
         }
@@ -197,7 +296,7 @@ impl Memory {
     /// Removes a key that was changed elsewhere unless what is held is as new; loads under way will not bring it back.
     pub(crate) fn remove_older(&self, key: &Key, version: u64) {
         let (hash, shard) = self.place(key);
-        let mut shard = shard.lock();
+        let mut shard = shard.write();
         if shard.head(key, hash).is_none_or(|held| held.version < version) {
             shard.change(hash);
             shard.remove(key, hash);
@@ -207,7 +306,7 @@ impl Memory {
     /// Removes a key; loads under way will not bring it back.
     pub(crate) fn remove(&self, key: &Key) -> Option<Held> {
         let (hash, shard) = self.place(key);
-        let mut shard = shard.lock();
+        let mut shard = shard.write();
         shard.change(hash);
         shard.remove(key, hash).map(Held::new)
     }
@@ -215,7 +314,7 @@ impl Memory {
     /// Removes a key that the layer below no longer has, unless it was changed since the mark.
     pub(crate) fn forget(&self, key: &Key, mark: Mark) {
         let (hash, shard) = self.place(key);
-        let mut shard = shard.lock();
+        let mut shard = shard.write();
         if shard.mark(hash) == mark {
             shard.remove(key, hash);
         }
@@ -224,7 +323,7 @@ impl Memory {
     /// Removes one entry that is of no use any more, if it is still held.
     pub(crate) fn expire(&self, key: &Key, now: Moment) {
         let (hash, shard) = self.place(key);
-        let mut shard = shard.lock();
+        let mut shard = shard.write();
         if shard.head(key, hash).is_some_and(|held| !held.is_kept(now)) {
             shard.remove(key, hash);
             self.expirations.fetch_add(1, Ordering::Relaxed);
@@ -236,11 +335,11 @@ impl Memory {
         for shard in &self.shards {
             let mut first = 0;
             // One lock per step: who serves from this shard waits for no more.
-            while let Some(n) = shard.lock().sweep(first, STEP, |record| now >= record.kept_until()) {
+            while let Some(n) = shard.write().sweep(first, STEP, |record| now >= record.kept_until()) {
                 self.expirations.fetch_add(n, Ordering::Relaxed);
                 first += STEP;
             }
-            while !shard.lock().settle(STEP as usize) {}
+            while !shard.write().settle(STEP as usize) {}
         }
     }
 
@@ -249,7 +348,7 @@ impl Memory {
         for shard in &self.shards {
             let mut first = 0;
             loop {
-                let records = shard.lock().records(first, STEP);
+                let records = shard.read().records(first, STEP);
                 let Some(records) = records else { break };
                 for record in records {
                     let key = record.key_text();
@@ -267,11 +366,16 @@ impl Memory {
             capacity_bytes: self.shard_bytes * self.shards.len() as u64,
             evictions: 0,
             expirations: self.expirations.load(Ordering::Relaxed),
+            pinned_entries: 0,
+            pinned_bytes: 0,
         };
         for shard in &self.shards {
-            let shard = shard.lock();
+            let shard = shard.read();
             figures.entries += shard.n_entries();
             figures.bytes += shard.bytes();
+            let (pinned_entries, pinned_bytes) = shard.pinned();
+            figures.pinned_entries += pinned_entries;
+            figures.pinned_bytes += pinned_bytes;
             figures.evictions += shard.figures().map(|pool| pool.evictions).sum::<u64>();
         }
         figures
@@ -306,7 +410,7 @@ impl Memory {
     fn figures_by_pool(&self) -> Vec<PoolFigures> {
         let mut sums = vec![PoolFigures::default(); self.pools.read().evictions.len()];
         for shard in &self.shards {
-            for (sum, figures) in sums.iter_mut().zip(shard.lock().figures()) {
+            for (sum, figures) in sums.iter_mut().zip(shard.read().figures()) {
                 *sum = *sum + figures;
             }
         }
@@ -329,14 +433,20 @@ impl Memory {
         };
         // Held on: a policy that is set from here on finds what is stored under the one before.
         let pool = PoolOf { number, eviction: pools.evictions[usize::from(number)] };
-        call(hash, &mut shard.lock(), pool)
+        call(hash, &mut shard.write(), pool)
     }
 
-    fn place(&self, key: &Key) -> (u32, &Mutex<Shard>) {
-        let hash = self.hasher.hash_one(key.as_str());
+    fn place(&self, key: &Key) -> (u32, &RwLock<Shard>) {
+        let (hash, at) = self.place_of(key.as_str());
+        (hash, &self.shards[at])
+    }
+
+    /// Returns the hash of `namespace:key` and the number of its shard.
+    fn place_of(&self, key: &str) -> (u32, usize) {
+        let hash = self.hasher.hash_one(key);
         let [high, low] =
             [hash >> 32, hash & 0xFFFF_FFFF].map(|half| u32::try_from(half).expect("half of 64 bits"));
-        (low, &self.shards[high as usize & (self.shards.len() - 1)])
+        (low, high as usize & (self.shards.len() - 1))
     }
 }
 

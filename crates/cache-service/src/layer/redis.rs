@@ -12,13 +12,17 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::config::RedisConfig;
-use crate::entry::{Body, DamagedEnvelope, Decision, Draft, Envelope};
-use crate::fence::Fence;
+use crate::entry::{Body, DamagedEnvelope, Decision, Draft, Envelope, Removal, Removed};
 use crate::key::Key;
 use crate::metrics::CacheMetrics;
 use crate::redis::{Invalidation, Redis, RedisError};
 
+mod hot;
+mod left;
+mod publish;
 mod script;
+
+pub(crate) use left::Left;
 
 /// A caller with less time left than this gets no answer from Redis: its own deadline would come first.
 const ANSWER_TAKES: Duration = Duration::from_millis(5);
@@ -35,10 +39,12 @@ pub(crate) struct RedisLayer {
 }
 
 /// Says why L2 has no answer.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum LayerError {
     #[error("redis fails and is left alone for a while")]
     BreakerOpen { retry_after: Duration },
+    #[error("the caller has too little time left to ask redis")]
+    NoTime,
     #[error(transparent)]
     Redis(RedisError),
     #[error("what lies in redis cannot be read")]
@@ -63,7 +69,12 @@ impl RedisLayer {
     }
 
     /// Reads an entry; `left` is the time the caller has.
-    pub(crate) async fn read(&self, key: &Key, left: Duration) -> Result<Option<Envelope>, LayerError> {
+    pub(crate) async fn read(
+        &self,
+        key: &Key,
+        left: impl Into<Left>,
+    ) -> Result<Option<Envelope>, LayerError> {
+        let left = left.into();
         let span = self.span("redis.get", "GET");
         let (bytes, floor) =
             self.guarded(left, |within| self.redis.get(key, within)).instrument(span).await?;
@@ -84,42 +95,47 @@ impl RedisLayer {
         Ok(Some(envelope))
     }
 
+    /// Returns the newest change of a key that waits for its origin.
+    pub(crate) async fn waiting(&self, key: &Key, left: Duration) -> Result<Option<Envelope>, LayerError> {
+        let span = self.span("redis.waiting", "EVALSHA");
+        let bytes = self.guarded(left, |within| self.redis.waiting(key, within)).instrument(span).await?;
+        let Some(bytes) = bytes else { return Ok(None) };
+        decode(bytes).await.map(Some).inspect_err(|_| self.metrics.l2_error("damaged"))
+    }
+
     /// Stores an entry with a version of at least `lowest_version`, if its condition holds.
     pub(crate) async fn write(
         &self,
         key: &Key,
         draft: &Draft,
         lowest_version: u64,
-        left: Duration,
+        left: impl Into<Left>,
     ) -> Result<Decision, LayerError> {
         let body = pack(draft).await;
         let span = self.span("redis.set", "EVALSHA");
         let write = |within| self.redis.set(key, draft, &body, lowest_version, within);
-        self.guarded(left, write).instrument(span).await
+        let decision = self.guarded(left, write).instrument(span).await?;
+        if draft.replica_ack {
+            self.metrics.replica_acks(!matches!(decision, Decision::NotDurable { .. }));
+        }
+        Ok(decision)
     }
 
-    /// Removes an entry and tells whether it was there.
+    /// Removes an entry and tells whether it was there, if nothing speaks against it.
     pub(crate) async fn delete(
         &self,
         key: &Key,
+        removal: &Removal,
         lowest_version: u64,
         left: Duration,
-    ) -> Result<(bool, u64), LayerError> {
+    ) -> Result<Removed, LayerError> {
         let span = self.span("redis.delete", "EVALSHA");
-        self.guarded(left, |within| self.redis.delete(key, lowest_version, within)).instrument(span).await
-    }
-
-    /// Removes an entry if nobody else got the lock since; else gives the newest token of it.
-    pub(crate) async fn delete_fenced(
-        &self,
-        key: &Key,
-        fence: &Fence,
-        lowest_version: u64,
-        left: Duration,
-    ) -> Result<Result<(bool, u64), u64>, LayerError> {
-        let span = self.span("redis.delete", "EVALSHA");
-        let delete = |within| self.redis.delete_fenced(key, fence, lowest_version, within);
-        self.guarded(left, delete).instrument(span).await
+        let delete = |within| self.redis.delete(key, removal, lowest_version, within);
+        let removed = self.guarded(left, delete).instrument(span).await?;
+        if removal.replica_ack {
+            self.metrics.replica_acks(!matches!(removed, Removed::NotDurable { .. }));
+        }
+        Ok(removed)
     }
 
     /// Invalidates and returns the last number given, and how many keys were there.
@@ -141,7 +157,7 @@ impl RedisLayer {
         key: &Key,
         token: u64,
         ttl: Duration,
-        left: Duration,
+        left: impl Into<Left>,
     ) -> Result<bool, LayerError> {
         let span = self.span("redis.lease", "EVALSHA");
         self.guarded(left, |within| self.redis.lease(key, token, ttl, within)).instrument(span).await
@@ -178,6 +194,11 @@ impl RedisLayer {
         self.guarded(left, put).instrument(span).await
     }
 
+    /// Tells whether a command of a caller with so much time may take as long as any.
+    pub(crate) fn gives_full_time(&self, left: Duration) -> bool {
+        left.saturating_sub(ANSWER_TAKES) >= self.command_within
+    }
+
     pub(crate) fn breaker_state(&self) -> State {
         self.breaker.lock().state(Instant::now().into_std())
     }
@@ -192,20 +213,31 @@ impl RedisLayer {
 
     async fn guarded<T, F>(
         &self,
-        left: Duration,
+        left: impl Into<Left>,
         command: impl FnOnce(Duration) -> F,
     ) -> Result<T, LayerError>
     where
         F: Future<Output = Result<T, RedisError>>,
     {
-        let within = self.command_within.min(left.saturating_sub(ANSWER_TAKES));
+        let left = left.into();
+        let answered_within = left.time.saturating_sub(ANSWER_TAKES);
+        let within = if left.patient { answered_within } else { answered_within.min(self.command_within) };
+        if within.is_zero() {
+            self.metrics.l2_error("timeout");
+            return Err(LayerError::NoTime);
+        }
         let admission = self.admit().inspect_err(|_| self.metrics.l2_error("breaker_open"))?;
-        let result = if within.is_zero() { Err(RedisError::Timeout) } else { command(within).await };
+        let (result, is_late_here) = if left.patient {
+            self.unless_silent(command(within)).await
+        } else {
+            (command(within).await, false)
+        };
         match &result {
-            Ok(_) => admission.end(Outcome::Success),
             // The caller's hurry proves nothing about Redis.
             Err(RedisError::Timeout) if within < self.command_within => drop(admission),
             Err(RedisError::Overloaded) => drop(admission),
+            Ok(_) | Err(RedisError::Timeout) if is_late_here => drop(admission),
+            Ok(_) => admission.end(Outcome::Success),
             Err(error) if error.is_outage() => admission.end(Outcome::Failure),
             Err(_) => admission.end(Outcome::Success),
         }
@@ -217,6 +249,31 @@ impl RedisLayer {
             tracing::debug!(error = error.in_full(), "redis command failed");
             LayerError::Redis(error)
         })
+    }
+
+    /// Ends a command at `command_within`, unless Redis answers others meanwhile: then it is this process that is late, and
+    /// the answer is waited for. Tells whether that was so.
+    async fn unless_silent<T>(
+        &self,
+        command: impl Future<Output = Result<T, RedisError>>,
+    ) -> (Result<T, RedisError>, bool) {
+        let (half, mut is_late_here) = (self.command_within / 2, false);
+        let expected = Instant::now() + self.command_within;
+        let silent = async {
+            tokio::time::sleep(half).await;
+            while self.redis.pulse().await.is_some_and(|took| took < half) {
+                is_late_here = true;
+                tokio::time::sleep(half).await;
+            }
+            is_late_here = false;
+            tokio::time::sleep_until(expected).await;
+        };
+        let result = tokio::select! {
+            biased;
+            answer = command => answer,
+            () = silent => Err(RedisError::Timeout),
+        };
+        (result, is_late_here)
     }
 
     fn admit(&self) -> Result<Admission<'_>, LayerError> {

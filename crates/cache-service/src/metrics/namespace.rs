@@ -9,7 +9,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::LastLayer;
-use crate::engine::Engine;
+use crate::adaptive::Behaviour;
+use crate::engine::{Engine, Namespace};
 use crate::layer::memory::PoolFigures;
 
 /// Reads at each scrape what each namespace does and what memory holds of it. Namespaces are bounded where they are
@@ -40,7 +41,7 @@ impl Collector for NamespaceCollector {
             (
                 "namespace_gets",
                 "Reads answered, by namespace",
-                (|used| used.gets.get()) as fn(&crate::engine::Namespace) -> u64,
+                (|used| used.gets.get()) as fn(&Namespace) -> u64,
             ),
             ("namespace_stale", "Reads answered with an entry past its time, by namespace", |used| {
                 used.stale.get()
@@ -53,6 +54,7 @@ impl Collector for NamespaceCollector {
                 ConstCounter::new(value(used)).encode(family.encode_family(&labels)?)?;
             }
         }
+        encode_adaptive(&mut encoder, &namespaces)?;
         let held = engine.memory.figures_by_namespace();
         let mut gauge = |metric, help, value: fn(&PoolFigures) -> u64| -> fmt::Result {
             let mut family = encoder.encode_descriptor(metric, help, None, MetricType::Gauge)?;
@@ -73,4 +75,30 @@ impl Collector for NamespaceCollector {
         }
         Ok(())
     }
+}
+
+fn encode_adaptive(
+    encoder: &mut DescriptorEncoder<'_>,
+    namespaces: &[(String, Arc<Namespace>)],
+) -> Result<(), fmt::Error> {
+    let adaptive = || namespaces.iter().filter_map(|(name, used)| Some((name, used.adaptive.as_ref()?)));
+    if adaptive().next().is_none() {
+        return Ok(());
+    }
+    let help = "1 for what an adaptive namespace does at present, by namespace and strategy";
+    let mut family = encoder.encode_descriptor("adaptive_choice", help, None, MetricType::Gauge)?;
+    for (name, adaptive) in adaptive() {
+        for behaviour in Behaviour::ALL {
+            let labels = [("namespace", name.as_str()), ("strategy", behaviour.as_str())];
+            let is_chosen = i64::from(adaptive.chosen() == behaviour);
+            ConstGauge::new(is_chosen).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    let help = "Changes of mind of an adaptive namespace, by namespace";
+    let mut family = encoder.encode_descriptor("adaptive_switches", help, None, MetricType::Counter)?;
+    for (name, adaptive) in adaptive() {
+        let labels = [("namespace", name.as_str())];
+        ConstCounter::new(adaptive.n_switches()).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
 }

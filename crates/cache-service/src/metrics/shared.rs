@@ -11,6 +11,8 @@ pub(crate) struct SharedMetrics {
     /// Local allowed, local refused, Redis allowed, Redis refused: handles taken once.
     rate_limit_checks: [Counter; 4],
     operations: Family<OperationLabels, Counter>,
+    touches: Counter,
+    touch_batches: Counter,
 }
 
 /// How an operation on shared state ended.
@@ -50,6 +52,8 @@ impl SharedMetrics {
                 handle(Source::Redis, "false"),
             ],
             operations: Family::default(),
+            touches: Counter::default(),
+            touch_batches: Counter::default(),
         };
         registry.register(
             "rate_limit_checks",
@@ -61,7 +65,21 @@ impl SharedMetrics {
             "Operations on sessions, locks and counters, by how they ended",
             metrics.operations.clone(),
         );
+        registry.register("session_touches", "Touches of sessions written", metrics.touches.clone());
+        let help = "Commands by which they were written";
+        registry.register("session_touch_batches", help, metrics.touch_batches.clone());
         metrics
+    }
+
+    /// Counts touches that one command wrote.
+    pub(crate) fn touched_together(&self, n_sessions: u64) {
+        self.touches.inc_by(n_sessions);
+        self.touch_batches.inc();
+    }
+
+    /// Counts a touch that could not wait for others.
+    pub(crate) fn touched_alone(&self) {
+        self.touched_together(1);
     }
 
     pub(crate) fn rate_limit_check(&self, source: Source, allowed: bool) {

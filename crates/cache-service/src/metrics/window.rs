@@ -26,10 +26,14 @@ const HIT: u64 = 2;
 impl Window {
     const LENGTH: usize = 1_000;
 
-    pub(crate) fn add(&self, took: Duration, is_hit: bool) {
+    /// Adds operations that took the same.
+    pub(crate) fn add(&self, took: Duration, is_hit: bool, n: usize) {
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).min(u64::MAX >> 2);
-        let at = self.n_added.fetch_add(1, Ordering::Relaxed) % Self::LENGTH;
-        self.samples[at].store(nanos << 2 | if is_hit { HIT } else { 0 } | TAKEN, Ordering::Relaxed);
+        let sample = nanos << 2 | if is_hit { HIT } else { 0 } | TAKEN;
+        let first = self.n_added.fetch_add(n, Ordering::Relaxed) % Self::LENGTH;
+        for at in (0..Self::LENGTH).cycle().skip(first).take(n.min(Self::LENGTH)) {
+            self.samples[at].store(sample, Ordering::Relaxed);
+        }
     }
 
     /// Forgets all of them.
@@ -90,10 +94,10 @@ mod tests {
         let window = Window::default();
         assert_eq!((window.figures(), window.figures().hit_ratio()), (WindowFigures::default(), None));
         for _ in 0..500 {
-            window.add(Duration::from_secs(1), false);
+            window.add(Duration::from_secs(1), false, 1);
         }
         for number in 1..=1_000 {
-            window.add(Duration::from_millis(number), number % 4 == 0);
+            window.add(Duration::from_millis(number), number % 4 == 0, 1);
         }
         let figures = window.figures();
         let ms = Duration::from_millis;
@@ -102,7 +106,7 @@ mod tests {
         assert_eq!(figures.hit_ratio(), Some(0.25));
         window.reset();
         assert_eq!(window.figures(), WindowFigures::default());
-        window.add(ms(7), true);
+        window.add(ms(7), true, 1);
         let alone = window.figures();
         assert_eq!((alone.p50, alone.p99, alone.hit_ratio()), (ms(7), ms(7), Some(1.0)));
     }

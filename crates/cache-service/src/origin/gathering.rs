@@ -12,11 +12,10 @@ use crate::key::Key;
 
 /// Keys of one call; with more, there are several.
 const MOST_KEYS: usize = 100;
-/// The loads of a batch wait so long for those among them that still ask Redis or wait for another node.
-const GATHER_WITHIN: Duration = Duration::from_millis(5);
 
-/// One read of a batch that may turn out to be a load. While a seat is held, the loads of the others wait for it, up to
-/// a bound; one that is dropped is not waited for.
+/// One read of a batch that may turn out to be a load. While a seat is held, the loads of the others wait for it. It is
+/// dropped when the read is answered, and when it comes to wait for another node: asking Redis, which has a deadline, is
+/// all that others wait for.
 #[derive(Debug)]
 pub(crate) struct Seat(Arc<Gathering>);
 
@@ -63,22 +62,22 @@ impl Seat {
     ) -> Result<Option<Loaded>, OriginError> {
         let (loaded_tx, mut loaded) = oneshot::channel();
         let gathering = Arc::clone(&self.0);
-        let is_full = {
-            let mut state = gathering.state.lock();
-            state.wanted.push(Wanted { key: key.clone(), loaded: loaded_tx });
-            state.wanted.len() >= MOST_KEYS
-        };
+        let full = gathering.state.lock().want(Wanted { key: key.clone(), loaded: loaded_tx });
         drop(self);
-        if !is_full {
-            tokio::select! {
-                biased;
-                loaded = &mut loaded => return settled(loaded.ok(), origins, origin, key, within).await,
-                () = gathering.complete.notified() => {}
-                () = sleep(GATHER_WITHIN) => {}
+        let wanted = match full {
+            Some(wanted) => wanted,
+            None => {
+                tokio::select! {
+                    biased;
+                    loaded = &mut loaded => return settled(loaded.ok(), origins, origin, key, within).await,
+                    () = gathering.complete.notified() => {}
+                    // The other half is the origin's.
+                    () = sleep(within / 2) => {}
+                }
+                // Whoever comes first goes for all that are there.
+                std::mem::take(&mut gathering.state.lock().wanted)
             }
-        }
-        // Whoever comes first goes for all that are there.
-        let wanted = std::mem::take(&mut gathering.state.lock().wanted);
+        };
         if !wanted.is_empty() {
             origins.load_all(origin, wanted, within).await;
         }
@@ -86,6 +85,14 @@ impl Seat {
             Ok(loaded) => settled(loaded.ok(), origins, origin, key, within).await,
             Err(_) => Err(OriginError::Late),
         }
+    }
+}
+
+impl State {
+    /// Adds a load, and gives all there are once they fill a call.
+    fn want(&mut self, wanted: Wanted) -> Option<Vec<Wanted>> {
+        self.wanted.push(wanted);
+        (self.wanted.len() >= MOST_KEYS).then(|| std::mem::take(&mut self.wanted))
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use mainstay_proto::cache::v1 as pb;
 use mainstay_proto::cache::v1::origin_client::OriginClient;
+use mainstay_proto::cache::v1::origin_keys_client::OriginKeysClient;
 use mainstay_rpc::{
     Call, Failure, Response, Upstream, UpstreamConfig, is_answer_too_large, is_unimplemented,
 };
@@ -15,6 +16,7 @@ use crate::key::{ContentType, Invalid, Key, Tags, Ttl};
 
 const LOAD: &str = "mainstay.cache.v1.Origin/Load";
 const LOAD_MANY: &str = "mainstay.cache.v1.Origin/LoadMany";
+const LIST_KEYS: &str = "mainstay.cache.v1.OriginKeys/ListKeys";
 const STORE: &str = "mainstay.cache.v1.Origin/Store";
 /// No namespace takes larger values.
 const LARGEST_MESSAGE: usize = 17 << 20;
@@ -94,6 +96,29 @@ impl GrpcOrigin {
             }
             Err(failure) => Some(Err(failure)),
         }
+    }
+
+    /// Lists keys of a namespace, one page of them.
+    pub(super) async fn list_keys(
+        &self,
+        namespace: &str,
+        limit: u32,
+        page: &str,
+        within: Duration,
+    ) -> Result<pb::ListKeysResponse, OriginError> {
+        let request = pb::ListKeysRequest { namespace: namespace.to_owned(), limit, page: page.to_owned() };
+        let answer = self.upstream.call(Call::read(LIST_KEYS).within(within), |lane| {
+            let request = request.clone();
+            async move {
+                let mut client = OriginKeysClient::new(lane).max_decoding_message_size(LARGEST_MESSAGE);
+                match client.list_keys(request).await {
+                    Ok(answer) => Ok(Response::new(Some(answer.into_inner()))),
+                    Err(status) if is_unimplemented(&status) => Ok(Response::new(None)),
+                    Err(status) => Err(status),
+                }
+            }
+        });
+        answer.await.map_err(OriginError::Failed)?.ok_or(OriginError::NoKeys)
     }
 
     /// Tells the service of changes, in the order they were made.

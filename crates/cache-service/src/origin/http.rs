@@ -20,10 +20,13 @@ use tracing::Instrument as _;
 
 use super::{Change, Loaded, OriginError};
 use crate::config::HttpOriginConfig;
+use crate::engine::WriteOutcome;
 use crate::key::{ContentType, Key, Tags};
 
+mod keys_url;
 mod template;
 
+pub(crate) use keys_url::KeysUrl;
 pub(crate) use template::Template;
 
 /// Tells an origin the version of a change, so that it can drop what it has newer.
@@ -39,6 +42,7 @@ const IDLE_FOR: Duration = Duration::from_secs(30);
 pub(super) struct HttpOrigin {
     name: String,
     template: Template,
+    keys_url: Option<KeysUrl>,
     headers: HeaderMap,
     client: Client<Connector, Full<Bytes>>,
     slots: Semaphore,
@@ -64,6 +68,15 @@ pub(crate) enum HttpError {
 }
 
 impl HttpError {
+    /// Tells whether a change may have been taken all the same.
+    pub(super) fn outcome(&self) -> WriteOutcome {
+        match self {
+            Self::BreakerOpen => WriteOutcome::NotApplied,
+            Self::Status(status) if status.is_client_error() => WriteOutcome::NotApplied,
+            Self::Timeout | Self::Broken(_) | Self::Body(_) | Self::Status(_) => WriteOutcome::Unknown,
+        }
+    }
+
     /// Tells whether the origin could not be asked or cannot serve, whatever it is asked for.
     pub(super) fn is_outage(&self) -> bool {
         match self {
@@ -94,6 +107,7 @@ impl HttpOrigin {
             .build(connector);
         Ok(Self {
             name: name.to_owned(),
+            keys_url: KeysUrl::try_new(&config.keys_url, &template)?,
             template,
             headers: headers(config)?,
             client,
@@ -117,6 +131,19 @@ impl HttpOrigin {
                 Ok(Some(Loaded { value: answer.body, content_type, ttl: None, tags: Tags::default() }))
             }
             StatusCode::NOT_FOUND | StatusCode::GONE => Ok(None),
+            status => Err(OriginError::Http(HttpError::Status(status))),
+        }
+    }
+
+    /// Asks for the key list of a namespace: lines, each a key or an object with one.
+    pub(super) async fn list_keys(&self, namespace: &str, within: Duration) -> Result<Bytes, OriginError> {
+        let url = self.keys_url.as_ref().ok_or(OriginError::NoKeys)?;
+        let mut request = Request::new(Full::default());
+        *request.uri_mut() = url.of(namespace);
+        *request.headers_mut() = self.headers.clone();
+        let answer = self.exchange(request, within).await.map_err(OriginError::Http)?;
+        match answer.status {
+            StatusCode::OK => Ok(answer.body),
             status => Err(OriginError::Http(HttpError::Status(status))),
         }
     }

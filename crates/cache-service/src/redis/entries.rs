@@ -10,16 +10,22 @@ use fred::types::Value;
 use mainstay_redis::{RedisError, Script, number};
 
 use super::Redis;
+use super::durable::Change;
+use super::waiting::WAITING;
 use crate::engine::MOST_CHANGES;
-use crate::entry::{Body, Condition, Decision, Draft, Written};
+use crate::entry::{Body, Condition, Decision, Draft, Removal, Removed, Written};
 use crate::fence::Fence;
 use crate::key::Key;
+use crate::once::{Made, Once};
+use crate::write_behind::{NAMES, queue_of, waiting_of};
 
 /// Keys that are not entries begin so; a namespace cannot.
 pub(super) const SEQUENCE: &str = "!seq";
 pub(super) const LOG: &str = "!log";
 
-/// What all scripts begin with. `append` numbers a change and writes it to the log.
+/// What all scripts begin with. `append` numbers a change and writes it to the log. `once_before` gives 5, version, set-at
+/// and whether there was an entry when the change was made before under its idempotency key, or 6 when it was another; it
+/// writes, so that a replica can be waited for.
 macro_rules! script {
     ($keys:literal, $rest:literal) => {
         concat!(
@@ -43,6 +49,18 @@ local function fenced(key, fence)
   if newest > tonumber(fence) then return newest end
   return nil
 end
+local function once_before(key, print, ms)
+  local before = print ~= '' and redis.call('GET', key)
+  if not before then return nil end
+  local of, version, set_at, existed = string.match(before, '^(%x+) (%d+) (%d+) (%d)$')
+  if of ~= print then return {6, 0, 0, 0} end
+  redis.call('PEXPIRE', key, ms)
+  return {5, tonumber(version), tonumber(set_at), tonumber(existed)}
+end
+local function note_once(key, print, ms, version, set_at, existed)
+  if print == '' then return end
+  redis.call('SET', key, string.format('%s %.0f %.0f %d', print, version, set_at, existed), 'PX', ms)
+end
 local function append(number, kind, name)
   local text = string.format('%.0f', number)
   local entry = last .. ' ' .. kind .. ' ' .. string.format('%.0f', math.floor(now_us / 1000)) .. ' ' .. name
@@ -56,57 +74,68 @@ end
     };
 }
 
-/// Gives 1, version, set-at; or 0 and the version that is there when the condition does not hold; or 2 when the lease
-/// is lost. What the lease says must still be so is checked in the same step as the write.
+/// Gives 1, version, set-at and whether there was an entry; or 0 and the version that is there when the condition does not
+/// hold; or 2 when the lease is lost; or 4 when the queue is full; or what `once_before` gives. What the lease says must still be so is checked in the
+/// same step as the write. With a queue, the change is in it before anything else is done.
 const SET: &str = script!(
-    "local key, sequence, log, lease, floor, barriers, fence_of_lock = unpack(KEYS)
-local body, ttl, lowest, format, condition, name, log_length, token, fence = unpack(ARGV)
+    "local key, sequence, log, lease, floor, barriers, fence_of_lock, once, queue, queues, waiting = unpack(KEYS)
+local body, ttl, lowest, format, condition, name, log_length, token, fence, most_queued, print, once_ms = unpack(ARGV)
 ",
     r"
+local before = once_before(once, print, once_ms)
+if before then return before end
 local outdated = fenced(fence_of_lock, fence)
-if outdated then return {3, outdated, 0} end
+if outdated then return {3, outdated, 0, 0} end
 local old, head = old_version(key)
-if condition ~= '' then
-  local absent = string.byte(head, 2) == 3
-  local there = absent and 0 or old
-  if there ~= tonumber(condition) or (old == 0 and #head > 0) then return {0, there, 0} end
-end
+local there = string.byte(head, 2) == 3 and 0 or old
+if condition ~= '' and (there ~= tonumber(condition) or (old == 0 and #head > 0)) then return {0, there, 0, 0} end
 local held = redis.call('GET', lease)
 if token ~= '' then
   local holder, since = string.match(held or '', '^(%d+):(%d+)$')
-  if holder ~= token or tonumber(redis.call('GET', floor) or '0') > tonumber(since) then return {2, 0, 0} end
-  for i = 10, #ARGV do
-    if tonumber(redis.call('HGET', barriers, ARGV[i]) or '0') > tonumber(since) then return {2, 0, 0} end
+  if holder ~= token or tonumber(redis.call('GET', floor) or '0') > tonumber(since) then return {2, 0, 0, 0} end
+  for i = 13, #ARGV do
+    if tonumber(redis.call('HGET', barriers, ARGV[i]) or '0') > tonumber(since) then return {2, 0, 0, 0} end
   end
 end
 local version = next_number(math.max(tonumber(lowest), old + 1))
-append(version, 'k', name)
-if held then redis.call('DEL', lease) end
-redis.call('SETNX', floor, '0')
-if #ARGV > 9 then redis.call('HSETNX', barriers, '', '1') end
 local set_at = math.floor(now_us / 1000)
 local magic = string.char(202, tonumber(format))
 local envelope = magic .. struct.pack('>I8I8I8', version, set_at, set_at + ttl) .. body
+if queue then
+  if redis.call('XLEN', queue) >= tonumber(most_queued) then return {4, 0, 0, 0} end
+  local place = redis.call('XADD', queue, '*', 'k', name, 'e', envelope)
+  redis.call('HSET', waiting, name, place)
+  redis.call('SADD', queues, string.match(name, '^[^:]+'))
+end
+note_once(once, print, once_ms, version, set_at, there == 0 and 0 or 1)
+append(version, 'k', name)
+if held then redis.call('DEL', lease) end
+redis.call('SETNX', floor, '0')
+if #ARGV > 12 then redis.call('HSETNX', barriers, '', '1') end
 redis.call('SET', key, envelope, 'PX', ttl)
-return {1, version, set_at}
+return {1, version, set_at, there == 0 and 0 or 1}
 "
 );
 
-/// Gives whether it was there, and the number; or 2 and the newest token of the lock. Removes before it appends: a full Redis lets it.
+/// Gives 1, the number, 0, and whether it was there; or 3 and the newest token of the lock; or what `once_before` gives.
+/// Removes before it appends: a full Redis lets it.
 const DELETE: &str = script!(
-    "local key, sequence, log, lease, fence_of_lock = unpack(KEYS)
-local lowest, name, log_length, fence = unpack(ARGV)
+    "local key, sequence, log, lease, fence_of_lock, once = unpack(KEYS)
+local lowest, name, log_length, fence, print, once_ms = unpack(ARGV)
 ",
     r"
+local before = once_before(once, print, once_ms)
+if before then return before end
 local outdated = fenced(fence_of_lock, fence)
-if outdated then return {2, outdated} end
+if outdated then return {3, outdated, 0, 0} end
 local old, head = old_version(key)
 local existed = redis.call('DEL', key)
 if string.byte(head, 2) == 3 and old > 0 then existed = 0 end
 redis.call('DEL', lease)
 local number = next_number(math.max(tonumber(lowest), old + 1))
+note_once(once, print, once_ms, number, 0, existed)
 append(number, 'k', name)
-return {existed, number}
+return {1, number, 0, existed}
 "
 );
 
@@ -140,8 +169,11 @@ return {tonumber(last), removed}
 "
 );
 
-/// Gives 1 when the lease is ours now. It remembers the last number, with which barriers are compared later.
+/// Gives 1 when the lease is ours, also if it was before: an answer may have been lost. It remembers the last number, with
+/// which barriers are compared later.
 const LEASE: &str = r"
+local holder = redis.call('GET', KEYS[1])
+if holder then return string.match(holder, '^(%d+):') == ARGV[1] and 1 or 0 end
 local since = redis.call('GET', KEYS[2]) or '0'
 if redis.call('SET', KEYS[1], ARGV[1] .. ':' .. since, 'NX', 'PX', ARGV[2]) then return 1 end
 return 0
@@ -189,6 +221,7 @@ pub(super) struct Scripts {
     lease: Script,
     release: Script,
     put_policy: Script,
+    pub(super) waiting: Script,
     log_length: u64,
 }
 
@@ -201,6 +234,7 @@ impl Scripts {
             lease: Script::new(LEASE),
             release: Script::new(RELEASE),
             put_policy: Script::new(PUT_POLICY),
+            waiting: Script::new(WAITING),
             log_length,
         }
     }
@@ -229,7 +263,12 @@ impl Redis {
         // A script names its keys beforehand; without a fence the last one is not looked at.
         let fence = draft.fence.as_ref().map_or_else(String::new, |fence| Fence::key_of(&fence.lock));
         let fence_key = if fence.is_empty() { lease.as_str() } else { &fence };
-        let keys = [key.as_str(), SEQUENCE, LOG, &lease, &floor, &barriers, fence_key];
+        let once = OnceParts::of(draft.once.as_ref(), key, &lease);
+        let mut keys = vec![key.as_str(), SEQUENCE, LOG, &lease, &floor, &barriers, fence_key, &once.key];
+        let (queue, waiting) = (queue_of(key.namespace()), waiting_of(key.namespace()));
+        if draft.max_queued.is_some() {
+            keys.extend([queue.as_str(), NAMES, waiting.as_str()]);
+        }
         let mut arguments = vec![
             body.bytes.clone().into(),
             number(draft.ttl.as_millis()),
@@ -240,49 +279,57 @@ impl Redis {
             number(self.scripts.log_length),
             draft.lease.map_or_else(|| Value::from(""), number),
             draft.fence.as_ref().map_or_else(|| Value::from(""), |fence| number(fence.token)),
+            number(draft.max_queued.unwrap_or(0)),
+            once.fingerprint,
+            OnceParts::known_for(),
         ];
         arguments.extend(draft.tags.iter().map(Value::from));
-        let decided: (u64, u64, u64) = self.run_script(&self.scripts.set, &keys, arguments, within).await?;
-        Ok(match decided {
-            (0, version, _) => Decision::Refused { version },
-            (1, version, set_at_unix_ms) => Decision::Stored(Written { version, set_at_unix_ms }),
-            (3, newest, _) => Decision::Fenced { newest },
+        let change = Change { script: &self.scripts.set, keys, arguments, replica_ack: draft.replica_ack };
+        let ((code, version, set_at_unix_ms, existed), acked) = self.run_change(change, within).await?;
+        let existed = existed > 0;
+        Ok(match code {
+            0 => Decision::Refused { version },
+            1 | 5 if !acked => Decision::NotDurable { version },
+            1 => Decision::Stored { written: Written { version, set_at_unix_ms }, existed },
+            3 => Decision::Fenced { newest: version },
+            4 => Decision::QueueFull,
+            5 => Decision::Replayed(Made { version, existed }),
+            6 => Decision::OnceReused,
             _ => Decision::LeaseLost,
         })
     }
 
-    /// Removes a key and tells whether it was there.
+    /// Removes a key and tells whether it was there, if its fence holds.
     pub(crate) async fn delete(
         &self,
         key: &Key,
+        removal: &Removal,
         lowest: u64,
         within: Duration,
-    ) -> Result<(bool, u64), RedisError> {
+    ) -> Result<Removed, RedisError> {
         let lease = lease_of(key);
-        let keys = [key.as_str(), SEQUENCE, LOG, &lease, &lease];
-        let log_length = number(self.scripts.log_length);
-        let arguments = vec![number(lowest), key.as_str().into(), log_length, "".into()];
-        let (existed, version): (u64, u64) =
-            self.run_script(&self.scripts.delete, &keys, arguments, within).await?;
-        Ok((existed > 0, version))
-    }
-
-    /// Does so if nobody else got the lock since; else gives the newest token of it.
-    pub(crate) async fn delete_fenced(
-        &self,
-        key: &Key,
-        fence: &Fence,
-        lowest: u64,
-        within: Duration,
-    ) -> Result<Result<(bool, u64), u64>, RedisError> {
-        let (lease, fence_key) = (lease_of(key), Fence::key_of(&fence.lock));
-        let keys = [key.as_str(), SEQUENCE, LOG, &lease, &fence_key];
-        let log_length = number(self.scripts.log_length);
-        let arguments = vec![number(lowest), key.as_str().into(), log_length, number(fence.token)];
-        let decided: (u64, u64) = self.run_script(&self.scripts.delete, &keys, arguments, within).await?;
-        Ok(match decided {
-            (2, newest) => Err(newest),
-            (existed, version) => Ok((existed > 0, version)),
+        let fence_key = removal.fence.as_ref().map(|fence| Fence::key_of(&fence.lock));
+        let once = OnceParts::of(removal.once.as_ref(), key, &lease);
+        let fence_key = fence_key.as_deref().unwrap_or(&lease);
+        let keys = vec![key.as_str(), SEQUENCE, LOG, &lease, fence_key, &once.key];
+        let arguments = vec![
+            number(lowest),
+            key.as_str().into(),
+            number(self.scripts.log_length),
+            removal.fence.as_ref().map_or_else(|| Value::from(""), |fence| number(fence.token)),
+            once.fingerprint,
+            OnceParts::known_for(),
+        ];
+        let change =
+            Change { script: &self.scripts.delete, keys, arguments, replica_ack: removal.replica_ack };
+        let ((code, version, _, existed), acked) = self.run_change(change, within).await?;
+        let made = Made { version, existed: existed > 0 };
+        Ok(match code {
+            1 | 5 if !acked => Removed::NotDurable { version },
+            3 => Removed::Fenced { newest: version },
+            5 => Removed::Replayed(made),
+            6 => Removed::OnceReused,
+            _ => Removed::Done(made),
         })
     }
 
@@ -359,6 +406,26 @@ impl Redis {
 pub(super) const POLICY_HISTORY: &str = "!policy-history";
 /// Run-time policies by namespace: version, a space, JSON.
 pub(super) const POLICIES: &str = "!policies";
+
+/// What a script is told of an idempotency key.
+struct OnceParts {
+    key: String,
+    fingerprint: Value,
+}
+
+impl OnceParts {
+    /// A script names its keys beforehand; without an idempotency key this one is not looked at.
+    fn of(once: Option<&Once>, key: &Key, unused: &str) -> Self {
+        match once {
+            Some(once) => Self { key: once.key_of(key), fingerprint: once.fingerprint().into() },
+            None => Self { key: unused.to_owned(), fingerprint: "".into() },
+        }
+    }
+
+    fn known_for() -> Value {
+        number(u64::try_from(Once::KNOWN_FOR.as_millis()).unwrap_or(u64::MAX))
+    }
+}
 
 fn lease_of(key: &Key) -> String {
     ["!lease:", key.as_str()].concat()

@@ -21,6 +21,7 @@ pub(super) struct RemoteSessions {
     layer: Arc<RedisLayer>,
     create: Script,
     get: Script,
+    touch: Script,
     update: Script,
     rotate: Script,
     revoke: Script,
@@ -36,6 +37,16 @@ pub(super) struct New {
     pub(super) max_age: Duration,
 }
 
+/// Whether a read extends the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Touch {
+    No,
+    /// In the same step.
+    Now,
+    /// By a later [`RemoteSessions::touch`], unless it would end too soon to wait for that.
+    Soon,
+}
+
 /// Where scripts find sessions and users.
 const SESSIONS: &str = "_session:";
 const USERS: &str = "_sessions_of:";
@@ -46,6 +57,7 @@ impl RemoteSessions {
             layer,
             create: Script::new(scripts::CREATE),
             get: Script::new(scripts::GET),
+            touch: Script::new(scripts::TOUCH),
             update: Script::new(scripts::UPDATE),
             rotate: Script::new(scripts::ROTATE),
             revoke: Script::new(scripts::REVOKE),
@@ -79,17 +91,26 @@ impl RemoteSessions {
         Ok((session, u32::try_from(n_revoked).unwrap_or(u32::MAX)))
     }
 
+    /// Finds a session; tells whether the id was rotated, and, if a touch is due and was not written, as of when.
     pub(super) async fn get(
         &self,
         handle: &Handle,
-        touch: bool,
+        touch: Touch,
         left: Duration,
-    ) -> Result<(Session, bool), SessionError> {
-        let arguments = vec![handle.as_str().into(), text(u64::from(touch))];
+    ) -> Result<(Session, bool, Option<u64>), SessionError> {
+        let arguments = vec![handle.as_str().into(), text(touch as u64)];
         // A touch whose outcome is unknown has done no harm: to the caller it is a read.
         let answer = self.ask_as(&self.get, arguments, left, SharedError::of_read).await?;
         let rotated = answer.get(1).is_some_and(|rotated| rotated == "1");
-        Ok((decode(&mut answer.into_iter().skip(2))?, rotated))
+        let due_at_ms = number(answer.get(2))?;
+        let session = decode(&mut answer.into_iter().skip(3))?;
+        Ok((session, rotated, (due_at_ms > 0).then_some(due_at_ms)))
+    }
+
+    /// Extends sessions that were seen; those that are over stay so.
+    pub(super) async fn touch(&self, seen: &[(Handle, u64)], left: Duration) -> Result<(), SessionError> {
+        let pairs = seen.iter().flat_map(|(handle, at_ms)| [handle.as_str().into(), text(*at_ms)]);
+        self.ask(&self.touch, pairs.collect(), left).await.map(drop)
     }
 
     pub(super) async fn update(

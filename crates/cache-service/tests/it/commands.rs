@@ -13,8 +13,8 @@ use tokio::net::TcpStream;
 
 use crate::node::{CacheNode, LOOK_EVERY, WITHIN, redis, single};
 
-/// In Redis since 5.0 or earlier, so in Valkey; and registered by Dragonfly.
-const ALLOWED: [&str; 59] = [
+/// In Redis since 5.0 or earlier, so in Valkey; and registered by Dragonfly (WAIT since July 2026).
+const ALLOWED: [&str; 63] = [
     "AUTH",
     "CLIENT",
     "DECR",
@@ -45,8 +45,10 @@ const ALLOWED: [&str; 59] = [
     "PEXPIRE",
     "PEXPIREAT",
     "PING",
+    "PSUBSCRIBE",
     "PTTL",
     "PUBLISH",
+    "PUNSUBSCRIBE",
     "QUIT",
     "RENAME",
     "RPUSH",
@@ -60,6 +62,8 @@ const ALLOWED: [&str; 59] = [
     "SUBSCRIBE",
     "TIME",
     "UNLINK",
+    "UNSUBSCRIBE",
+    "WAIT",
     "XADD",
     "XDEL",
     "XLEN",

@@ -168,6 +168,8 @@ async fn what_is_out_of_range_is_one_clear_error_and_stores_nothing() {
         (pb::SetRequest { ttl: ttl(i64::MAX, 0), ..legal() }, invalid, "TTL_OUT_OF_RANGE"),
         (pb::SetRequest { ttl: ttl(366 * 86_400, 0), ..legal() }, invalid, "TTL_OUT_OF_RANGE"),
         (pb::SetRequest { ttl: ttl(0, -1), ..legal() }, invalid, "TTL_OUT_OF_RANGE"),
+        (pb::SetRequest { ttl: ttl(1, -1), ..legal() }, invalid, "TTL_OUT_OF_RANGE"),
+        (pb::SetRequest { ttl: ttl(1, 1_000_000_000), ..legal() }, invalid, "TTL_OUT_OF_RANGE"),
         (pb::SetRequest { namespace: "Upper".to_owned(), ..legal() }, invalid, "NAMESPACE_INVALID"),
         (
             pb::SetRequest { namespace: "unknown".to_owned(), ..legal() },
@@ -187,12 +189,31 @@ async fn what_is_out_of_range_is_one_clear_error_and_stores_nothing() {
         assert!(failure.message().len() > 10, "{told}: {}", failure.message());
     }
     let admin = CacheAdminClient::new(node.channel.clone());
-    for (seconds, reason) in [(0, "POLICY_INVALID"), (-5, "INVALID_FIELD")] {
-        let policy = Some(pb::NamespacePolicy { ttl: ttl(seconds, 0), ..pb::NamespacePolicy::default() });
+    let policy = pb::NamespacePolicy::default;
+    let policies = [
+        (pb::NamespacePolicy { ttl: ttl(0, 0), ..policy() }, "policy.ttl"),
+        (pb::NamespacePolicy { ttl: ttl(-5, 0), ..policy() }, "policy.ttl"),
+        (pb::NamespacePolicy { ttl: ttl(5, -1), ..policy() }, "policy.ttl"),
+        (pb::NamespacePolicy { max_value_bytes: Some(1 << 40), ..policy() }, "policy.max_value_size"),
+        (pb::NamespacePolicy { memory_ttl: ttl(i64::MAX, 0), ..policy() }, "policy.memory_ttl"),
+        (pb::NamespacePolicy { grace: ttl(i64::MAX, 999_999_999), ..policy() }, "policy.grace"),
+        (pb::NamespacePolicy { ttl_jitter_percent: Some(u32::MAX), ..policy() }, "policy.ttl_jitter_percent"),
+        (pb::NamespacePolicy { eviction: Some("random".to_owned()), ..policy() }, "policy.eviction"),
+        (pb::NamespacePolicy { strategy: Some("guess".to_owned()), ..policy() }, "policy.strategy"),
+    ];
+    for (policy, field) in policies {
+        let told = format!("{policy:?}");
+        let policy = Some(policy);
         let request = pb::PutNamespaceRequest { namespace: "test".to_owned(), policy, if_version: 0 };
         let refused: Reply<_> = admin.clone().put_namespace(request).await;
-        let failure = Failure::from(refused.map(drop).unwrap_err());
-        assert_eq!((failure.code(), failure.reason()), (invalid, reason), "{seconds} s");
+        let failure = Failure::from(refused.map(drop).expect_err(&told));
+        assert_eq!((failure.code(), failure.reason()), (invalid, "POLICY_INVALID"), "{told}");
+        assert_eq!(failure.fields()[0].field, field, "{told}: {failure}");
+    }
+    for namespace in ["", "Upper", "a b"] {
+        let request = pb::PutNamespaceRequest { namespace: namespace.to_owned(), ..Default::default() };
+        let refused: Reply<_> = admin.clone().put_namespace(request).await;
+        assert_eq!(Failure::from(refused.map(drop).unwrap_err()).reason(), "NAMESPACE_INVALID");
     }
     assert_eq!(node.stats().await.memory.unwrap().entries, 0);
     node.cx.shut_down().await;

@@ -42,6 +42,7 @@ impl CacheNode {
             namespace: "test".to_owned(),
             key: "k".to_owned(),
             fence: Some(Fence { lock: LOCK.to_owned(), token }),
+            ..DeleteRequest::default()
         };
         self.client.clone().delete(request).await.map(|reply| reply.into_inner().existed)
     }

@@ -78,7 +78,7 @@ async fn a_policy_put_at_run_time_keeps_the_entries_and_is_kept_with_what_it_cha
     }
 
     let refused = Failure::from(a.put("test", evicting("best"), second).await.unwrap_err());
-    assert_eq!((refused.reason(), refused.fields()[0].field.as_str()), ("INVALID_FIELD", "policy.eviction"));
+    assert_eq!((refused.reason(), refused.fields()[0].field.as_str()), ("POLICY_INVALID", "policy.eviction"));
     let late = Failure::from(a.put("test", evicting("lfu"), first).await.unwrap_err());
     assert_eq!(late.reason(), "VERSION_MISMATCH");
     assert_eq!(a.history("test").await.len(), 2, "what was refused is not in the history");

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use cache_service::RedisConfig;
+use futures_util::future::join_all;
 use mainstay_devstack::wait_until;
 use mainstay_proto::cache::v1 as pb;
 use mainstay_proto::cache::v1::revoke_session_request::Which;
@@ -44,6 +45,51 @@ async fn without_redis_sessions_do_the_same_in_memory() {
     sessions_of_a_user_are_bounded_listed_and_revoked(&client, &client).await;
     times_end_a_session(&client).await;
     node.cx.shut_down().await;
+}
+
+/// Value of a counter without labels.
+fn counter(node: &Node, name: &str) -> u64 {
+    let metrics = node.cx.openmetrics();
+    let prefix = format!("mainstay_cache_{name}_total ");
+    metrics.lines().find_map(|line| line.strip_prefix(prefix.as_str())).unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn touches_are_written_together_and_those_that_wait_when_the_service_stops() {
+    let stack = redis().await;
+    let [node, other] = [Node::start(single(&stack)).await, Node::start(single(&stack)).await];
+    let (client, there) = (Client::of(&node), Client::of(&other));
+    // A touch is due after a tenth of it.
+    let ttl = Duration::from_secs(30);
+    let late = client.create("late", ttl, None).await;
+    let gone = client.create("gone", ttl, None).await.id;
+    let mut ids = Vec::new();
+    for number in 0..60 {
+        ids.push(client.create(&format!("user{number}"), ttl, None).await.id);
+    }
+    wait_until("all touches to be written", LOOK_EVERY, WITHIN, || async {
+        join_all(ids.iter().map(|id| client.get(id, true))).await;
+        let n_touches = counter(&node, "session_touches");
+        if n_touches >= 60 { Ok(()) } else { Err(format!("{n_touches}")) }
+    })
+    .await
+    .unwrap();
+    let n_batches = counter(&node, "session_touch_batches");
+    assert!(n_batches <= 30, "{n_batches} commands for 60 touches");
+
+    // What is revoked after it was seen does not come back; what was seen last is written at the end.
+    let begun = late.session.unwrap().seen_at;
+    let seen = there.get(&late.id, true).await.unwrap().session.unwrap().seen_at;
+    assert_ne!(seen, begun);
+    there.get(&gone, true).await.unwrap();
+    assert!(client.revoke(Which::Id(gone.clone())).await);
+    other.cx.shut_down().await;
+    let listed = client.list("late").await;
+    assert_eq!((listed.len(), listed[0].seen_at), (1, seen));
+    assert_eq!(not_found(client.get(&gone, false).await), "SESSION_NOT_FOUND");
+    assert!(client.list("gone").await.is_empty());
+    node.cx.shut_down().await;
+    stack.stop().await.unwrap();
 }
 
 async fn a_session_lives_as_it_should(here: &Client, there: &Client) {

@@ -16,7 +16,7 @@ use mainstay_rpc::{Call, Lane};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::cache::cache_word;
+use super::cache::{cache_word, outcome_word};
 use super::words::{seconds, wire_duration};
 use crate::body::{Json, Who};
 use crate::error::Problem;
@@ -54,9 +54,16 @@ enum Operation {
         tags: Vec<String>,
         /// Store only if the entry has this version; 0: only if there is none.
         if_version: Option<u64>,
+        /// The operation is made once: sent again with the same key within 10 minutes it gets the outcome of the first.
+        #[serde(default)]
+        idempotency_key: String,
     },
+    #[serde(rename_all = "camelCase")]
     Delete {
         key: String,
+        /// As of a set.
+        #[serde(default)]
+        idempotency_key: String,
     },
 }
 
@@ -92,6 +99,12 @@ struct Outcome {
     /// True when Redis could not be asked or did not confirm.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     degraded: bool,
+    /// Of a set, what became of it in Redis: `applied`, `notApplied` or `unknown`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<&'static str>,
+    /// True when it had been made before, under its idempotency key.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    replayed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<OperationProblem>,
 }
@@ -142,8 +155,10 @@ fn encode(index: usize, operation: Operation) -> Result<wire::Operation, Problem
     let invalid = |field: &str, form: &str| Problem::invalid(&format!("operations[{index}].{field}"), form);
     let (key, action) = match operation {
         Operation::Get { key } => (key, Action::Get(wire::GetAction {})),
-        Operation::Delete { key } => (key, Action::Delete(wire::DeleteAction::default())),
-        Operation::Set { key, value, encoding, ttl, content_type, tags, if_version } => {
+        Operation::Delete { key, idempotency_key } => {
+            (key, Action::Delete(wire::DeleteAction { idempotency_key, ..wire::DeleteAction::default() }))
+        }
+        Operation::Set { key, value, encoding, ttl, content_type, tags, if_version, idempotency_key } => {
             let value = match encoding {
                 Encoding::Utf8 => Bytes::from(value),
                 Encoding::Base64 => {
@@ -161,6 +176,7 @@ fn encode(index: usize, operation: Operation) -> Result<wire::Operation, Problem
                     content_type,
                     if_version,
                     tags,
+                    idempotency_key,
                     ..wire::SetAction::default()
                 }),
             )
@@ -185,9 +201,13 @@ fn decode(outcome: wire::Outcome) -> Outcome {
             stored: Some(true),
             version: Some(set.version),
             degraded: set.degraded,
+            outcome: Some(outcome_word(set.outcome())),
+            replayed: set.replayed,
             ..Outcome::default()
         },
-        Some(Ended::Delete(delete)) => Outcome { existed: Some(delete.existed), ..Outcome::default() },
+        Some(Ended::Delete(delete)) => {
+            Outcome { existed: Some(delete.existed), replayed: delete.replayed, ..Outcome::default() }
+        }
         Some(Ended::Error(error)) => Outcome {
             error: Some(OperationProblem { code: error.reason, detail: error.message, facts: error.details }),
             ..Outcome::default()

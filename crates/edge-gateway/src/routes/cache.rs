@@ -7,7 +7,9 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
 use http::header::{AGE, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use mainstay_proto::cache::v1::{DeleteRequest, GetRequest, GetResponse, Layer, SetRequest, StatsRequest};
+use mainstay_proto::cache::v1::{
+    DeleteRequest, GetRequest, GetResponse, Layer, SetRequest, StatsRequest, WriteOutcome,
+};
 use mainstay_rpc::Call;
 
 mod answer;
@@ -19,8 +21,10 @@ use super::words::wire_duration;
 use crate::body::{Raw, Who};
 use crate::error::Problem;
 use crate::etag;
+use crate::middleware::idempotency::KEY;
 use crate::state::App;
 
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static(KEY);
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 const X_CACHE_TTL: HeaderName = HeaderName::from_static("x-cache-ttl");
 const X_CACHE_TAGS: HeaderName = HeaderName::from_static("x-cache-tags");
@@ -119,9 +123,11 @@ pub(super) fn version_tag(version: u64) -> HeaderValue {
     ("x-cache-tags" = Option<String>, Header, description = "names under which it can be invalidated, split at commas", example = "user-7,list"),
     ("if-match" = Option<String>, Header, description = "the `etag` of the version to replace; another one is 412"),
     ("if-none-match" = Option<String>, Header, description = "`*`: store only if there is no entry, else 412"),
+    ("idempotency-key" = Option<String>, Header, description = "the write is made once: sent again with the same key within 10 minutes it gets the version of the first", max_length = 128),
 ), request_body(content = serde_json::Value, description = "the value, any bytes", content_type = "*/*"), responses(
     (status = 200, description = "stored", body = Stored, headers(("etag" = String, description = "version of the entry"))),
     (status = 404, description = "there is no such namespace"),
+    (status = 409, description = "the idempotency key came with another value before"),
     (status = 412, description = "another version is there than the condition names"),
 ))]
 pub(crate) async fn put(
@@ -141,13 +147,34 @@ pub(crate) async fn put(
         content_type,
         tags: tags_of(&headers)?,
         if_version: condition_of(&headers)?,
+        idempotency_key: idempotency_key_of(&headers)?,
         ..SetRequest::default()
     };
     let send = async |mut client: CacheClient, request| client.set(request).await;
     let answer = app.upstreams.cache(Call::write(SET).by(caller), request, send).await?;
 
-    let body = axum::Json(Stored { version: answer.version, degraded: answer.degraded });
+    let body = axum::Json(Stored {
+        version: answer.version,
+        degraded: answer.degraded,
+        outcome: outcome_word(answer.outcome()),
+        replayed: answer.replayed,
+    });
     Ok(([(ETAG, version_tag(answer.version))], body).into_response())
+}
+
+pub(super) fn outcome_word(outcome: WriteOutcome) -> &'static str {
+    match outcome {
+        WriteOutcome::Applied => "applied",
+        WriteOutcome::NotApplied => "notApplied",
+        WriteOutcome::Unknown | WriteOutcome::Unspecified => "unknown",
+    }
+}
+
+fn idempotency_key_of(headers: &HeaderMap) -> Result<String, Problem> {
+    match text_header(headers, &IDEMPOTENCY_KEY)? {
+        Some("") => Err(Problem::invalid(KEY, "must have 1 to 128 characters")),
+        key => Ok(key.unwrap_or_default().to_owned()),
+    }
 }
 
 fn ttl_of(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
@@ -190,19 +217,23 @@ fn text_header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&
 #[utoipa::path(delete, path = "/cache/{namespace}/{key}", tag = "cache", params(
     ("namespace" = String, Path, description = "letters, digits, `_` and `-`, starting with a letter", pattern = "^[a-z][a-z0-9_-]{0,63}$"),
     ("key" = String, Path, description = "1 to 1024 bytes of UTF-8 without control characters", min_length = 1, max_length = 1024),
+    ("idempotency-key" = Option<String>, Header, description = "the delete is made once: sent again with the same key within 10 minutes it gets the answer of the first", max_length = 128),
 ), responses(
     (status = 200, description = "the entry is gone", body = Deleted),
     (status = 404, description = "there is no such namespace"),
+    (status = 409, description = "the idempotency key came with a write before"),
 ))]
 pub(crate) async fn delete(
     State(app): State<Arc<App>>,
     Path((namespace, key)): Path<(String, String)>,
     Who(caller): Who,
+    headers: HeaderMap,
 ) -> Result<axum::Json<Deleted>, Problem> {
-    let request = DeleteRequest { namespace, key, ..DeleteRequest::default() };
+    let idempotency_key = idempotency_key_of(&headers)?;
+    let request = DeleteRequest { namespace, key, idempotency_key, ..DeleteRequest::default() };
     let send = async |mut client: CacheClient, request| client.delete(request).await;
     let answer = app.upstreams.cache(Call::write(DELETE).by(caller), request, send).await?;
-    Ok(axum::Json(Deleted { existed: answer.existed }))
+    Ok(axum::Json(Deleted { existed: answer.existed, replayed: answer.replayed }))
 }
 
 /// Figures of the cache's layers, of Redis and of each namespace.

@@ -97,6 +97,10 @@ struct HotKey {
     reads: u64,
     error: u64,
     share: f64,
+    /// Called hot by a node: brought into the memory of every node ahead of its readers.
+    hot: bool,
+    /// In the memory of the node that answers, where it is not evicted.
+    pinned: bool,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -200,6 +204,8 @@ impl KeyStats {
             reads: hot.reads,
             error: hot.error,
             share: hot.share,
+            hot: hot.hot,
+            pinned: hot.pinned,
         };
         let pattern = |pattern: wire::KeyPattern| KeyPattern {
             namespace: pattern.namespace,

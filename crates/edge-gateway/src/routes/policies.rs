@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::cache::version_tag;
+use super::warming::WarmPlan;
 use super::words::{duration_of, rfc3339};
 use crate::body::{Json, Who};
 use crate::error::Problem;
@@ -50,6 +51,9 @@ pub(crate) struct Policy {
     /// `lfu`, `lru`, `ttl` or `fifo`.
     #[serde(skip_serializing_if = "Option::is_none")]
     eviction: Option<String>,
+    /// What a write waits for: `none`, or `replica_ack`, until a replica of Redis has it too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    durability: Option<String>,
     /// `cache_aside`, or one that needs an origin.
     #[serde(skip_serializing_if = "Option::is_none")]
     strategy: Option<String>,
@@ -64,6 +68,9 @@ pub(crate) struct Policy {
     hard_deadline: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ttl_jitter_percent: Option<u32>,
+    /// How the namespace is warmed; it replaces the whole plan of the configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warm: Option<WarmPlan>,
 }
 
 /// What holds for a namespace.
@@ -79,6 +86,35 @@ pub(crate) struct NamespacePolicy {
     run_time: Option<Policy>,
     put_at: Option<String>,
     put_by: Option<String>,
+    /// What the strategy `adaptive` last found, on the node that answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    adaptive: Option<AdaptiveChoice>,
+}
+
+/// What an adaptive namespace does, and why. Every write goes to the origin first, whatever is chosen.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct AdaptiveChoice {
+    /// `read_through`, `write_through` or `refresh_ahead`.
+    chosen: String,
+    since: Option<String>,
+    switches: u64,
+    reason: String,
+    /// What each would have cost in the same time.
+    estimates: Vec<AdaptiveEstimate>,
+}
+
+/// What a strategy would have cost.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct AdaptiveEstimate {
+    strategy: String,
+    origin_calls_per_second: f64,
+    /// Mean time that a read waits for the origin.
+    read_wait_seconds: f64,
+    /// Part of the reads that find nothing fresh.
+    stale_risk: f64,
+    /// Seconds of work and waiting per second; the least wins.
+    cost: f64,
 }
 
 /// The namespaces that are listed or were used, by name.
@@ -140,7 +176,9 @@ pub(crate) async fn get(
     let request = wire::GetNamespaceRequest { namespace };
     let view = app.upstreams.cache_admin(Call::read(GET).by(caller), request, send).await?;
     let tag = version_tag(view.version);
-    if headers.get(IF_NONE_MATCH).is_some_and(|known| etag::matches(known, &tag)) {
+    // What is observed has no version.
+    let is_versioned = view.adaptive.is_none();
+    if is_versioned && headers.get(IF_NONE_MATCH).is_some_and(|known| etag::matches(known, &tag)) {
         return Ok((StatusCode::NOT_MODIFIED, [(ETAG, tag)]).into_response());
     }
     Ok(([(ETAG, tag)], Answer(NamespacePolicy::from(view))).into_response())
@@ -204,12 +242,14 @@ impl TryFrom<Policy> for wire::NamespacePolicy {
             disk: policy.disk,
             compress_above_bytes: policy.compress_above_bytes,
             eviction: policy.eviction,
+            durability: policy.durability,
             strategy: policy.strategy,
             origin: policy.origin,
             negative_ttl: duration_of("negativeTtl", policy.negative_ttl)?,
             soft_deadline: duration_of("softDeadline", policy.soft_deadline)?,
             hard_deadline: duration_of("hardDeadline", policy.hard_deadline)?,
             ttl_jitter_percent: policy.ttl_jitter_percent,
+            warm: policy.warm.map(|plan| plan.into_wire("warm.")).transpose()?,
         })
     }
 }
@@ -230,12 +270,14 @@ impl From<wire::NamespacePolicy> for Policy {
             disk: policy.disk,
             compress_above_bytes: policy.compress_above_bytes,
             eviction: policy.eviction,
+            durability: policy.durability,
             strategy: policy.strategy,
             origin: policy.origin,
             negative_ttl: text(policy.negative_ttl),
             soft_deadline: text(policy.soft_deadline),
             hard_deadline: text(policy.hard_deadline),
             ttl_jitter_percent: policy.ttl_jitter_percent,
+            warm: policy.warm.map(WarmPlan::from),
         }
     }
 }
@@ -249,6 +291,26 @@ impl From<wire::NamespaceView> for NamespacePolicy {
             run_time: view.run_time.map(Policy::from),
             put_at: rfc3339(view.put_at),
             put_by: (view.version > 0).then_some(view.put_by),
+            adaptive: view.adaptive.map(AdaptiveChoice::from),
+        }
+    }
+}
+
+impl From<wire::AdaptiveView> for AdaptiveChoice {
+    fn from(view: wire::AdaptiveView) -> Self {
+        let estimate = |estimate: wire::AdaptiveEstimate| AdaptiveEstimate {
+            strategy: estimate.strategy,
+            origin_calls_per_second: estimate.origin_calls_per_second,
+            read_wait_seconds: estimate.read_wait_seconds,
+            stale_risk: estimate.stale_risk,
+            cost: estimate.cost,
+        };
+        Self {
+            chosen: view.chosen,
+            since: rfc3339(view.since),
+            switches: view.switches,
+            reason: view.reason,
+            estimates: view.estimates.into_iter().map(estimate).collect(),
         }
     }
 }

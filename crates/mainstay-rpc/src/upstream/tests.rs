@@ -195,11 +195,7 @@ async fn a_connection_that_stalls_is_replaced_when_the_breaker_opens() {
         let hurried = write().within(Duration::from_millis(20));
         assert_eq!(get(&upstream, hurried, "k").await.unwrap_err().code(), ErrorCode::DeadlineExceeded);
     }
-    assert_eq!(
-        upstream.snapshot().endpoints[0].breaker,
-        "closed",
-        "20 ms say nothing where 400 are given"
-    );
+    assert_eq!(upstream.snapshot().endpoints[0].breaker, "closed", "20 ms say nothing where 400 are given");
     for _ in 0..5 {
         assert_eq!(get(&upstream, write(), "k").await.unwrap_err().code(), ErrorCode::DeadlineExceeded);
     }

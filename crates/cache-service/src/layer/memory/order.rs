@@ -6,7 +6,7 @@ use super::slots::{NIL, Place, Slots};
 #[derive(Debug)]
 pub(super) struct List {
     place: Place,
-    newest: u32,
+    pub(super) newest: u32,
     oldest: u32,
 }
 

@@ -15,14 +15,17 @@ pub(super) struct Pool {
     trial: List,
     main: List,
     tree: Tree,
+    /// What stays whatever else wants room.
+    pinned: List,
     ghosts: Ghosts,
     trial_bytes: u64,
+    pub(super) pinned_bytes: u64,
+    pub(super) n_pinned: u64,
     pub(super) bytes: u64,
     pub(super) n_entries: u64,
     pub(super) n_evictions: u64,
 }
 
-const HOTTEST: u8 = 3;
 /// Reads after which an entry on trial stays.
 const STAYS_FROM: u8 = 2;
 /// The part of the bytes that may be on trial.
@@ -37,8 +40,11 @@ impl Pool {
             trial: List::new(Place::Trial),
             main: List::new(Place::Main),
             tree: Tree::new(),
+            pinned: List::new(Place::Pinned),
             ghosts: Ghosts::default(),
             trial_bytes: 0,
+            pinned_bytes: 0,
+            n_pinned: 0,
             bytes: 0,
             n_entries: 0,
             n_evictions: 0,
@@ -78,6 +84,11 @@ impl Pool {
     /// Takes note that a slot is to get another record in place, and tells whether it may: its place stays the same then.
     pub(super) fn resize(&mut self, slots: &Slots, at: u32, bytes: u64, new_bytes: u64) -> bool {
         let place = slots[at].place;
+        if place == Place::Pinned {
+            self.bytes = self.bytes - bytes + new_bytes;
+            self.pinned_bytes = self.pinned_bytes - bytes + new_bytes;
+            return true;
+        }
         if self.eviction != Eviction::Lfu || place == Place::Tree {
             return false;
         }
@@ -88,17 +99,48 @@ impl Pool {
         true
     }
 
-    /// Takes note of a read.
-    pub(super) fn read(&mut self, slots: &mut Slots, at: u32) {
-        let slot = &mut slots[at];
+    /// Takes note of a read, or returns false if it changes the order, which is for [`Pool::read`].
+    pub(super) fn note_read(&self, slots: &Slots, at: u32) -> bool {
+        let slot = &slots[at];
         match (self.eviction, slot.place) {
-            (Eviction::Lru, Place::Main) => self.main.make_newest(slots, at),
-            (Eviction::Lfu, _) => slot.heat = (slot.heat + 1).min(HOTTEST),
-            _ => {}
+            (Eviction::Lru, Place::Main) => self.main.newest == at,
+            (Eviction::Lfu, _) => {
+                slot.heat.read();
+                true
+            }
+            _ => true,
         }
     }
 
-    /// Returns the slot that is to leave next; none when the pool is empty.
+    /// Takes note of a read that changes the order.
+    pub(super) fn read(&mut self, slots: &mut Slots, at: u32) {
+        if !self.note_read(slots, at) {
+            self.main.make_newest(slots, at);
+        }
+    }
+
+    /// Takes a slot out of the order in which others leave.
+    pub(super) fn pin(&mut self, slots: &mut Slots, at: u32, bytes: u64) {
+        self.displace(slots, at, bytes);
+        self.pinned.push_newest(slots, at);
+        self.pinned_bytes += bytes;
+        self.n_pinned += 1;
+    }
+
+    /// Brings a pinned slot back into the order, as one that was just read.
+    pub(super) fn unpin(&mut self, slots: &mut Slots, at: u32, bytes: u64) {
+        self.displace(slots, at, bytes);
+        match self.eviction {
+            Eviction::Ttl => self.tree.insert(slots, at),
+            _ => self.main.push_newest(slots, at),
+        }
+    }
+
+    pub(super) fn oldest_pinned(&self) -> Option<u32> {
+        self.pinned.oldest()
+    }
+
+    /// Returns the slot that is to leave next; none when the pool has none but pinned ones.
     pub(super) fn victim(&mut self, slots: &mut Slots, bytes_of: impl Fn(&Slots, u32) -> u64) -> Option<u32> {
         let lists = |pool: &Self| pool.trial.oldest().or_else(|| pool.main.oldest());
         match self.eviction {
@@ -106,20 +148,21 @@ impl Pool {
             Eviction::Ttl => self.tree.soonest(slots).or_else(|| lists(self)),
             Eviction::Lfu => {
                 for _ in 0..MOST_TURNS {
+                    let in_order = self.bytes - self.pinned_bytes;
                     let from_trial =
-                        self.trial_bytes * TRIAL_PART >= self.bytes || self.main.oldest().is_none();
+                        self.trial_bytes * TRIAL_PART >= in_order || self.main.oldest().is_none();
                     let on_trial = self.trial.oldest().filter(|_| from_trial);
                     let Some(at) = on_trial.or_else(|| self.main.oldest()) else { break };
                     let slot = &mut slots[at];
                     match slot.place {
-                        Place::Trial if slot.heat >= STAYS_FROM => {
-                            slot.heat = 0;
+                        Place::Trial if slot.heat.get() >= STAYS_FROM => {
+                            slot.heat.reset();
                             let bytes = bytes_of(slots, at);
                             self.displace(slots, at, bytes);
                             self.main.push_newest(slots, at);
                         }
-                        Place::Main if slot.heat > 0 => {
-                            slot.heat -= 1;
+                        Place::Main if slot.heat.get() > 0 => {
+                            slot.heat.cool();
                             self.main.make_newest(slots, at);
                         }
                         _ => return Some(at),
@@ -155,7 +198,7 @@ impl Pool {
             let Some(at) = foreign else { return true };
             let bytes = bytes_of(slots, at);
             self.displace(slots, at, bytes);
-            slots[at].heat = 0;
+            slots[at].heat.reset();
             match self.eviction {
                 Eviction::Ttl => self.tree.insert(slots, at),
                 _ => self.main.push_newest(slots, at),
@@ -173,6 +216,11 @@ impl Pool {
             }
             Place::Main => self.main.unlink(slots, at),
             Place::Tree => self.tree.remove(slots, at),
+            Place::Pinned => {
+                self.pinned_bytes -= bytes;
+                self.n_pinned -= 1;
+                self.pinned.unlink(slots, at);
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::time::Moment;
 
 /// One entry in one allocation: a head of fixed layout, then key, tags, content type and value.
 #[derive(Debug, Clone)]
-pub(super) struct Record(Arc<[u8]>);
+pub(crate) struct Record(Arc<[u8]>);
 
 /// What memory holds of a key, as it was when it was read. Shares its bytes with memory.
 #[derive(Debug, Clone)]
@@ -73,8 +73,9 @@ impl Record {
         self.0.len()
     }
 
-    pub(super) fn is_of(&self, key: &Key) -> bool {
-        self.key() == key.as_str().as_bytes()
+    /// `key` is `namespace:key`.
+    pub(super) fn is_of(&self, key: &str) -> bool {
+        self.key() == key.as_bytes()
     }
 
     /// Returns `namespace:key`.
@@ -94,7 +95,34 @@ impl Record {
         self.len() - self.value_at()
     }
 
-    pub(super) fn head(&self) -> Head {
+    /// Loads a small record into the processor's cache. Nothing waits for it, so that many are loaded at once.
+    pub(super) fn touch(&self) {
+        const LINE_BYTES: usize = 64;
+        const LINES: usize = 8;
+        let lines = self.0.iter().step_by(LINE_BYTES).take(LINES);
+        std::hint::black_box(lines.fold(0, |all, byte| all | byte));
+    }
+
+    /// Returns the value; empty too when the origin does not have the key.
+    pub(crate) fn value(&self) -> &[u8] {
+        &self.0[self.value_at()..]
+    }
+
+    pub(crate) fn content_type(&self) -> &str {
+        text(&self.0[self.content_type_at()..self.value_at()])
+    }
+
+    pub(crate) fn tags(&self) -> impl Iterator<Item = &str> {
+        let mut rest = &self.0[self.tags_at()..self.content_type_at()];
+        std::iter::from_fn(move || {
+            let (length, behind) = rest.split_first()?;
+            let (tag, others) = behind.split_at(usize::from(*length));
+            rest = others;
+            Some(text(tag))
+        })
+    }
+
+    pub(crate) fn head(&self) -> Head {
         Head {
             version: self.u64_at(VERSION),
             set_at_unix_ms: self.u64_at(SET_AT),
@@ -156,18 +184,11 @@ impl Held {
     }
 
     pub(crate) fn content_type(&self) -> ContentType {
-        let bytes = &self.record.0[self.record.content_type_at()..self.record.value_at()];
-        ContentType::kept(text(bytes))
+        ContentType::kept(self.record.content_type())
     }
 
     pub(crate) fn tags(&self) -> impl Iterator<Item = &str> {
-        let mut rest = &self.record.0[self.record.tags_at()..self.record.content_type_at()];
-        std::iter::from_fn(move || {
-            let (length, behind) = rest.split_first()?;
-            let (tag, others) = behind.split_at(usize::from(*length));
-            rest = others;
-            Some(text(tag))
-        })
+        self.record.tags()
     }
 }
 

@@ -2,7 +2,7 @@ use hashbrown::HashTable;
 
 use super::pool::Pool;
 use super::record::Record;
-use super::slots::{Slot, Slots};
+use super::slots::{Place, Slot, Slots};
 use super::{ENTRY_OVERHEAD_BYTES, Mark};
 use crate::config::Eviction;
 use crate::entry::Head;
@@ -17,8 +17,18 @@ pub(super) struct Shard {
     pools: Vec<Pool>,
     bytes: u64,
     capacity_bytes: u64,
+    /// A part of `bytes`.
+    pinned_bytes: u64,
+    most_pinned_bytes: u64,
     marks: [u64; MARKS],
     random: u64,
+}
+
+/// What is found with a shard that others read too.
+pub(super) enum Read<'a> {
+    Noted(&'a Record),
+    /// The read changes the order in which entries leave.
+    Moves,
 }
 
 /// The pool that an entry belongs to.
@@ -48,21 +58,85 @@ impl Shard {
             pools: Vec::new(),
             bytes: 0,
             capacity_bytes,
+            pinned_bytes: 0,
+            most_pinned_bytes: 0,
             marks: [0; MARKS],
             random: seed | 1,
         }
     }
 
-    pub(super) fn find(&self, key: &Key, hash: u32) -> Option<u32> {
-        self.table.find(spread(hash), |at| self.slots.record(*at).is_of(key)).copied()
+    /// Says how much may be pinned; less than all.
+    pub(super) fn pin_up_to(&mut self, percent: u8) {
+        self.most_pinned_bytes = self.capacity_bytes / 100 * u64::from(percent);
     }
 
-    /// Returns an entry and takes note of the read.
-    pub(super) fn read(&mut self, key: &Key, hash: u32) -> Option<Record> {
-        let at = self.find(key, hash)?;
+    /// Lets an entry stay whatever else wants room, if there is enough left for such; tells whether it does.
+    pub(super) fn pin(&mut self, key: &Key, hash: u32) -> bool {
+        let Some(at) = self.find(key, hash) else { return false };
+        if self.slots[at].place == Place::Pinned {
+            return true;
+        }
+        let bytes = self.bytes_of(at);
+        let has_room = self.pinned_bytes + bytes <= self.most_pinned_bytes;
+        if has_room {
+            self.pools[usize::from(self.slots[at].pool)].pin(&mut self.slots, at, bytes);
+            self.pinned_bytes += bytes;
+        }
+        has_room
+    }
+
+    pub(super) fn unpin(&mut self, key: &Key, hash: u32) {
+        if let Some(at) = self.find(key, hash) {
+            self.unpin_at(at);
+        }
+    }
+
+    pub(super) fn is_pinned(&self, key: &Key, hash: u32) -> bool {
+        self.find(key, hash).is_some_and(|at| self.slots[at].place == Place::Pinned)
+    }
+
+    pub(super) fn find(&self, key: &Key, hash: u32) -> Option<u32> {
+        self.find_text(key.as_str(), hash)
+    }
+
+    fn find_text(&self, key: &str, hash: u32) -> Option<u32> {
+        // Two keys of one shard rarely share all of their hash: the record is looked at once.
+        self.table
+            .find(spread(hash), |at| self.slots[*at].hash == hash && self.slots.record(*at).is_of(key))
+            .copied()
+    }
+
+    /// Returns the entry of `namespace:key` and takes note of the read; [`Read::Moves`] if that takes [`Shard::read`].
+    pub(super) fn see(&self, key: &str, hash: u32) -> Option<Read<'_>> {
+        self.find_text(key, hash).map(|at| self.see_at(at))
+    }
+
+    /// Returns an entry and takes note of the read, whatever it moves.
+    pub(super) fn read(&mut self, key: &str, hash: u32) -> Option<&Record> {
+        let at = self.find_text(key, hash)?;
         let pool = usize::from(self.slots[at].pool);
         self.pools[pool].read(&mut self.slots, at);
-        Some(self.slots.record(at).clone())
+        Some(self.slots.record(at))
+    }
+
+    /// Returns the first entry with a hash: nearly always the one that is looked for. Looks at no record.
+    pub(super) fn guess(&self, hash: u32) -> Option<u32> {
+        self.table.find(spread(hash), |at| self.slots[*at].hash == hash).copied()
+    }
+
+    /// Loads the record of a guess into the processor's cache.
+    pub(super) fn touch(&self, guess: u32) {
+        self.slots.record(guess).touch();
+    }
+
+    /// Does what [`Shard::see`] does, from a guess.
+    pub(super) fn see_guessed(&self, guess: u32, key: &str, hash: u32) -> Option<Read<'_>> {
+        if self.slots.record(guess).is_of(key) { Some(self.see_at(guess)) } else { self.see(key, hash) }
+    }
+
+    fn see_at(&self, at: u32) -> Read<'_> {
+        let pool = &self.pools[usize::from(self.slots[at].pool)];
+        if pool.note_read(&self.slots, at) { Read::Noted(self.slots.record(at)) } else { Read::Moves }
     }
 
     pub(super) fn head(&self, key: &Key, hash: u32) -> Option<Head> {
@@ -144,6 +218,11 @@ impl Shard {
         self.table.len() as u64
     }
 
+    /// Returns how many entries are pinned, and their bytes.
+    pub(super) fn pinned(&self) -> (u64, u64) {
+        (self.pools.iter().map(|pool| pool.n_pinned).sum(), self.pinned_bytes)
+    }
+
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -182,17 +261,34 @@ impl Shard {
         let pool = &mut self.pools[usize::from(self.slots[at].pool)];
         if pool.resize(&self.slots, at, before, bytes) {
             self.slots[at].record = Some(record);
+            if self.slots[at].place == Place::Pinned {
+                self.pinned_bytes = self.pinned_bytes - before + bytes;
+            }
         } else {
             pool.unlink(&mut self.slots, at, before);
             self.slots[at].record = Some(record);
             pool.link(&mut self.slots, at, bytes);
         }
         self.bytes = self.bytes - before + bytes;
+        if self.pinned_bytes > self.most_pinned_bytes {
+            self.unpin_at(at);
+        }
+    }
+
+    fn unpin_at(&mut self, at: u32) {
+        if self.slots[at].place == Place::Pinned {
+            let bytes = self.bytes_of(at);
+            self.pools[usize::from(self.slots[at].pool)].unpin(&mut self.slots, at, bytes);
+            self.pinned_bytes -= bytes;
+        }
     }
 
     fn remove_at(&mut self, at: u32) -> Record {
         let bytes = self.bytes_of(at);
-        let Slot { hash, pool, .. } = self.slots[at];
+        let Slot { hash, pool, place, .. } = self.slots[at];
+        if place == Place::Pinned {
+            self.pinned_bytes -= bytes;
+        }
         self.pools[usize::from(pool)].unlink(&mut self.slots, at, bytes);
         if let Ok(found) = self.table.find_entry(spread(hash), |there| *there == at) {
             found.remove();
@@ -201,20 +297,27 @@ impl Shard {
         self.slots.remove(at)
     }
 
-    /// Lets one entry leave. Which pool gives it up is drawn by lot: each byte held has the same chance.
+    /// Lets one entry leave. Which pool gives it up is drawn by lot: each byte held and not pinned has the same chance.
     fn evict_one(&mut self) {
+        if self.bytes == self.pinned_bytes {
+            // One entry takes the room of all that is not pinned.
+            let pinned = self.pools.iter().find_map(Pool::oldest_pinned);
+            self.unpin_at(pinned.expect("only a shard with entries has to let one go"));
+        }
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        let mut drawn = self.random % self.bytes.max(1);
+        let mut drawn = self.random % (self.bytes - self.pinned_bytes).max(1);
         let passed = |pool: &Pool| {
-            let is_here = drawn < pool.bytes;
-            drawn = drawn.saturating_sub(pool.bytes);
+            let in_order = pool.bytes - pool.pinned_bytes;
+            let is_here = drawn < in_order;
+            drawn = drawn.saturating_sub(in_order);
             is_here
         };
         let at = self.pools.iter().position(passed).expect("the bytes of a shard are those of its pools");
         let pool = &mut self.pools[at];
-        let victim = pool.victim(&mut self.slots, bytes_of).expect("a pool with bytes has entries");
+        let victim =
+            pool.victim(&mut self.slots, bytes_of).expect("a pool with bytes in order has entries there");
         pool.evicts(&self.slots, victim);
         self.remove_at(victim);
     }

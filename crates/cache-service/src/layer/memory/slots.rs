@@ -1,4 +1,5 @@
 use std::ops::{Index, IndexMut};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::record::Record;
 
@@ -22,8 +23,35 @@ pub(super) struct Slot {
     pub(super) after: u32,
     pub(super) pool: u16,
     pub(super) place: Place,
-    /// Reads not yet taken into account, 0 to 3.
-    pub(super) heat: u8,
+    /// Reads not yet taken into account.
+    pub(super) heat: Heat,
+}
+
+/// Counts reads up to three. Readers who count at once may count one together: it is a hint.
+#[derive(Debug, Default)]
+pub(super) struct Heat(AtomicU8);
+
+impl Heat {
+    const HOTTEST: u8 = 3;
+
+    pub(super) fn get(&self) -> u8 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn read(&self) {
+        let heat = self.get();
+        if heat < Self::HOTTEST {
+            self.0.store(heat + 1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn cool(&mut self) {
+        *self.0.get_mut() = self.get().saturating_sub(1);
+    }
+
+    pub(super) fn reset(&mut self) {
+        *self = Self::default();
+    }
 }
 
 /// In which order a slot stands.
@@ -35,6 +63,8 @@ pub(super) enum Place {
     Main,
     /// By the end of the ttl.
     Tree,
+    /// In no order: it stays.
+    Pinned,
 }
 
 /// No slot.
@@ -58,8 +88,15 @@ impl Slots {
         }
         let at = self.first_free;
         self.first_free = self[at].after;
-        self[at] =
-            Slot { record: Some(record), hash, before: NIL, after: NIL, pool, place: Place::None, heat: 0 };
+        self[at] = Slot {
+            record: Some(record),
+            hash,
+            before: NIL,
+            after: NIL,
+            pool,
+            place: Place::None,
+            heat: Heat::default(),
+        };
         at
     }
 
@@ -85,7 +122,7 @@ impl Slots {
             after: if next as usize == Self::PIECE { NIL } else { first + next },
             pool: 0,
             place: Place::None,
-            heat: 0,
+            heat: Heat::default(),
         });
         self.pieces.push(piece.collect());
         self.first_free = first;

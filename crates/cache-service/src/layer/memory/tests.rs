@@ -97,6 +97,48 @@ fn an_entry_comes_back_as_it_was_put() {
     }
 }
 
+fn key_named(number: u16) -> Key {
+    key(&number.to_string())
+}
+
+#[test]
+fn pinned_entries_stay_through_a_scan_of_ten_times_the_room_up_to_their_share() {
+    for eviction in Eviction::ALL {
+        let memory = small_memory(eviction);
+        memory.pin_up_to(10);
+        let now = time().0.now();
+        fill_up(&memory, 0..ROOM, now);
+        let pinned = (0..ROOM).filter(|number| memory.pin(&key(&format!("{number:06}")))).count();
+        assert_eq!(pinned, ROOM / 10, "{eviction:?}");
+        fill_up(&memory, ROOM..11 * ROOM, now);
+        assert_eq!(held(&memory, 0..pinned), pinned, "{eviction:?}");
+        assert_eq!(memory.figures().pinned_entries, pinned as u64);
+        // Written anew it stays so; too large for the share it does not.
+        memory.put(&key("000000"), &entry(2, b"small", now));
+        assert!(memory.is_pinned(&key("000000")), "{eviction:?}");
+        memory.put(&key("000000"), &entry(3, &vec![0; 4096], now));
+        assert!(!memory.is_pinned(&key("000000")), "{eviction:?}");
+        (0..pinned).for_each(|number| memory.unpin(&key(&format!("{number:06}"))));
+        fill_up(&memory, 11 * ROOM..21 * ROOM, now);
+        assert_eq!(memory.figures().pinned_bytes, 0);
+        // Against a scan lfu protects what was read.
+        if eviction != Eviction::Lfu {
+            assert_eq!(held(&memory, 1..pinned), 0, "{eviction:?}");
+        }
+    }
+}
+
+#[test]
+fn an_entry_that_takes_all_room_pushes_pinned_ones_out_too() {
+    let memory = small_memory(Eviction::Lfu);
+    memory.pin_up_to(50);
+    let now = time().0.now();
+    fill_up(&memory, 0..ROOM, now);
+    assert!(memory.pin(&key("000000")));
+    memory.put(&key("huge"), &entry(1, &vec![0; (1 << 20) - 200], now));
+    assert_eq!((version_held(&memory, &key("huge")), memory.figures().entries), (Some(1), 1));
+}
+
 /// Room for about this many of the entries that `fill_up` writes.
 const ROOM: usize = 1 << 10;
 
@@ -303,9 +345,10 @@ proptest! {
 
     #[test]
     fn the_bytes_counted_are_those_of_what_is_held(
-        steps in prop::collection::vec((0_u16..400, 0_usize..9_000, 0_u8..6), 1..600),
+        steps in prop::collection::vec((0_u16..400, 0_usize..9_000, 0_u8..9), 1..600),
     ) {
         let memory = Memory::new(1 << 20, 1024, Eviction::Lfu);
+        memory.pin_up_to(10);
         let now = time().0.now();
         for (version, (name, length, what)) in (1_u64..).zip(steps) {
             let key = key(&format!("{name}"));
@@ -317,6 +360,8 @@ proptest! {
                     prop_assert!(memory.set_eviction("test", eviction));
                 }
                 2 => memory.sweep(now + Duration::from_millis(length as u64)),
+                3 => prop_assert_eq!(memory.pin(&key), memory.is_pinned(&key)),
+                4 => memory.unpin(&key),
                 _ => {
                     let entry = Entry { lives_until, kept_until: lives_until, ..entry(version, &vec![1; length], now) };
                     memory.put(&key, &entry);
@@ -330,10 +375,13 @@ proptest! {
             let figures = memory.figures();
             prop_assert_eq!((figures.entries, figures.bytes), (n_seen, n_bytes));
             prop_assert!(figures.bytes <= 1 << 20);
+            prop_assert!(figures.pinned_bytes <= (1 << 20) / 10);
             let pools = memory.figures_by_eviction();
             let sums = pools.iter().fold((0, 0), |sum, (_, pool)| (sum.0 + pool.entries, sum.1 + pool.bytes));
             prop_assert_eq!(sums, (n_seen, n_bytes));
         }
+        let pinned = (0..400).map(key_named).filter(|key| memory.is_pinned(key)).count();
+        prop_assert_eq!(memory.figures().pinned_entries, pinned as u64);
     }
 
     #[test]
@@ -357,4 +405,70 @@ proptest! {
             prop_assert_eq!(version_held(&memory, &key(&format!("{name}"))), model.get(&name).copied());
         }
     }
+}
+
+proptest! {
+    /// Looking at many at once shows what looking at each shows, up to the first that needs more.
+    #[test]
+    fn many_are_seen_at_once_as_each_alone(
+        held in prop::collection::vec((0_usize..40, 0_usize..3), 0..30),
+        asked in prop::collection::vec(0_usize..40, 0..2 * LOOKED_AT_ONCE),
+        most in 0_usize..40,
+        eviction in prop::sample::select(Eviction::ALL.to_vec()),
+    ) {
+        let memory = Memory::new(32 << 20, 1 << 10, eviction);
+        for (number, size) in &held {
+            let value = vec![*number as u8; [0, 100, SEEN_UNDER_LOCK_BYTES + 1][*size]];
+            memory.put(&key(&number.to_string()), &entry(1, &value, time().0.now()));
+        }
+        let texts: Vec<String> = asked.iter().map(|number| format!("test:{number}")).collect();
+        let keys: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let mut seen = Vec::new();
+        memory.look_at_once(&keys, |record| {
+            seen.push(record.value().to_vec());
+            seen.len() < most
+        });
+        prop_assert!(seen.len() <= LOOKED_AT_ONCE);
+        for (key, value) in keys.iter().zip(&seen) {
+            let alone = memory.look(key, |record| record.value().to_vec());
+            prop_assert_eq!(alone.as_ref(), Some(value));
+        }
+        // It ended for a reason.
+        let (n_seen, next) = (seen.len(), keys.get(seen.len()));
+        let is_large = |value: &Vec<u8>| value.len() > SEEN_UNDER_LOCK_BYTES;
+        let moves = eviction == Eviction::Lru;
+        prop_assert!(
+            n_seen == LOOKED_AT_ONCE
+                || n_seen >= most.max(1)
+                || seen.last().is_some_and(is_large)
+                || next.is_none_or(|next| moves || memory.look(next, |_| ()).is_none())
+        );
+    }
+}
+
+#[test]
+fn readers_and_writers_of_many_keys_at_once_do_not_wait_for_ever() {
+    let memory = Memory::new(64 << 20, 1 << 10, Eviction::Lfu);
+    let now = time().0.now();
+    let texts: Vec<String> = (0..200).map(|number| format!("test:{number}")).collect();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for from in [0, 1] {
+            let (memory, texts, done) = (&memory, &texts, &done);
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    let keys: Vec<&str> =
+                        texts[from..].iter().rev().step_by(from + 1).map(String::as_str).collect();
+                    keys.chunks(LOOKED_AT_ONCE).for_each(|keys| memory.look_at_once(keys, |_| true));
+                }
+            });
+        }
+        for round in 0..50 {
+            for number in 0..200 {
+                memory.put(&key(&number.to_string()), &entry(round, b"value", now));
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(memory.figures().entries, 200);
 }

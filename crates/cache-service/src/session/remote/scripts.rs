@@ -86,18 +86,41 @@ return {'ok', text(now), text(math.max(0, excess))}
 "
 );
 
-/// ARGV: handle, 1 to touch. Gives whether the id was rotated, and the session.
+/// ARGV: handle, 1 to touch now, 2 to touch soon. Gives whether the id was rotated, the time if a touch is due and left to a
+/// later step, and the session. One that ends within two seconds does not wait for that.
 pub(super) const GET: &str = script!(
     r"
 local handle, rotated = resolve(ARGV[1])
 local session = load(handle)
 if not session then return {'gone'} end
-if ARGV[2] == '1' and now - session.s >= math.floor(session.t / 10) then
-  session.s = text(now)
-  redis.call('HSET', sessions .. handle, 's', session.s)
-  arm(handle, session)
+local due = '0'
+if ARGV[2] ~= '0' and now - session.s >= math.floor(session.t / 10) then
+  local ends = math.min(session.s + session.t, tonumber(session.x))
+  if ARGV[2] == '1' or ends - now < 2000 then
+    session.s = text(now)
+    redis.call('HSET', sessions .. handle, 's', session.s)
+    arm(handle, session)
+  else
+    due = text(now)
+  end
 end
-return tell({'ok', rotated and '1' or '0'}, handle, session)
+return tell({'ok', rotated and '1' or '0', due}, handle, session)
+"
+);
+
+/// ARGV: handles, each with the time when it was seen. Gives nothing.
+pub(super) const TOUCH: &str = script!(
+    r"
+for i = 1, #ARGV, 2 do
+  local handle = resolve(ARGV[i])
+  local session = load(handle)
+  if session and tonumber(ARGV[i + 1]) > tonumber(session.s) then
+    session.s = ARGV[i + 1]
+    redis.call('HSET', sessions .. handle, 's', session.s)
+    arm(handle, session)
+  end
+end
+return {'ok'}
 "
 );
 

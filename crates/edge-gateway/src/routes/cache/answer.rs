@@ -12,6 +12,10 @@ pub(crate) struct Stored {
     pub(super) version: u64,
     /// True when Redis did not confirm the write.
     pub(super) degraded: bool,
+    /// What became of it in Redis: `applied`, `notApplied` or `unknown`.
+    pub(super) outcome: &'static str,
+    /// True when it had been made before, under its idempotency key.
+    pub(super) replayed: bool,
 }
 
 /// What a DELETE answers.
@@ -19,6 +23,8 @@ pub(crate) struct Stored {
 pub(crate) struct Deleted {
     /// True when an entry was there.
     pub(super) existed: bool,
+    /// True when it had been made before, under its idempotency key.
+    pub(super) replayed: bool,
 }
 
 /// Figures of the cache's layers, in the shape that operators' scripts read.
