@@ -172,9 +172,9 @@ impl Pair {
         self.metrics.read(&self.label, side, ok);
     }
 
-    /// Returns the reads of both tables within the last minute.
+    /// Returns the reads of both tables within the last minute, or the last few.
     pub(crate) fn read_stats(&self) -> [ReadStats; 2] {
-        self.exposure.lock().stats(Instant::now().into_std())
+        self.exposure.lock().stats(&self.advance, Instant::now().into_std())
     }
 
     fn read_trouble(&self) -> Option<String> {

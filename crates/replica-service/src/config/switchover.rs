@@ -70,7 +70,7 @@ pub struct StepsConfig {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdvanceConfig {
-    /// Reads of a table within a minute that count as evidence; 1 to 1,000.
+    /// Reads of a table at one share that count as evidence, of the last minute or, where there are fewer, the last ones; 1 to 1,000.
     pub min_reads: u32,
     /// How long each share is held; at most 7 days.
     #[serde(with = "humantime_serde")]
