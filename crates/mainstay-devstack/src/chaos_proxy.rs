@@ -73,6 +73,8 @@ struct Counters {
 struct Rules {
     cut: bool,
     closing: bool,
+    /// Where new connections lead instead.
+    redirected: Option<SocketAddr>,
     upstream: Flow,
     downstream: Flow,
 }
@@ -138,6 +140,11 @@ impl ChaosProxy {
     pub async fn restore(&self) -> Result<(), Error> {
         self.rules.send_modify(|rules| *rules = Rules::default());
         self.wait_listening(true).await
+    }
+
+    /// Leads new connections to another address; those that are open stay where they are.
+    pub fn redirect(&self, target: SocketAddr) {
+        self.rules.send_modify(|rules| rules.redirected = Some(target));
     }
 
     /// Makes each byte arrive later by `delay`, without making the connection slower.
@@ -243,7 +250,8 @@ impl Server {
                 changed = self.rules.changed() => if changed.is_err() { break },
                 accepted = accept(listener.as_ref()) => if let Ok(client) = accepted {
                     self.counters.accepted.fetch_add(1, Ordering::Relaxed);
-                    connections.spawn(serve(client, self.target, self.rules.clone(), Arc::clone(&self.counters)));
+                    let target = self.rules.borrow().redirected.unwrap_or(self.target);
+                    connections.spawn(serve(client, target, self.rules.clone(), Arc::clone(&self.counters)));
                 },
                 Some(_) = connections.join_next() => {}
             }

@@ -4,9 +4,11 @@
 //! most once: `hub/relay.rs` sees them, and here the history is read to fill them, or those who count positions are told
 //! that something is lost. They are told also when nothing can be heard for long.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mainstay_proto::realtime::v1;
 use mainstay_redis::{Redis, RedisError};
 use mainstay_runtime::Context;
 use parking_lot::Mutex;
@@ -20,6 +22,8 @@ use crate::hub::{
     Connection, Followed, Hub, Joined, Message, NOT_NOW, NotJoined, Published, Reach, Subscribed,
     Subscription, counts_positions,
 };
+use crate::mesh::{Answers, Mesh, Method};
+use crate::publication::ClientInfo;
 
 mod interest;
 mod listener;
@@ -30,7 +34,7 @@ use interest::Interest;
 pub(crate) use listener::Listener;
 pub(crate) use store::ReadBack;
 use store::{Part, Store, Terms};
-pub(crate) use wire::Arrival;
+pub(crate) use wire::{Arrival, ClientPacked};
 
 /// Publications read at once to fill a gap; a wider one is not filled.
 const WIDEST_GAP: usize = 1_000;
@@ -47,6 +51,7 @@ pub(crate) struct Broker {
     hub: Arc<Hub>,
     redis: Arc<Redis>,
     store: Store,
+    mesh: Mesh,
     interest: Interest,
     reads: Semaphore,
     cx: Context,
@@ -88,6 +93,13 @@ impl Broker {
             Terms { position_ttl: limits.position_ttl, idempotency_ttl: limits.idempotency_ttl, within };
         Arc::new(Self {
             store: Store::new(Arc::clone(&redis), terms),
+            mesh: Mesh::new(
+                cx.identity().instance.clone(),
+                Arc::clone(&redis),
+                hub.metrics().clone(),
+                within,
+                config,
+            ),
             hub,
             redis,
             interest: Interest::default(),
@@ -97,6 +109,10 @@ impl Broker {
             silent_for: config.silent_for,
             silent_since: Mutex::new(Some(Silence { since: Instant::now(), told: false })),
         })
+    }
+
+    pub(crate) fn mesh(&self) -> &Mesh {
+        &self.mesh
     }
 
     pub(crate) fn hub(&self) -> &Hub {
@@ -200,6 +216,27 @@ impl Broker {
             .map_err(|NotThisEpoch| NoHistory::NotThisEpoch)
     }
 
+    /// Returns who is in a channel on all nodes; none when one of them does not answer.
+    pub(crate) async fn presence(&self, channel: &Channel) -> Option<Vec<ClientInfo>> {
+        let question = v1::PresenceRequest { channel: channel.as_str().to_owned() };
+        let others: Answers<v1::PresenceResponse> = self.mesh.ask(Method::Presence, &question).await;
+        let told = others.given.into_iter().flat_map(|answer| answer.clients);
+        let mut clients = self.hub.presence(channel);
+        clients.extend(told.filter_map(|client| ClientInfo::from_wire(&client)));
+        others.missing.is_empty().then_some(clients)
+    }
+
+    /// Counts the connections and the users in a channel on all nodes; none when one of them does not answer.
+    pub(crate) async fn presence_stats(&self, channel: &Channel) -> Option<(usize, usize)> {
+        let question = v1::PresenceRequest { channel: channel.as_str().to_owned() };
+        let others: Answers<v1::PresenceResponse> = self.mesh.ask(Method::Users, &question).await;
+        let here = self.hub.presence(channel);
+        let told = others.given.iter().flat_map(|answer| &answer.clients).map(|client| client.user.as_str());
+        let users: HashSet<&str> = here.iter().map(|info| &*info.user).chain(told).collect();
+        let elsewhere: u64 = others.given.iter().map(|answer| answer.total).sum();
+        others.missing.is_empty().then_some((here.len() + elsewhere as usize, users.len()))
+    }
+
     /// Forgets what was published into a channel.
     pub(crate) async fn forget_history(&self, channel: &Channel) -> Result<(), NoHistory> {
         self.store.forget(channel).await.map_err(NoHistory::Redis)
@@ -261,13 +298,13 @@ impl Broker {
         *self.silent_since.lock() = None;
     }
 
-    /// Notes that nothing can be heard; after a while those who count positions are sent to begin anew.
-    fn hears_nothing(&self) {
-        let now = Instant::now();
+    /// Notes that nothing can be heard since then; after a while those who count positions are sent to begin anew.
+    /// Returns whether they have been.
+    fn hears_nothing(&self, since: Instant) -> bool {
         let mut silence = self.silent_since.lock();
-        let silence = silence.get_or_insert(Silence { since: now, told: false });
-        if silence.told || now.duration_since(silence.since) < self.silent_for {
-            return;
+        let silence = silence.get_or_insert(Silence { since, told: false });
+        if silence.told || silence.since.elapsed() < self.silent_for {
+            return silence.told;
         }
         silence.told = true;
         let n_severed = self.hub.sever_all();
@@ -277,5 +314,6 @@ impl Broker {
                 "nothing is heard from redis, ended the subscriptions that count positions"
             );
         }
+        true
     }
 }

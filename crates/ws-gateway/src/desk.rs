@@ -11,7 +11,7 @@ use crate::protocol::{
     self, ConnectResult, Empty, HistoryResult, Method, PresenceResult, PresenceStatsResult, Push,
     SubRefreshResult, SubscribeResult,
 };
-use crate::publication::Publication;
+use crate::publication::{ClientInfo, Publication};
 use crate::session::{Action, Ask, Open};
 
 /// Does what a session asks for, in the order given.
@@ -131,9 +131,9 @@ impl Desk<'_> {
             Ask::Presence { channel, members_only } => {
                 self.member(&channel, members_only).and_then(|()| self.presence(id, &channel))
             }
-            Ask::PresenceStats { channel, members_only } => {
-                self.member(&channel, members_only).map(|()| self.presence_stats(id, &channel))
-            }
+            Ask::PresenceStats { channel, members_only } => self
+                .member(&channel, members_only)
+                .map(|()| self.tell_presence_stats(id, self.hub.presence_stats(&channel))),
             Ask::History { channel, options, query, members_only } => {
                 self.member(&channel, members_only).and_then(|()| {
                     let (items, position) = self
@@ -154,7 +154,11 @@ impl Desk<'_> {
     }
 
     fn presence(&self, id: u32, channel: &Channel) -> Result<(), ReplyError> {
-        let clients = self.hub.presence(channel);
+        self.tell_presence(id, &self.hub.presence(channel))
+    }
+
+    /// Answers who is in a channel.
+    pub(crate) fn tell_presence(&self, id: u32, clients: &[ClientInfo]) -> Result<(), ReplyError> {
         let presence: BTreeMap<_, _> =
             clients.iter().map(|info| (info.client.to_string(), info.shown())).collect();
         let frame = protocol::reply(id, Method::Presence, &PresenceResult { presence });
@@ -166,9 +170,11 @@ impl Desk<'_> {
         Ok(())
     }
 
-    fn presence_stats(&self, id: u32, channel: &Channel) {
-        let (num_clients, num_users) = self.hub.presence_stats(channel);
-        self.answer(id, Method::PresenceStats, &PresenceStatsResult { num_clients, num_users });
+    /// Answers how many clients and users are in a channel.
+    pub(crate) fn tell_presence_stats(&self, id: u32, (clients, users): (usize, usize)) {
+        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let result = PresenceStatsResult { num_clients: number(clients), num_users: number(users) };
+        self.answer(id, Method::PresenceStats, &result);
     }
 
     pub(crate) fn member(&self, channel: &Channel, needed: bool) -> Result<(), ReplyError> {
@@ -223,11 +229,10 @@ impl Hub {
     }
 
     /// Counts the connections and the users in a channel.
-    pub(crate) fn presence_stats(&self, channel: &Channel) -> (u32, u32) {
+    pub(crate) fn presence_stats(&self, channel: &Channel) -> (usize, usize) {
         let clients = self.presence(channel);
         let users: HashSet<_> = clients.iter().map(|info| &*info.user).collect();
-        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        (number(clients.len()), number(users.len()))
+        (clients.len(), users.len())
     }
 }
 

@@ -145,6 +145,16 @@ async fn serve(broker: &Broker, desk: Desk<'_>, id: u32, ask: Ask) -> Result<(),
             desk.answer(id, method, &result);
             Ok(())
         }
+        Ask::Presence { channel, members_only } => {
+            desk.member(&channel, members_only)?;
+            desk.tell_presence(id, &broker.presence(&channel).await.ok_or(ReplyError::INTERNAL)?)
+        }
+        Ask::PresenceStats { channel, members_only } => {
+            desk.member(&channel, members_only)?;
+            let stats = broker.presence_stats(&channel).await.ok_or(ReplyError::INTERNAL)?;
+            desk.tell_presence_stats(id, stats);
+            Ok(())
+        }
         other => {
             desk.serve(id, other);
             Ok(())

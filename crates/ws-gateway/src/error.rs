@@ -26,8 +26,10 @@ pub(crate) enum Refusal {
     ClientInvalid,
     #[error("idempotency key has {len_bytes} bytes, at most {max_bytes} are allowed")]
     IdempotencyKeyTooLong { len_bytes: usize, max_bytes: usize },
-    #[error("no connection of this node has this id")]
+    #[error("no connection has this id")]
     ConnectionUnknown,
+    #[error("some nodes did not answer: {}", _0.join(", "))]
+    NodesMissing(Vec<String>),
     #[error("so many watch already that one more is too many")]
     TooManyWatchers,
     #[error("not a kind of events")]
@@ -59,6 +61,7 @@ impl Refusal {
             Self::ClientInvalid => "CLIENT_INVALID",
             Self::IdempotencyKeyTooLong { .. } => "IDEMPOTENCY_KEY_TOO_LONG",
             Self::ConnectionUnknown => "CONNECTION_UNKNOWN",
+            Self::NodesMissing(_) => "NODES_MISSING",
             Self::TooManyWatchers => "TOO_MANY_WATCHERS",
             Self::KindInvalid => "KIND_INVALID",
             Self::PresenceOff => "PRESENCE_OFF",
@@ -74,7 +77,7 @@ impl Refusal {
             Self::NoSuchChannel(NoSuchChannel::Namespace) | Self::ConnectionUnknown => ErrorCode::NotFound,
             Self::TooManyWatchers => ErrorCode::ResourceExhausted,
             Self::PresenceOff | Self::HistoryOff | Self::EpochChanged => ErrorCode::FailedPrecondition,
-            Self::PublishUnknown | Self::RedisUnavailable => ErrorCode::Unavailable,
+            Self::PublishUnknown | Self::RedisUnavailable | Self::NodesMissing(_) => ErrorCode::Unavailable,
             _ => ErrorCode::InvalidArgument,
         }
     }
@@ -91,7 +94,7 @@ impl Refusal {
             Self::TooManyChannels { .. } => "channels",
             Self::TagsInvalid(_) => "tags",
             Self::UserInvalid => "user",
-            Self::ClientInvalid | Self::ConnectionUnknown => "client",
+            Self::ClientInvalid | Self::ConnectionUnknown | Self::NodesMissing(_) => "client",
             Self::KindInvalid => "kinds",
             Self::TooManyWatchers => "watch",
             Self::IdempotencyKeyTooLong { .. } => "idempotency_key",

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures_util::future::join_all;
-use mainstay_auth::jwt::Overrides;
 use mainstay_proto::realtime::v1::realtime_service_server::RealtimeService;
 use mainstay_proto::realtime::v1::{
     self as v1, BroadcastRequest, BroadcastResponse, BroadcastResult, ChannelsRequest, ChannelsResponse,
@@ -19,19 +18,18 @@ use tracing::field::Empty;
 
 use crate::broker::{NoHistory, PublishUnknown};
 use crate::channel::Channel;
-use crate::codes::{Disconnect, Unsubscribed};
 use crate::config::NamespaceConfig;
 use crate::engine::{HistoryQuery, Since};
 use crate::error::Refusal;
-use crate::hub::{Connection, Hub, Message, Published, Subscription};
+use crate::hub::{Connection, Hub, Message, Published};
 use crate::namespace::Namespaces;
-use crate::protocol::Lifetime;
 use crate::publication::{Exclusion, Publication};
 
+mod everywhere;
 mod shown;
 mod watch;
 
-use shown::{described, shown_client, shown_item, shown_reach};
+use shown::{shown_item, shown_reach};
 pub(crate) use watch::WatchApi;
 
 const MAX_BROADCAST_CHANNELS: usize = 1_000;
@@ -58,6 +56,7 @@ pub(crate) struct NodeIdentity {
     pub(crate) id: String,
     pub(crate) endpoint: String,
     pub(crate) started_at: SystemTime,
+    pub(crate) version: String,
 }
 
 /// A channel and the options that hold for it.
@@ -106,6 +105,28 @@ impl RealtimeApi {
             exclusion: Exclusion::parse(draft.exclude_client, draft.exclude_user)?,
             idempotency_key: draft.idempotency_key.into(),
         })
+    }
+
+    /// Describes this node.
+    pub(crate) fn node_here(&self) -> v1::Node {
+        let (census, metrics) = (self.hub.census(), self.hub.metrics());
+        v1::Node {
+            id: self.node.id.clone(),
+            endpoint: self.node.endpoint.clone(),
+            connections: census.connections as u64,
+            users: census.users as u64,
+            channels: census.channels as u64,
+            subscriptions: census.subscriptions as u64,
+            started_at: Some(self.node.started_at.into()),
+            draining: census.draining,
+            max_connections: self.hub.limits().max_connections as u64,
+            messages_sent: metrics.messages_sent.get(),
+            messages_received: metrics.messages_received.get(),
+            slow_disconnects: metrics.slow_disconnects.get(),
+            version: self.node.version.clone(),
+            cpu_cores: 0.0,
+            deaf: self.hub.broker().is_some() && metrics.broker_connected.get() == 0,
+        }
     }
 
     async fn deliver(&self, place: &Place, message: &Message) -> Result<Published, Refusal> {
@@ -218,73 +239,37 @@ impl RealtimeService for RealtimeApi {
     }
 
     async fn nodes(&self, _: Request<NodesRequest>) -> Reply<NodesResponse> {
-        let (census, metrics) = (self.hub.census(), self.hub.metrics());
-        let node = v1::Node {
-            id: self.node.id.clone(),
-            endpoint: self.node.endpoint.clone(),
-            connections: census.connections as u64,
-            users: census.users as u64,
-            channels: census.channels as u64,
-            subscriptions: census.subscriptions as u64,
-            started_at: Some(self.node.started_at.into()),
-            draining: census.draining,
-            max_connections: self.hub.limits().max_connections as u64,
-            messages_sent: metrics.messages_sent.get(),
-            messages_received: metrics.messages_received.get(),
-            slow_disconnects: metrics.slow_disconnects.get(),
-        };
-        Ok(Response::new(NodesResponse { nodes: vec![node] }))
+        let mut response = NodesResponse { nodes: vec![self.node_here()], stale: false };
+        if let Some(broker) = self.hub.broker() {
+            let (peers, is_current) = broker.mesh().peers();
+            response.nodes.extend(peers);
+            response.stale = !is_current;
+        }
+        Ok(Response::new(response))
     }
 
     async fn channels(&self, request: Request<ChannelsRequest>) -> Reply<ChannelsResponse> {
-        let request = request.into_inner();
-        let channels = self.hub.channels(&request.prefix);
-        let total = channels.len() as u64;
-        let page = channels.into_iter().take(page_size(request.limit));
-        let channels =
-            page.map(|(channel, subscribers)| v1::Channel { name: channel.as_str().to_owned(), subscribers });
-        Ok(Response::new(ChannelsResponse { channels: channels.collect(), total }))
+        Ok(Response::new(self.channels_everywhere(request.get_ref()).await))
     }
 
     async fn connections(&self, request: Request<ConnectionsRequest>) -> Reply<ConnectionsResponse> {
-        let request = request.into_inner();
-        let mut connections = match request.channel.as_str() {
-            "" => self.hub.connections(),
-            name => self.hub.members(&self.place(name).map_err(refused)?.channel),
-        };
-        if !request.user.is_empty() {
-            connections.retain(|connection| connection.user() == Some(&*request.user));
-        }
-        let total = connections.len() as u64;
-        let page = connections.iter().take(page_size(request.limit));
-        Ok(Response::new(ConnectionsResponse {
-            connections: page.map(|one| described(one)).collect(),
-            total,
-        }))
+        Ok(Response::new(self.connections_everywhere(request.get_ref()).await.map_err(refused)?))
     }
 
     async fn disconnect(&self, request: Request<DisconnectRequest>) -> Reply<DisconnectResponse> {
-        let user = request.into_inner().user;
-        if user.is_empty() || user.len() > MAX_USER_BYTES {
+        let asked = request.get_ref();
+        if asked.user.is_empty() || asked.user.len() > MAX_USER_BYTES {
             return Err(refused(Refusal::UserInvalid));
         }
-        let disconnected = self.hub.disconnect_user(&user, Disconnect::FORCED);
-        tracing::info!(user, disconnected, "disconnected a user");
-        Ok(Response::new(DisconnectResponse { disconnected }))
+        Ok(Response::new(self.disconnect_everywhere(asked).await))
     }
 
     async fn presence(&self, request: Request<PresenceRequest>) -> Reply<PresenceResponse> {
-        let channel = self.attended(&request.into_inner().channel).map_err(refused)?;
-        let clients = self.hub.presence(&channel);
-        let total = clients.len() as u64;
-        let clients = clients.iter().take(MAX_PRESENCE).map(shown_client).collect();
-        Ok(Response::new(PresenceResponse { clients, total }))
+        Ok(Response::new(self.presence_everywhere(request.get_ref()).await.map_err(refused)?))
     }
 
     async fn presence_stats(&self, request: Request<PresenceStatsRequest>) -> Reply<PresenceStatsResponse> {
-        let channel = self.attended(&request.into_inner().channel).map_err(refused)?;
-        let (clients, users) = self.hub.presence_stats(&channel);
-        Ok(Response::new(PresenceStatsResponse { clients: clients.into(), users: users.into() }))
+        Ok(Response::new(self.presence_stats_everywhere(request.get_ref()).await.map_err(refused)?))
     }
 
     async fn history(&self, request: Request<HistoryRequest>) -> Reply<HistoryResponse> {
@@ -317,49 +302,11 @@ impl RealtimeService for RealtimeApi {
     }
 
     async fn subscribe(&self, request: Request<SubscribeRequest>) -> Reply<SubscribeResponse> {
-        let request = request.into_inner();
-        let Place { channel, options } = self.place(&request.channel).map_err(refused)?;
-        let wanted = Subscription {
-            channel,
-            options,
-            recover: None,
-            reject_unrecovered: false,
-            positioned: true,
-            recoverable: true,
-            join_leave: true,
-            delta: false,
-            filter: None,
-            chan_info: None,
-            overrides: Overrides::default(),
-            lifetime: Lifetime::default(),
-            by_server: true,
-        };
-        let connections = self.addressed(&request.user, &request.client).map_err(refused)?;
-        let subscribed = match self.hub.broker() {
-            None => {
-                let new =
-                    connections.iter().filter(|connection| self.hub.subscribe_unasked(connection, &wanted));
-                new.count() as u64
-            }
-            Some(broker) => {
-                let mut n_new = 0;
-                for connection in &connections {
-                    n_new += u64::from(broker.subscribe_unasked(connection, &wanted).await);
-                }
-                n_new
-            }
-        };
-        Ok(Response::new(SubscribeResponse { subscribed }))
+        Ok(Response::new(self.subscribe_everywhere(request.get_ref()).await.map_err(refused)?))
     }
 
     async fn unsubscribe(&self, request: Request<UnsubscribeRequest>) -> Reply<UnsubscribeResponse> {
-        let request = request.into_inner();
-        let channel = self.place(&request.channel).map_err(refused)?.channel;
-        let connections = self.addressed(&request.user, &request.client).map_err(refused)?;
-        let ended = connections
-            .iter()
-            .filter(|connection| self.hub.unsubscribe(connection, &channel, Unsubscribed::BY_SERVER));
-        Ok(Response::new(UnsubscribeResponse { unsubscribed: ended.count() as u64 }))
+        Ok(Response::new(self.unsubscribe_everywhere(request.get_ref()).await.map_err(refused)?))
     }
 }
 

@@ -23,6 +23,7 @@ use crate::codes::Disconnect;
 use crate::config::NamespaceConfig;
 use crate::engine::{Epoch, Item, Position, Since};
 use crate::filter::Filter;
+use crate::mesh::Untold;
 use crate::metrics::Metrics;
 use crate::outbox::{Droppable, Pushed, Shed};
 use crate::protocol::{Lifetime, Method};
@@ -30,6 +31,7 @@ use crate::publication::{Exclusion, Publication};
 use crate::session::Profile;
 use crate::watch::{Happening, Watchers};
 
+mod attendance;
 mod channels;
 mod connection;
 mod delta;
@@ -162,6 +164,8 @@ pub(crate) struct Hub {
     watchers: Arc<Watchers>,
     /// Set when there is Redis between the nodes.
     broker: OnceLock<Weak<Broker>>,
+    /// Takes who comes and goes, for other nodes.
+    untold: OnceLock<Arc<Untold>>,
 }
 
 #[derive(Default)]
@@ -186,6 +190,7 @@ impl Hub {
             metrics,
             watchers,
             broker: OnceLock::new(),
+            untold: OnceLock::new(),
         })
     }
 
@@ -307,6 +312,12 @@ impl Hub {
     pub(crate) fn relay_by(&self, broker: &Arc<Broker>) {
         // A second one would do the same as the first.
         let _ = self.broker.set(Arc::downgrade(broker));
+    }
+
+    /// Tells other nodes from now on who comes and goes.
+    pub(crate) fn tell_attendance(&self, untold: Arc<Untold>) {
+        // A second one would be told the same.
+        let _ = self.untold.set(untold);
     }
 
     /// Returns what joins this node to others, if anything does.

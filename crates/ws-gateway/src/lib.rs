@@ -17,6 +17,7 @@ mod filter;
 mod fossil;
 mod grpc;
 mod hub;
+mod mesh;
 mod metrics;
 mod namespace;
 mod open_files;

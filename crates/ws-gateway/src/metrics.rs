@@ -42,6 +42,12 @@ pub(crate) struct Figures {
     pub(crate) broker_connected: Gauge,
     pub(crate) broker_channels: Gauge,
     pub(crate) broker_messages: Counter,
+    pub(crate) nodes: Gauge,
+    pub(crate) nodes_buried: Counter,
+    pub(crate) attendance_late: Counter,
+    pub(crate) canary_silences: Counter,
+    pub(crate) canary_gaps: Counter,
+    asks: Family<AskLabels, Counter>,
     broker_gaps: Family<GapLabels, Counter>,
     reaches: Family<ReachLabels, Counter>,
     disconnects: Family<DisconnectLabels, Counter>,
@@ -84,6 +90,12 @@ struct GapLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AskLabels {
+    /// `no` when a node did not answer.
+    complete: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReachLabels {
     /// `every_node`, `this_node` or `unknown`.
     reach: &'static str,
@@ -117,6 +129,12 @@ impl Metrics {
             broker_connected: Gauge::default(),
             broker_channels: Gauge::default(),
             broker_messages: Counter::default(),
+            nodes: Gauge::default(),
+            nodes_buried: Counter::default(),
+            attendance_late: Counter::default(),
+            canary_silences: Counter::default(),
+            canary_gaps: Counter::default(),
+            asks: Family::default(),
             broker_gaps: Family::default(),
             reaches: Family::default(),
             disconnects: Family::default(),
@@ -232,6 +250,28 @@ impl Figures {
             "Times that publications did not arrive in channels with a history",
             self.broker_gaps.clone(),
         );
+        registry.register("nodes", "Nodes that live, this one included", self.nodes.clone());
+        registry.register("node_asks", "Questions asked of all other nodes", self.asks.clone());
+        registry.register(
+            "nodes_buried",
+            "Dead nodes whose members this node has told to have left",
+            self.nodes_buried.clone(),
+        );
+        registry.register(
+            "attendance_late",
+            "Comings and goings that other nodes could not be told of at once",
+            self.attendance_late.clone(),
+        );
+        registry.register(
+            "canary_silences",
+            "Times that nothing arrived from Redis although it answered",
+            self.canary_silences.clone(),
+        );
+        registry.register(
+            "canary_gaps",
+            "Times that messages between nodes were lost",
+            self.canary_gaps.clone(),
+        );
         registry.register("publish_reach", "Publications by how far they went", self.reaches.clone());
     }
 
@@ -250,6 +290,12 @@ impl Figures {
     pub(crate) fn gap(&self, filled: bool) {
         let filled = if filled { "yes" } else { "no" };
         self.broker_gaps.get_or_create(&GapLabels { filled }).inc();
+    }
+
+    /// Counts a question that all other nodes were asked.
+    pub(crate) fn asked_nodes(&self, is_complete: bool) {
+        let complete = if is_complete { "yes" } else { "no" };
+        self.asks.get_or_create(&AskLabels { complete }).inc();
     }
 
     /// Counts a publication by how far it went.

@@ -19,6 +19,7 @@ use crate::door::{self, Door};
 use crate::emulation::Emulation;
 use crate::grpc::{NodeIdentity, RealtimeApi, WatchApi};
 use crate::hub::{Hub, Limits};
+use crate::mesh::{Herald, Untold};
 use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
 use crate::session::Rules;
@@ -68,9 +69,25 @@ pub async fn start(cx: Context, config: GatewayConfig) -> anyhow::Result<()> {
         std::future::ready(Ok(()))
     });
 
-    // 4. What joins it to other nodes.
+    // 4. What servers may ask, and what joins this node to others.
+    let node = NodeIdentity {
+        id: cx.identity().instance.clone(),
+        endpoint: config.websocket.public_url.clone(),
+        started_at: cx.started_at(),
+        version: cx.identity().version.to_owned(),
+    };
+    let max_channel_bytes = config.channels.max_length;
+    let history_limit = config.channels.history_limit;
+    let api = Arc::new(RealtimeApi {
+        hub: Arc::clone(&hub),
+        namespaces,
+        max_data_bytes: config.websocket.max_message_bytes(),
+        max_channel_bytes,
+        history_limit,
+        node,
+    });
     if config.redis.mode != RedisMode::None {
-        join_others(&cx, &config, &hub);
+        join_others(&cx, &config, &api);
     }
 
     // 5. At the end clients are sent away little by little; the other half of the grace is for their farewells.
@@ -103,28 +120,14 @@ pub async fn start(cx: Context, config: GatewayConfig) -> anyhow::Result<()> {
     cx.serve_http(listener, door::app(door), options);
 
     // 7. The servers' door.
-    let node = NodeIdentity {
-        id: cx.identity().instance.clone(),
-        endpoint: config.websocket.public_url.clone(),
-        started_at: cx.started_at(),
-    };
-    let max_channel_bytes = config.channels.max_length;
-    let history_limit = config.channels.history_limit;
-    let watch_api = WatchApi { hub: Arc::clone(&hub), node: node.id.clone(), stopping: cx.stopping() };
-    let api = RealtimeApi {
-        hub,
-        namespaces,
-        max_data_bytes: max_message_bytes,
-        max_channel_bytes,
-        history_limit,
-        node,
-    };
-    let routes = Routes::new(RealtimeServiceServer::new(api));
+    let watch_api = WatchApi { hub, node: api.node.id.clone(), stopping: cx.stopping() };
+    let routes = Routes::new(RealtimeServiceServer::from_arc(api));
     cx.serve(routes.add_service(RealtimeWatchServiceServer::new(watch_api))).await
 }
 
 /// Connects to Redis, and listens to it. The connections are made, and kept, in the background.
-fn join_others(cx: &Context, config: &GatewayConfig, hub: &Arc<Hub>) {
+fn join_others(cx: &Context, config: &GatewayConfig, api: &Arc<RealtimeApi>) {
+    let hub = &api.hub;
     let redis = Arc::new(Redis::new(&config.redis));
     // Clients stay connected without it, so it is not critical.
     if let Some(watch) = Watch::new(Arc::clone(&redis), &config.redis, cx, false) {
@@ -144,8 +147,13 @@ fn join_others(cx: &Context, config: &GatewayConfig, hub: &Arc<Hub>) {
             Ok(())
         }
     });
-    let listener = Listener::new(broker, config.redis.clone(), cx);
+    let listener = Listener::new(Arc::clone(&broker), Arc::clone(api), config.redis.clone(), cx);
     cx.spawn("broker.listener", listener.run(cx.stopping()));
+    let (untold, attendance) = Untold::new(hub.metrics().clone());
+    let untold = Arc::new(untold);
+    hub.tell_attendance(Arc::clone(&untold));
+    let herald = Herald::new(broker, Arc::clone(api), untold, config.broker.lease / 3);
+    cx.spawn("mesh.herald", herald.run(attendance, cx.stopping()));
 }
 
 fn rules(

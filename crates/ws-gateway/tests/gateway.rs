@@ -40,6 +40,12 @@ mod node;
 #[path = "gateway/nodes.rs"]
 mod nodes;
 #[cfg(test)]
+#[path = "gateway/peers.rs"]
+mod peers;
+#[cfg(test)]
+#[path = "gateway/silence.rs"]
+mod silence;
+#[cfg(test)]
 #[path = "gateway/upheaval.rs"]
 mod upheaval;
 #[cfg(test)]

@@ -29,10 +29,14 @@ const DEFAULT_LIMIT: u32 = 100;
 
 /// Who is in a channel, connection by connection.
 #[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct Presence {
     clients: Vec<PresentClient>,
     /// All of them, also those beyond what is listed.
     total: u64,
+    /// Nodes that did not answer in time: what they hold is not in this answer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing_nodes: Vec<String>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -90,14 +94,22 @@ pub(crate) struct SubscriptionBody {
 
 /// How many connections were newly subscribed.
 #[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct Subscribed {
     subscribed: u64,
+    /// Nodes that did not answer in time: what they hold is not in this answer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing_nodes: Vec<String>,
 }
 
 /// How many subscriptions ended.
 #[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct Unsubscribed {
     unsubscribed: u64,
+    /// Nodes that did not answer in time: what they hold is not in this answer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing_nodes: Vec<String>,
 }
 
 /// Lists who is in a channel.
@@ -120,7 +132,11 @@ pub(crate) async fn presence(
         conn_info: document(&client.conn_info),
         chan_info: document(&client.chan_info),
     };
-    Ok(Answer(Presence { clients: answer.clients.into_iter().map(present).collect(), total: answer.total }))
+    Ok(Answer(Presence {
+        clients: answer.clients.into_iter().map(present).collect(),
+        total: answer.total,
+        missing_nodes: answer.missing_nodes,
+    }))
 }
 
 /// Tells what was published into a channel lately.
@@ -164,7 +180,7 @@ pub(crate) async fn subscribe(
     let request = wire::SubscribeRequest { user, channel: body.channel, client: body.client };
     let send = async |mut client: Client, request| client.subscribe(request).await;
     let answer = app.upstreams.realtime(Call::write(SUBSCRIBE).by(caller), request, send).await?;
-    Ok(Answer(Subscribed { subscribed: answer.subscribed }))
+    Ok(Answer(Subscribed { subscribed: answer.subscribed, missing_nodes: answer.missing_nodes }))
 }
 
 /// Ends a user's subscriptions to a channel.
@@ -181,7 +197,7 @@ pub(crate) async fn unsubscribe(
     let request = wire::UnsubscribeRequest { user, channel: body.channel, client: body.client };
     let send = async |mut client: Client, request| client.unsubscribe(request).await;
     let answer = app.upstreams.realtime(Call::write(UNSUBSCRIBE).by(caller), request, send).await?;
-    Ok(Answer(Unsubscribed { unsubscribed: answer.unsubscribed }))
+    Ok(Answer(Unsubscribed { unsubscribed: answer.unsubscribed, missing_nodes: answer.missing_nodes }))
 }
 
 impl From<wire::Publication> for Publication {

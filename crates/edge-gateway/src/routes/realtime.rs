@@ -153,7 +153,11 @@ pub(crate) async fn endpoint(
 ) -> Result<Answer<Endpoint>, Problem> {
     let nodes = nodes(&app, nodes_call(caller)).await?;
     let open = nodes.iter().filter(|node| !node.draining && node.connections < node.max_connections);
-    let Some(best) = open.min_by_key(|node| node.connections) else {
+    // One that hears nothing of the others is better than none.
+    let taken = |node: &Node| node.connections as f64 / node.max_connections as f64;
+    let load =
+        |one: &&Node, other: &&Node| one.deaf.cmp(&other.deaf).then(taken(one).total_cmp(&taken(other)));
+    let Some(best) = open.min_by(load) else {
         let detail = "every realtime node is full or draining";
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "NO_REALTIME_NODE", detail)
             .retry_after(std::time::Duration::from_secs(1)));
@@ -190,7 +194,8 @@ pub(crate) async fn connections(
 /// Tells how one connection fares.
 #[utoipa::path(get, path = "/monitoring/websocket/connections/{id}", tag = "monitoring", params(("id" = String, Path, description = "id given to the client at connect")), responses(
     (status = 200, description = "the connection", body = ConnectionHealth),
-    (status = 404, description = "no connection of this node has this id"),
+    (status = 404, description = "no connection has this id"),
+    (status = 503, description = "none that answered, but some nodes did not"),
 ))]
 pub(crate) async fn connection(
     State(app): State<Arc<App>>,
@@ -216,5 +221,5 @@ pub(crate) async fn disconnect(
     let send = async |mut client: Client, request| client.disconnect(request).await;
     let call = Call::write(DISCONNECT).by(caller);
     let answer = app.upstreams.realtime(call, DisconnectRequest { user }, send).await?;
-    Ok(Answer(Disconnected { disconnected: answer.disconnected }))
+    Ok(Answer(Disconnected { disconnected: answer.disconnected, missing_nodes: answer.missing_nodes }))
 }

@@ -140,7 +140,7 @@ impl Store {
 
     /// Returns what a channel is called among the nodes.
     pub(super) fn place(&self, channel: &Channel) -> String {
-        self.redis.full(&["ws:{", channel.as_str(), "}"].concat())
+        crate::mesh::place_of(&self.redis, channel)
     }
 
     pub(super) async fn publish(

@@ -48,17 +48,47 @@ struct PackedInfo {
     hi: Option<Box<RawValue>>,
 }
 
-/// Writes a publication as every node reads it.
-pub(super) fn pack(publication: &Publication, exclusion: Option<&Exclusion>) -> String {
-    let document = |info: &Option<Arc<RawValue>>| info.as_deref().map(ToOwned::to_owned);
-    let packed = Packed {
-        d: publication.data.clone(),
-        i: publication.info.as_ref().map(|info| PackedInfo {
+/// A client as nodes tell each other of it.
+pub(crate) struct ClientPacked;
+
+impl ClientPacked {
+    /// Writes who a client is.
+    pub(crate) fn of(info: &ClientInfo) -> String {
+        serde_json::to_string(&PackedInfo::of(info)).expect("texts and checked JSON can be written")
+    }
+
+    /// Reads it again.
+    pub(crate) fn read(text: &str) -> Option<ClientInfo> {
+        serde_json::from_str::<PackedInfo>(text).ok()?.into_info().ok()
+    }
+}
+
+impl PackedInfo {
+    fn of(info: &ClientInfo) -> Self {
+        let document = |info: &Option<Arc<RawValue>>| info.as_deref().map(ToOwned::to_owned);
+        Self {
             u: (*info.user).into(),
             c: info.client.to_string(),
             ci: document(&info.conn_info),
             hi: document(&info.chan_info),
-        }),
+        }
+    }
+
+    fn into_info(self) -> Result<ClientInfo, Foreign> {
+        Ok(ClientInfo {
+            user: (*self.u).into(),
+            client: Uuid::parse_str(&self.c).map_err(|_| Foreign)?,
+            conn_info: self.ci.map(Into::into),
+            chan_info: self.hi.map(Into::into),
+        })
+    }
+}
+
+/// Writes a publication as every node reads it.
+pub(super) fn pack(publication: &Publication, exclusion: Option<&Exclusion>) -> String {
+    let packed = Packed {
+        d: publication.data.clone(),
+        i: publication.info.as_ref().map(PackedInfo::of),
         g: publication.tags.clone(),
         xc: exclusion.and_then(|exclusion| exclusion.client).map(|client| client.to_string()),
         xu: exclusion.map(|exclusion| exclusion.user.clone()).unwrap_or_default(),
@@ -70,15 +100,7 @@ pub(super) fn pack(publication: &Publication, exclusion: Option<&Exclusion>) -> 
 pub(super) fn unpack(offset: u64, published_ms: u64, payload: &[u8]) -> Result<Item, Foreign> {
     let packed: Packed = serde_json::from_slice(payload).map_err(|_| Foreign)?;
     let client = |text: &str| Uuid::parse_str(text).map_err(|_| Foreign);
-    let info = match packed.i {
-        None => None,
-        Some(info) => Some(ClientInfo {
-            user: (*info.u).into(),
-            client: client(&info.c)?,
-            conn_info: info.ci.map(Into::into),
-            chan_info: info.hi.map(Into::into),
-        }),
-    };
+    let info = packed.i.map(PackedInfo::into_info).transpose()?;
     let exclusion = Exclusion { client: packed.xc.as_deref().map(client).transpose()?, user: packed.xu };
     let exclusion = (exclusion != Exclusion::default()).then(|| Arc::new(exclusion));
     let published_at = SystemTime::UNIX_EPOCH + Duration::from_millis(published_ms);

@@ -13,11 +13,22 @@ pub struct BrokerConfig {
     /// How long nothing may be heard from Redis before subscriptions that count positions are ended.
     #[serde(with = "humantime_serde")]
     pub silent_for: Duration,
+    /// How long a node counts as alive after it last said so; it says so three times in that time.
+    #[serde(with = "humantime_serde")]
+    pub lease: Duration,
+    /// How long other nodes have to answer what they are asked.
+    #[serde(with = "humantime_serde")]
+    pub ask_within: Duration,
 }
 
 impl Default for BrokerConfig {
     fn default() -> Self {
-        Self { check_positions_every: Duration::from_secs(40), silent_for: Duration::from_secs(10) }
+        Self {
+            check_positions_every: Duration::from_secs(40),
+            silent_for: Duration::from_secs(10),
+            lease: Duration::from_secs(6),
+            ask_within: Duration::from_secs(1),
+        }
     }
 }
 
@@ -29,6 +40,8 @@ impl BrokerConfig {
             self.check_positions_every,
             ms(100)..=ms(3_600_000),
         );
+        problems.duration("broker.lease", self.lease, ms(300)..=ms(60_000));
+        problems.duration("broker.ask_within", self.ask_within, ms(10)..=ms(10_000));
         problems.duration("broker.silent_for", self.silent_for, ms(100)..=ms(3_600_000));
     }
 }

@@ -1,12 +1,15 @@
 //! What is told to servers, in the form of the protocol buffers.
 
+use std::sync::Arc;
+
 use mainstay_proto::realtime::v1;
+use serde_json::value::RawValue;
 
 use crate::engine::Item;
 use crate::hub::{Connection, Reach};
 use crate::publication::ClientInfo;
 
-pub(super) fn described(connection: &Connection) -> v1::Connection {
+pub(super) fn described(connection: &Connection, node: &str) -> v1::Connection {
     let profile = connection.profile();
     let (messages_sent, bytes_sent) = connection.traffic.total_sent();
     let (messages_received, bytes_received) = connection.traffic.total_received();
@@ -30,6 +33,7 @@ pub(super) fn described(connection: &Connection) -> v1::Connection {
             .and_then(|profile| profile.meta.as_ref())
             .map(|meta| meta.get().to_owned().into())
             .unwrap_or_default(),
+        node: node.to_owned(),
     }
 }
 
@@ -42,8 +46,27 @@ pub(super) fn shown_reach(reach: Reach) -> (v1::Reach, u64) {
     }
 }
 
+impl ClientInfo {
+    /// Reads what another node tells of a client.
+    pub(crate) fn from_wire(told: &v1::ClientInfo) -> Option<Self> {
+        Some(Self {
+            user: told.user.as_str().into(),
+            client: uuid::Uuid::parse_str(&told.client).ok()?,
+            conn_info: document(&told.conn_info).ok()?,
+            chan_info: document(&told.chan_info).ok()?,
+        })
+    }
+}
+
+fn document(bytes: &[u8]) -> serde_json::Result<Option<Arc<RawValue>>> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    serde_json::from_slice::<Box<RawValue>>(bytes).map(|document| Some(document.into()))
+}
+
 pub(super) fn shown_client(info: &ClientInfo) -> v1::ClientInfo {
-    let bytes = |document: &Option<std::sync::Arc<serde_json::value::RawValue>>| {
+    let bytes = |document: &Option<Arc<RawValue>>| {
         document.as_ref().map(|document| document.get().to_owned().into()).unwrap_or_default()
     };
     v1::ClientInfo {

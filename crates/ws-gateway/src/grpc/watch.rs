@@ -16,6 +16,7 @@ use super::refused;
 use super::shown::described;
 use crate::error::Refusal;
 use crate::hub::Hub;
+use crate::mesh::{Answers, Method};
 use crate::watch::{Event, Interest, Kind};
 
 /// Serves what one connection is like, and what happens live.
@@ -33,24 +34,18 @@ impl RealtimeWatchService for WatchApi {
         &self,
         request: Request<ConnectionHealthRequest>,
     ) -> Reply<ConnectionHealthResponse> {
-        let client = client_of(&request.into_inner().client)?;
-        let found = self.hub.connections().into_iter().find(|connection| connection.client == client);
-        let connection = found.ok_or_else(|| refused(Refusal::ConnectionUnknown))?;
-        let now = self.hub.now();
-        let ago = |at| wire(now.duration_since(at).unwrap_or_default());
-        let traffic = &connection.traffic;
-        let last = traffic.last_command();
-        let (recovered, unrecovered) = traffic.recoveries();
-        Ok(Response::new(ConnectionHealthResponse {
-            connection: Some(described(&connection)),
-            node: self.node.clone(),
-            age: ago(connection.connected_at),
-            last_command: last.map(|(method, _)| method.as_str().to_owned()).unwrap_or_default(),
-            last_command_age: last.and_then(|(_, at)| ago(at)),
-            publications_dropped: traffic.dropped(),
-            recovered,
-            unrecovered,
-        }))
+        let asked = request.into_inner();
+        let client = client_of(&asked.client)?;
+        if let Some(here) = health_here(&self.hub, client, &self.node) {
+            return Ok(Response::new(here));
+        }
+        let Some(broker) = self.hub.broker() else { return Err(refused(Refusal::ConnectionUnknown)) };
+        let others: Answers<ConnectionHealthResponse> = broker.mesh().ask(Method::Health, &asked).await;
+        match others.given.into_iter().find(|answer| answer.connection.is_some()) {
+            Some(found) => Ok(Response::new(found)),
+            None if others.missing.is_empty() => Err(refused(Refusal::ConnectionUnknown)),
+            None => Err(refused(Refusal::NodesMissing(others.missing))),
+        }
     }
 
     type WatchStream = BoxStream<'static, Result<WatchResponse, Status>>;
@@ -75,6 +70,26 @@ impl RealtimeWatchService for WatchApi {
         });
         Ok(Response::new(Box::pin(stream)))
     }
+}
+
+/// Tells how a connection of this node fares.
+pub(super) fn health_here(hub: &Hub, client: Uuid, node: &str) -> Option<ConnectionHealthResponse> {
+    let connection = hub.connections().into_iter().find(|connection| connection.client == client)?;
+    let now = hub.now();
+    let ago = |at| wire(now.duration_since(at).unwrap_or_default());
+    let traffic = &connection.traffic;
+    let last = traffic.last_command();
+    let (recovered, unrecovered) = traffic.recoveries();
+    Some(ConnectionHealthResponse {
+        connection: Some(described(&connection, node)),
+        node: node.to_owned(),
+        age: ago(connection.connected_at),
+        last_command: last.map(|(method, _)| method.as_str().to_owned()).unwrap_or_default(),
+        last_command_age: last.and_then(|(_, at)| ago(at)),
+        publications_dropped: traffic.dropped(),
+        recovered,
+        unrecovered,
+    })
 }
 
 fn client_of(text: &str) -> Result<Uuid, Status> {

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::{Connection, Hub, Room, Shard, Subscribed, Subscription};
 use crate::channel::Channel;
 use crate::codes::ReplyError;
+use crate::mesh::Coming;
 use crate::publication::ClientInfo;
 use crate::watch::Happening;
 
@@ -82,6 +83,7 @@ impl Hub {
         }
         self.metrics.subscriptions.inc();
         room.announce(&wanted.channel, connection.id, |to, push| self.send(to, push));
+        self.pass_on(&wanted.channel, room.told_of(connection.id), Coming::Came);
         self.tell(connection, Happening::Subscribed { channel: &wanted.channel, was_recovering, recovered });
     }
 
@@ -114,9 +116,11 @@ impl Hub {
     pub(super) fn remove_member(&self, id: u64, channel: &Channel) {
         let mut shard = self.shard(channel).lock();
         let Some(room) = shard.rooms.get_mut(channel) else { return };
+        let info = room.told_of(id);
         if !room.leave(channel, id, |to, push| self.send(to, push)) {
             return;
         }
+        self.pass_on(channel, info, Coming::Left);
         self.metrics.subscriptions.dec();
         if room.n_members() == 0 {
             self.metrics.channels.dec();

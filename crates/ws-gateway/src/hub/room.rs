@@ -128,7 +128,16 @@ impl Room {
         true
     }
 
-    fn tell(&self, frames: &Frames<'_>, send: impl Fn(&Connection, Bytes) -> bool) {
+    /// Tells whether members are told who comes and goes.
+    pub(super) fn tells_of_members(&self) -> bool {
+        self.options.join_leave
+    }
+
+    pub(super) fn info_of(&self, id: u64) -> Option<ClientInfo> {
+        self.members.get(&id).and_then(Member::info)
+    }
+
+    pub(super) fn tell(&self, frames: &Frames<'_>, send: impl Fn(&Connection, Bytes) -> bool) {
         for member in self.members.values().filter(|member| member.hears_of_others) {
             send(&member.connection, frames.get());
         }

@@ -1,6 +1,7 @@
 //! A client that says exactly what a test wants it to say.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
@@ -32,22 +33,34 @@ impl Client {
         query: &str,
         headers: &[(&'static str, &str)],
     ) -> Result<Self, Error> {
-        let mut request =
-            format!("ws://{}/connection/websocket{query}", node.websocket).into_client_request()?;
+        Self::open_at(node.websocket, query, headers).await
+    }
+
+    /// Opens a socket to a gateway in whatever process.
+    pub(crate) async fn open_at(
+        websocket: SocketAddr,
+        query: &str,
+        headers: &[(&'static str, &str)],
+    ) -> Result<Self, Error> {
+        let mut request = format!("ws://{websocket}/connection/websocket{query}").into_client_request()?;
         for (name, value) in headers {
             request.headers_mut().insert(*name, value.parse().unwrap());
         }
-        let stream = TcpStream::connect(node.websocket).await?;
+        let stream = TcpStream::connect(websocket).await?;
         let (socket, _) = timeout(PATIENCE, client_async(request, stream)).await.unwrap()?;
         Ok(Self { socket, next_id: 0, lines: VecDeque::new(), frames: Vec::new() })
     }
 
     /// Opens a socket and connects.
     pub(crate) async fn connected(node: &Node, token: &str) -> Self {
-        let mut client = Self::open(node).await;
-        let answer = client.call("connect", json!({"token": token, "name": "test", "version": "1"})).await;
+        Self::open(node).await.connect(token).await
+    }
+
+    /// Connects on an open socket.
+    pub(crate) async fn connect(mut self, token: &str) -> Self {
+        let answer = self.call("connect", json!({"token": token, "name": "test", "version": "1"})).await;
         assert!(answer["connect"]["client"].is_string(), "{answer}");
-        client
+        self
     }
 
     pub(crate) async fn subscribed(node: &Node, token: &str, channel: &str) -> Self {

@@ -11,7 +11,7 @@ use mainstay_runtime::{Context, Secret};
 use tokio::time::{Instant, sleep};
 use ws_gateway::{AuthConfig, GatewayConfig, WebSocketConfig};
 
-const SECRET: &str = "a secret of at least thirty-two bytes";
+pub(crate) const SECRET: &str = "a secret of at least thirty-two bytes";
 
 /// Longest wait for anything to become true.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -69,8 +69,8 @@ impl Node {
     pub(crate) async fn state(&self) -> NodeState {
         let answer =
             self.grpc("Nodes", NodesRequest {}, async |mut api, request| api.nodes(request).await).await;
-        let [node] = answer.unwrap().nodes.try_into().unwrap();
-        node
+        // The one that is asked comes first.
+        answer.unwrap().nodes.swap_remove(0)
     }
 
     pub(crate) async fn connections(&self, user: &str, channel: &str) -> v1::ConnectionsResponse {

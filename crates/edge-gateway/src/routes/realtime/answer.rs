@@ -40,10 +40,14 @@ pub(crate) struct Endpoint {
 
 /// Channels that somebody listens to.
 #[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct ChannelsAnswer {
     channels: Vec<Channel>,
     /// Channels that match, also those beyond the limit.
     total: u64,
+    /// Nodes that did not answer in time: what they hold is not in this answer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing_nodes: Vec<String>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -54,16 +58,22 @@ struct Channel {
 
 /// Connections with their health.
 #[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct ConnectionsAnswer {
     connections: Vec<Connection>,
     /// Connections that match, also those beyond the limit.
     total: u64,
+    /// Nodes that did not answer in time: what they hold is not in this answer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing_nodes: Vec<String>,
 }
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Connection {
     client: String,
+    /// Id of the node that holds it.
+    node: String,
     user: String,
     remote: String,
     client_name: String,
@@ -85,8 +95,6 @@ struct Connection {
 pub(crate) struct ConnectionHealth {
     #[serde(flatten)]
     connection: Connection,
-    /// Id of the node that holds it.
-    node: String,
     age_seconds: Option<f64>,
     /// The command answered last; empty before the first.
     last_command: String,
@@ -101,8 +109,12 @@ pub(crate) struct ConnectionHealth {
 
 /// How many connections were closed.
 #[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct Disconnected {
     pub(super) disconnected: u64,
+    /// Nodes that did not answer in time: what they hold is not in this answer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) missing_nodes: Vec<String>,
 }
 
 /// Figures of all gateway nodes together, and of each.
@@ -129,6 +141,11 @@ struct GatewayNode {
     draining: bool,
     max_connections: u64,
     started_at: Option<String>,
+    version: String,
+    /// Cores in use; 0 where there are no other nodes.
+    cpu_cores: f64,
+    /// Nothing arrives from other nodes.
+    deaf: bool,
 }
 
 impl From<wire::BroadcastResponse> for BroadcastAnswer {
@@ -150,7 +167,11 @@ impl From<wire::ChannelsResponse> for ChannelsAnswer {
     fn from(answer: wire::ChannelsResponse) -> Self {
         let channel =
             |channel: wire::Channel| Channel { name: channel.name, subscribers: channel.subscribers };
-        Self { channels: answer.channels.into_iter().map(channel).collect(), total: answer.total }
+        Self {
+            channels: answer.channels.into_iter().map(channel).collect(),
+            total: answer.total,
+            missing_nodes: answer.missing_nodes,
+        }
     }
 }
 
@@ -159,6 +180,7 @@ impl From<wire::ConnectionsResponse> for ConnectionsAnswer {
         Self {
             connections: answer.connections.into_iter().map(Connection::from).collect(),
             total: answer.total,
+            missing_nodes: answer.missing_nodes,
         }
     }
 }
@@ -167,6 +189,7 @@ impl From<wire::Connection> for Connection {
     fn from(connection: wire::Connection) -> Self {
         Self {
             client: connection.client,
+            node: connection.node,
             user: connection.user,
             remote: connection.remote,
             client_name: connection.client_name,
@@ -188,7 +211,6 @@ impl From<wire::ConnectionHealthResponse> for ConnectionHealth {
     fn from(answer: wire::ConnectionHealthResponse) -> Self {
         Self {
             connection: answer.connection.unwrap_or_default().into(),
-            node: answer.node,
             age_seconds: seconds(answer.age),
             last_command: answer.last_command,
             last_command_age_seconds: seconds(answer.last_command_age),
@@ -225,6 +247,9 @@ impl From<&wire::Node> for GatewayNode {
             draining: node.draining,
             max_connections: node.max_connections,
             started_at: rfc3339(node.started_at),
+            version: node.version.clone(),
+            cpu_cores: node.cpu_cores,
+            deaf: node.deaf,
         }
     }
 }

@@ -1,0 +1,142 @@
+//! Notices that messages no longer arrive, although everything answers.
+//!
+//! Every node sends numbered beats by way of Redis and listens to its own and to those of the others. A connection that
+//! answers pings and brings no messages (it leads to a server that is no longer the one written to, say) shows only by
+//! this. So do messages that were lost on the way: a number is missing.
+
+use std::collections::HashMap;
+
+use tokio::time::Instant;
+
+/// Nodes whose numbers are remembered.
+const MOST_PEERS: usize = 1_024;
+
+/// Whether beats come back: numbers in, judgement out.
+#[derive(Debug, Default)]
+pub(super) struct Canary {
+    last: u64,
+    /// The last beat of this node that Redis has taken.
+    sent: u64,
+    heard: u64,
+    /// When the first beat was taken that has not come back.
+    unheard_since: Option<Instant>,
+    peers: HashMap<Box<str>, u64>,
+}
+
+/// What a beat says about those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    InOrder,
+    /// Beats are missing before this one, and with them maybe other messages.
+    Gap,
+}
+
+impl Canary {
+    /// Gives the number of the next beat.
+    pub(super) fn next(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    /// Notes that Redis has taken a beat: it should come back.
+    pub(super) fn sent(&mut self, number: u64, now: Instant) {
+        self.sent = self.sent.max(number);
+        if self.heard < number {
+            self.unheard_since.get_or_insert(now);
+        }
+    }
+
+    /// Notes a beat of this node (`own`), or of another.
+    pub(super) fn hear(&mut self, own: &str, node: &str, number: u64) -> Heard {
+        if node != own {
+            return self.hear_peer(node, number);
+        }
+        // One that Redis refused never comes back, so only those it has taken are missed.
+        let is_gap = number > self.heard + 1 && self.sent > self.heard && self.sent < number;
+        self.heard = self.heard.max(number);
+        if self.heard >= self.sent {
+            self.unheard_since = None;
+        }
+        if is_gap { Heard::Gap } else { Heard::InOrder }
+    }
+
+    fn hear_peer(&mut self, node: &str, number: u64) -> Heard {
+        if let Some(last) = self.peers.get_mut(node) {
+            let last = std::mem::replace(last, number);
+            return if number > last + 1 { Heard::Gap } else { Heard::InOrder };
+        }
+        // Nodes come and go; those that live are soon known again.
+        if self.peers.len() >= MOST_PEERS {
+            self.peers.clear();
+        }
+        self.peers.insert(node.into(), number);
+        Heard::InOrder
+    }
+
+    pub(super) fn heard(&self, number: u64) -> bool {
+        self.heard >= number
+    }
+
+    pub(super) fn silent_since(&self) -> Option<Instant> {
+        self.unheard_since
+    }
+
+    /// Waits for none of those sent before.
+    pub(super) fn begin_anew(&mut self) {
+        self.heard = self.last;
+        self.sent = self.last;
+        self.unheard_since = None;
+        self.peers.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn silence_begins_with_the_first_beat_that_does_not_come_back() {
+        let (mut canary, start) = (Canary::default(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        let first = canary.next();
+        canary.sent(first, at(0));
+        assert_eq!(canary.silent_since(), Some(at(0)));
+        assert_eq!(canary.hear("me", "me", first), Heard::InOrder);
+        assert_eq!(canary.silent_since(), None);
+        for ms in [10, 20, 30] {
+            let number = canary.next();
+            canary.sent(number, at(ms));
+        }
+        assert_eq!(canary.silent_since(), Some(at(10)));
+        assert!(!canary.heard(2));
+        canary.begin_anew();
+        assert_eq!(canary.silent_since(), None);
+    }
+
+    #[test]
+    fn a_beat_that_comes_back_before_redis_has_answered_is_heard() {
+        let mut canary = Canary::default();
+        let number = canary.next();
+        assert_eq!(canary.hear("me", "me", number), Heard::InOrder);
+        canary.sent(number, Instant::now());
+        assert_eq!(canary.silent_since(), None);
+    }
+
+    #[test]
+    fn missing_numbers_are_a_gap_unless_they_were_never_taken() {
+        let (mut canary, now) = (Canary::default(), Instant::now());
+        // The first is refused by Redis, the third is lost.
+        let [_, second, third, fourth] = [(); 4].map(|()| canary.next());
+        canary.sent(second, now);
+        assert_eq!(canary.hear("me", "me", second), Heard::InOrder);
+        canary.sent(third, now);
+        assert_eq!(canary.hear("me", "me", fourth), Heard::Gap);
+        for (number, expected) in
+            [(5, Heard::InOrder), (6, Heard::InOrder), (8, Heard::Gap), (1, Heard::InOrder)]
+        {
+            assert_eq!(canary.hear("me", "other", number), expected, "{number}");
+        }
+    }
+}
