@@ -67,3 +67,14 @@ async fn connections_channels_and_endpoint_are_told() {
     assert_eq!(answer["disconnected"], 1);
     assert_eq!(client.closed().await.code, 3503);
 }
+
+#[tokio::test]
+async fn a_gateway_node_is_named_and_can_be_told_to_drain_or_not() {
+    let house = shared().await;
+    let rest = house.rest(Role::Operator);
+    let node = rest.get("/realtime/endpoint").await.ok()["node"].as_str().unwrap().to_owned();
+    let answer = rest.post(&format!("/realtime/nodes/{node}/drain"), &json!({ "cancel": true })).await.ok();
+    assert_eq!((&answer["node"], &answer["seconds"]), (&json!(node), &json!(null)), "{answer}");
+    let answer = rest.post("/realtime/nodes/nobody/drain", &json!({ "connectionsPerSecond": 1 })).await;
+    assert_eq!((answer.status.as_u16(), &answer.json()["code"]), (404, &json!("NODE_UNKNOWN")));
+}

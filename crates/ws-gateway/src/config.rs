@@ -17,11 +17,12 @@ use crate::origin::OriginPattern;
 
 mod broker;
 mod channels;
-
+mod drain;
 mod limits;
 
 pub use broker::BrokerConfig;
 pub use channels::{ChannelsConfig, NamespaceConfig, Recovery, Slow, Who};
+pub use drain::DrainConfig;
 pub use limits::{RateConfig, RatesConfig};
 
 /// The whole configuration; every section has working defaults for one machine.
@@ -36,6 +37,7 @@ pub struct GatewayConfig {
     /// The way to the other nodes; mode `none`: there are none.
     pub redis: RedisConfig,
     pub broker: BrokerConfig,
+    pub drain: DrainConfig,
 }
 
 /// The port of the clients, and what one connection may cost.
@@ -112,6 +114,7 @@ impl Default for GatewayConfig {
             channels: ChannelsConfig::default(),
             redis: RedisConfig::default(),
             broker: BrokerConfig::default(),
+            drain: DrainConfig::default(),
         }
     }
 }
@@ -261,6 +264,7 @@ impl ServiceConfig for GatewayConfig {
         self.channels.check(problems);
         self.redis.check(problems);
         self.broker.check(problems);
+        self.drain.check(problems);
     }
 }
 

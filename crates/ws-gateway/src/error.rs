@@ -28,6 +28,12 @@ pub(crate) enum Refusal {
     IdempotencyKeyTooLong { len_bytes: usize, max_bytes: usize },
     #[error("no connection has this id")]
     ConnectionUnknown,
+    #[error("no node has this id")]
+    NodeUnknown,
+    #[error("{per_second} connections per second, at most {max} are allowed")]
+    PaceInvalid { per_second: u32, max: u32 },
+    #[error("the process stops: its clients are sent away at its own pace")]
+    Stopping,
     #[error("some nodes did not answer: {}", _0.join(", "))]
     NodesMissing(Vec<String>),
     #[error("so many watch already that one more is too many")]
@@ -62,6 +68,9 @@ impl Refusal {
             Self::IdempotencyKeyTooLong { .. } => "IDEMPOTENCY_KEY_TOO_LONG",
             Self::ConnectionUnknown => "CONNECTION_UNKNOWN",
             Self::NodesMissing(_) => "NODES_MISSING",
+            Self::NodeUnknown => "NODE_UNKNOWN",
+            Self::PaceInvalid { .. } => "PACE_INVALID",
+            Self::Stopping => "STOPPING",
             Self::TooManyWatchers => "TOO_MANY_WATCHERS",
             Self::KindInvalid => "KIND_INVALID",
             Self::PresenceOff => "PRESENCE_OFF",
@@ -74,9 +83,13 @@ impl Refusal {
 
     fn code(&self) -> ErrorCode {
         match self {
-            Self::NoSuchChannel(NoSuchChannel::Namespace) | Self::ConnectionUnknown => ErrorCode::NotFound,
+            Self::NoSuchChannel(NoSuchChannel::Namespace) | Self::ConnectionUnknown | Self::NodeUnknown => {
+                ErrorCode::NotFound
+            }
             Self::TooManyWatchers => ErrorCode::ResourceExhausted,
-            Self::PresenceOff | Self::HistoryOff | Self::EpochChanged => ErrorCode::FailedPrecondition,
+            Self::PresenceOff | Self::HistoryOff | Self::EpochChanged | Self::Stopping => {
+                ErrorCode::FailedPrecondition
+            }
             Self::PublishUnknown | Self::RedisUnavailable | Self::NodesMissing(_) => ErrorCode::Unavailable,
             _ => ErrorCode::InvalidArgument,
         }
@@ -96,6 +109,8 @@ impl Refusal {
             Self::UserInvalid => "user",
             Self::ClientInvalid | Self::ConnectionUnknown | Self::NodesMissing(_) => "client",
             Self::KindInvalid => "kinds",
+            Self::NodeUnknown | Self::Stopping => "node",
+            Self::PaceInvalid { .. } => "connections_per_second",
             Self::TooManyWatchers => "watch",
             Self::IdempotencyKeyTooLong { .. } => "idempotency_key",
             Self::EpochChanged => "since",

@@ -7,10 +7,11 @@ use futures_util::future::join_all;
 use mainstay_proto::realtime::v1::realtime_service_server::RealtimeService;
 use mainstay_proto::realtime::v1::{
     self as v1, BroadcastRequest, BroadcastResponse, BroadcastResult, ChannelsRequest, ChannelsResponse,
-    ConnectionsRequest, ConnectionsResponse, DisconnectRequest, DisconnectResponse, HistoryRemoveRequest,
-    HistoryRemoveResponse, HistoryRequest, HistoryResponse, NodesRequest, NodesResponse, PresenceRequest,
-    PresenceResponse, PresenceStatsRequest, PresenceStatsResponse, PublishRequest, PublishResponse,
-    SubscribeRequest, SubscribeResponse, UnsubscribeRequest, UnsubscribeResponse,
+    ConnectionsRequest, ConnectionsResponse, DisconnectRequest, DisconnectResponse, DrainRequest,
+    DrainResponse, HistoryRemoveRequest, HistoryRemoveResponse, HistoryRequest, HistoryResponse,
+    NodesRequest, NodesResponse, PresenceRequest, PresenceResponse, PresenceStatsRequest,
+    PresenceStatsResponse, PublishRequest, PublishResponse, SubscribeRequest, SubscribeResponse,
+    UnsubscribeRequest, UnsubscribeResponse,
 };
 use mainstay_rpc::{Failure, Reply, Request, Response, Status};
 use tracing::Instrument as _;
@@ -19,12 +20,14 @@ use tracing::field::Empty;
 use crate::broker::{NoHistory, PublishUnknown};
 use crate::channel::Channel;
 use crate::config::NamespaceConfig;
+use crate::drain::Drain;
 use crate::engine::{HistoryQuery, Since};
 use crate::error::Refusal;
 use crate::hub::{Connection, Hub, Message, Published};
 use crate::namespace::Namespaces;
 use crate::publication::{Exclusion, Publication};
 
+mod draining;
 mod everywhere;
 mod shown;
 mod watch;
@@ -49,6 +52,7 @@ pub(crate) struct RealtimeApi {
     pub(crate) max_channel_bytes: usize,
     pub(crate) history_limit: usize,
     pub(crate) node: NodeIdentity,
+    pub(crate) drain: Arc<Drain>,
 }
 
 /// What does not change about a node.
@@ -307,6 +311,10 @@ impl RealtimeService for RealtimeApi {
 
     async fn unsubscribe(&self, request: Request<UnsubscribeRequest>) -> Reply<UnsubscribeResponse> {
         Ok(Response::new(self.unsubscribe_everywhere(request.get_ref()).await.map_err(refused)?))
+    }
+
+    async fn drain(&self, request: Request<DrainRequest>) -> Reply<DrainResponse> {
+        Ok(Response::new(self.drain_somewhere(request.get_ref()).await.map_err(refused)?))
     }
 }
 

@@ -282,6 +282,11 @@ impl Hub {
         self.registry.lock().start_draining()
     }
 
+    /// Lets others in again; returns how many are there.
+    pub(crate) fn stop_draining(&self) -> usize {
+        self.registry.lock().stop_draining()
+    }
+
     /// Returns the connections in the order in which they came.
     pub(crate) fn connections(&self) -> Vec<Arc<Connection>> {
         let mut connections = self.registry.lock().connections();

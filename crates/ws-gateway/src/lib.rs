@@ -30,8 +30,8 @@ mod session;
 mod watch;
 
 pub use config::{
-    AuthConfig, BrokerConfig, ChannelsConfig, GatewayConfig, NamespaceConfig, RateConfig, RatesConfig,
-    Recovery, Slow, WebSocketConfig, Who,
+    AuthConfig, BrokerConfig, ChannelsConfig, DrainConfig, GatewayConfig, NamespaceConfig, RateConfig,
+    RatesConfig, Recovery, Slow, WebSocketConfig, Who,
 };
 pub use mainstay_redis::{RedisConfig, RedisMode};
 pub use service::start;

@@ -250,11 +250,11 @@ impl Mesh {
 
 /// How this node is heard by itself.
 impl Mesh {
-    /// Sends a beat to this node alone; returns its number. It was not heard until [`Mesh::heard`] says so.
+    /// Sends a beat at once; returns its number. It was not heard until [`Mesh::heard`] says so.
     pub(crate) async fn probe(&self) -> Result<u64, RedisError> {
         let number = self.canary.lock().next();
         let beat = parts(&["b", &self.id, &number.to_string()]);
-        self.say(self.place_of(&self.id), &beat, b"").await?;
+        self.say(self.redis.full(ALL), &beat, b"").await?;
         self.canary.lock().sent(number, Instant::now());
         Ok(number)
     }

@@ -43,6 +43,7 @@ pub(crate) struct Figures {
     pub(crate) broker_channels: Gauge,
     pub(crate) broker_messages: Counter,
     pub(crate) nodes: Gauge,
+    pub(crate) drained: Counter,
     pub(crate) nodes_buried: Counter,
     pub(crate) attendance_late: Counter,
     pub(crate) canary_silences: Counter,
@@ -130,6 +131,7 @@ impl Metrics {
             broker_channels: Gauge::default(),
             broker_messages: Counter::default(),
             nodes: Gauge::default(),
+            drained: Counter::default(),
             nodes_buried: Counter::default(),
             attendance_late: Counter::default(),
             canary_silences: Counter::default(),
@@ -250,6 +252,7 @@ impl Figures {
             "Times that publications did not arrive in channels with a history",
             self.broker_gaps.clone(),
         );
+        registry.register("drained", "Connections sent away at a pace", self.drained.clone());
         registry.register("nodes", "Nodes that live, this one included", self.nodes.clone());
         registry.register("node_asks", "Questions asked of all other nodes", self.asks.clone());
         registry.register(

@@ -16,14 +16,15 @@ use tokio::time::Instant;
 use crate::broker::{Broker, Listener};
 use crate::config::{GatewayConfig, bytes};
 use crate::door::{self, Door};
+use crate::drain::Drain;
 use crate::emulation::Emulation;
 use crate::grpc::{NodeIdentity, RealtimeApi, WatchApi};
 use crate::hub::{Hub, Limits};
 use crate::mesh::{Herald, Untold};
 use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
+use crate::open_files;
 use crate::session::Rules;
-use crate::{drain, open_files};
 
 /// How often what is too old is looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
@@ -78,6 +79,8 @@ pub async fn start(cx: Context, config: GatewayConfig) -> anyhow::Result<()> {
     };
     let max_channel_bytes = config.channels.max_length;
     let history_limit = config.channels.history_limit;
+    let per_second = config.drain.connections_per_second;
+    let drain = Arc::new(Drain::new(Arc::clone(&hub), per_second, cx.stopping()));
     let api = Arc::new(RealtimeApi {
         hub: Arc::clone(&hub),
         namespaces,
@@ -85,15 +88,16 @@ pub async fn start(cx: Context, config: GatewayConfig) -> anyhow::Result<()> {
         max_channel_bytes,
         history_limit,
         node,
+        drain: Arc::clone(&drain),
     });
     if config.redis.mode != RedisMode::None {
         join_others(&cx, &config, &api);
     }
 
     // 5. At the end clients are sent away little by little; the other half of the grace is for their farewells.
-    let (drained_hub, stopping, window) = (Arc::clone(&hub), cx.stopping(), config.server.grace / 2);
+    let window = config.server.grace / 2;
     cx.spawn("drain", async move {
-        drain::run(drained_hub, stopping, window).await;
+        drain.run(window).await;
         Ok(())
     });
 

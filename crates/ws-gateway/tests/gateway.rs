@@ -22,6 +22,9 @@ mod delivery;
 #[path = "gateway/deltas.rs"]
 mod deltas;
 #[cfg(test)]
+#[path = "gateway/draining.rs"]
+mod draining;
+#[cfg(test)]
 #[path = "gateway/ends.rs"]
 mod ends;
 #[cfg(test)]

@@ -14,5 +14,6 @@ pub(super) fn paths(map: Map) -> Map {
         .viewer("/realtime/endpoint", routes!(realtime::endpoint))
         .operator("/realtime/publish", routes!(realtime::publish))
         .operator("/realtime/broadcast", routes!(realtime::broadcast))
+        .operator("/realtime/nodes/{node}/drain", routes!(realtime::drain))
         .operator("/realtime/users/{user}/disconnect", routes!(realtime::disconnect))
 }

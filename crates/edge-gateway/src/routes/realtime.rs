@@ -18,11 +18,13 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 mod answer;
+mod draining;
 
 pub(crate) use answer::WebsocketFigures;
 use answer::{
     BroadcastAnswer, ChannelsAnswer, ConnectionHealth, ConnectionsAnswer, Disconnected, Endpoint, Published,
 };
+pub(crate) use draining::*;
 
 use crate::body::{Json, Params, Who};
 use crate::error::Problem;

@@ -24,7 +24,7 @@ type Told = Option<Result<Vec<u8>, Refusal>>;
 
 impl RealtimeApi {
     /// Asks the other nodes, if there are any.
-    async fn others<A: prost::Message + Default>(
+    pub(super) async fn others<A: prost::Message + Default>(
         &self,
         method: Method,
         question: &impl prost::Message,
@@ -42,6 +42,7 @@ impl RealtimeApi {
             Method::Channels => told(body, |asked| Ok(self.channels_here(asked, MOST_TOLD))),
             Method::Connections => told(body, |asked| self.connections_here(asked)),
             Method::Disconnect => told(body, |asked| Ok(self.disconnect_here(asked))),
+            Method::Drain => told(body, |asked| self.drain_here(asked)),
             Method::Health => told(body, |asked| Ok(self.health_here(asked))),
             Method::Presence => told(body, |asked| self.presence_here(asked)),
             Method::Users => told(body, |asked| self.users_here(asked)),

@@ -117,6 +117,12 @@ impl Registry {
         self.connections()
     }
 
+    /// Lets others in again; returns how many are there.
+    pub(super) fn stop_draining(&mut self) -> usize {
+        self.draining = false;
+        self.listed.len()
+    }
+
     pub(super) fn connections(&self) -> Vec<Arc<Connection>> {
         self.listed.values().cloned().collect()
     }

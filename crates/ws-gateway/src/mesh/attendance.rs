@@ -35,7 +35,8 @@ pub(crate) struct Untold {
 impl Untold {
     pub(crate) fn new(metrics: Metrics) -> (Self, Receiver<Attendance>) {
         let (queue, waiting) = channel(MOST_UNTOLD);
-        (Self { queue, is_incomplete: AtomicBool::new(false), metrics }, waiting)
+        // A process before this one, of the same name, may have told of members that are gone.
+        (Self { queue, is_incomplete: AtomicBool::new(true), metrics }, waiting)
     }
 
     pub(crate) fn add(&self, attendance: Attendance) {

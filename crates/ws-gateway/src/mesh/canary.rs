@@ -10,16 +10,16 @@ use tokio::time::Instant;
 
 /// Nodes whose numbers are remembered.
 const MOST_PEERS: usize = 1_024;
+/// Beats remembered that have not come back; with more it is silent anyway.
+const MOST_UNHEARD: usize = 64;
 
 /// Whether beats come back: numbers in, judgement out.
 #[derive(Debug, Default)]
 pub(super) struct Canary {
     last: u64,
-    /// The last beat of this node that Redis has taken.
-    sent: u64,
     heard: u64,
-    /// When the first beat was taken that has not come back.
-    unheard_since: Option<Instant>,
+    /// Beats that Redis has taken and that have not come back, in order, and when it took them.
+    unheard: Vec<(u64, Instant)>,
     peers: HashMap<Box<str>, u64>,
 }
 
@@ -40,9 +40,8 @@ impl Canary {
 
     /// Notes that Redis has taken a beat: it should come back.
     pub(super) fn sent(&mut self, number: u64, now: Instant) {
-        self.sent = self.sent.max(number);
-        if self.heard < number {
-            self.unheard_since.get_or_insert(now);
+        if self.heard < number && self.unheard.len() < MOST_UNHEARD {
+            self.unheard.push((number, now));
         }
     }
 
@@ -51,12 +50,10 @@ impl Canary {
         if node != own {
             return self.hear_peer(node, number);
         }
-        // One that Redis refused never comes back, so only those it has taken are missed.
-        let is_gap = number > self.heard + 1 && self.sent > self.heard && self.sent < number;
         self.heard = self.heard.max(number);
-        if self.heard >= self.sent {
-            self.unheard_since = None;
-        }
+        // One that Redis refused never comes back, so only those it has taken are missed.
+        let is_gap = self.unheard.iter().any(|&(unheard, _)| unheard < number);
+        self.unheard.retain(|&(unheard, _)| unheard > number);
         if is_gap { Heard::Gap } else { Heard::InOrder }
     }
 
@@ -78,14 +75,13 @@ impl Canary {
     }
 
     pub(super) fn silent_since(&self) -> Option<Instant> {
-        self.unheard_since
+        self.unheard.first().map(|&(_, at)| at)
     }
 
     /// Waits for none of those sent before.
     pub(super) fn begin_anew(&mut self) {
         self.heard = self.last;
-        self.sent = self.last;
-        self.unheard_since = None;
+        self.unheard.clear();
         self.peers.clear();
     }
 }
@@ -126,13 +122,21 @@ mod tests {
 
     #[test]
     fn missing_numbers_are_a_gap_unless_they_were_never_taken() {
-        let (mut canary, now) = (Canary::default(), Instant::now());
-        // The first is refused by Redis, the third is lost.
-        let [_, second, third, fourth] = [(); 4].map(|()| canary.next());
-        canary.sent(second, now);
-        assert_eq!(canary.hear("me", "me", second), Heard::InOrder);
-        canary.sent(third, now);
-        assert_eq!(canary.hear("me", "me", fourth), Heard::Gap);
+        // Whether Redis' own answer comes before the beat or after it makes no difference.
+        for answered_first in [true, false] {
+            let (mut canary, now) = (Canary::default(), Instant::now());
+            // The first is refused by Redis, the third is lost.
+            let [_, second, third, fourth] = [(); 4].map(|()| canary.next());
+            canary.sent(second, now);
+            assert_eq!(canary.hear("me", "me", second), Heard::InOrder);
+            canary.sent(third, now);
+            if answered_first {
+                canary.sent(fourth, now);
+            }
+            assert_eq!(canary.hear("me", "me", fourth), Heard::Gap);
+            assert_eq!(canary.silent_since(), None);
+        }
+        let mut canary = Canary::default();
         for (number, expected) in
             [(5, Heard::InOrder), (6, Heard::InOrder), (8, Heard::Gap), (1, Heard::InOrder)]
         {

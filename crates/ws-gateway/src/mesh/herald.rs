@@ -94,7 +94,7 @@ impl Herald {
         state.cpu_cores = self.cores_in_use();
         let mut roll = mesh.live(&state, self.is_known.load(Ordering::Relaxed)).await?;
         if matches!(roll, Roll::GivenUp) {
-            tracing::warn!("the other nodes had given this one up, its members are told anew");
+            tracing::warn!("this node was given up, or redis has lost it: its members are told anew");
             self.is_known.store(false, Ordering::Relaxed);
             self.untold.set_incomplete(true);
             roll = mesh.live(&state, false).await?;

@@ -117,13 +117,20 @@ impl Mesh {
         Ok(changes)
     }
 
-    /// Tells whether somebody has still to tell what the life before this one has left.
+    /// Tells whether somebody has still to tell what the life before this one has left. A will of it that nobody knows of
+    /// (a failover may lose a part of what was written) is taken away: its members are told anew.
     pub(super) async fn is_being_buried(&self) -> Result<bool, RedisError> {
         let Some(life) = self.life_before() else { return Ok(false) };
-        let key = self.redis.full(&will_of(&life));
-        let n_there: u64 =
-            self.redis.command(self.within, |client| async move { client.exists(key).await }).await?;
-        Ok(n_there > 0)
+        let (nodes, will) = (self.redis.full(NODES), self.redis.full(&will_of(&life)));
+        let is_known: bool = self
+            .redis
+            .command(self.within, |client| async move { client.hexists(nodes, life).await })
+            .await?;
+        if !is_known {
+            let _: u64 =
+                self.redis.command(self.within, |client| async move { client.del(will).await }).await?;
+        }
+        Ok(is_known)
     }
 
     /// Tells that all members of a dead node have left; returns how many they were.

@@ -15,6 +15,7 @@ pub(crate) enum Method {
     Channels,
     Connections,
     Disconnect,
+    Drain,
     Health,
     Presence,
     Subscribe,
@@ -50,10 +51,11 @@ pub(super) enum Said {
 }
 
 impl Method {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Channels,
         Self::Connections,
         Self::Disconnect,
+        Self::Drain,
         Self::Health,
         Self::Presence,
         Self::Subscribe,
@@ -66,6 +68,7 @@ impl Method {
             Self::Channels => "channels",
             Self::Connections => "connections",
             Self::Disconnect => "disconnect",
+            Self::Drain => "drain",
             Self::Health => "health",
             Self::Presence => "presence",
             Self::Subscribe => "subscribe",

@@ -28,7 +28,7 @@ pub(crate) fn short_leased(redis: RedisConfig) -> GatewayConfig {
 
 impl Node {
     /// Waits until so many nodes are known.
-    async fn knows(&self, n_nodes: usize) {
+    pub(crate) async fn knows(&self, n_nodes: usize) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let answer =
@@ -174,14 +174,15 @@ async fn members_of_a_node_that_is_cut_off_leave_together_and_come_back_with_it(
 }
 
 /// A gateway in a process of its own.
-struct Process {
-    child: Child,
-    websocket: SocketAddr,
+pub(crate) struct Process {
+    pub(crate) child: Child,
+    pub(crate) websocket: SocketAddr,
     internal: SocketAddr,
 }
 
 impl Process {
-    async fn start(dir: &Path, redis: &RedisConfig) -> Self {
+    /// Starts it with a configuration of its own and `more` of it.
+    pub(crate) async fn start(dir: &Path, redis: &RedisConfig, more: &str) -> Self {
         let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let (websocket, internal) = (free(), free());
         let config = format!(
@@ -189,7 +190,7 @@ impl Process {
              [auth]\njwt_secret = \"{SECRET}\"\n\
              [redis]\nmode = \"single\"\naddress = \"{}\"\npassword = \"{}\"\n\
              [broker]\nlease = \"{}ms\"\n\
-             [channels.namespaces.m]\nhistory_size = 200\nrecovery = \"stream\"\npresence = true\njoin_leave = true\n",
+             [channels.namespaces.m]\nhistory_size = 200\nrecovery = \"stream\"\npresence = true\njoin_leave = true\n{more}",
             redis.address,
             redis.password.expose(),
             LEASE.as_millis(),
@@ -227,7 +228,7 @@ async fn members_of_a_killed_node_leave_exactly_once() {
     let survivors =
         [Node::joined(short_leased(redis.clone())).await, Node::joined(short_leased(redis.clone())).await];
     let dir = tempfile::tempdir().unwrap();
-    let mut process = Process::start(dir.path(), &redis).await;
+    let mut process = Process::start(dir.path(), &redis, "").await;
     for node in &survivors {
         node.knows(3).await;
     }
