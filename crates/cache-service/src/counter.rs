@@ -151,7 +151,8 @@ impl Counters {
                     u8::from(increment.extend).to_string().into(),
                     millis(Self::ONCE_FOR).to_string().into(),
                 ];
-                let answer = layer.script("redis.counter", script, &keys, arguments, left).await;
+                let part = layer.of(increment.name.as_str());
+                let answer = part.script("redis.counter", script, &keys, arguments, left).await;
                 let (outcome, value, left_ms): (u8, i64, i64) = answer.map_err(SharedError::of_write)?;
                 match outcome {
                     2 => Err(CounterError::OutOfRange { value }),
@@ -231,7 +232,7 @@ async fn look(
 ) -> Result<Count, crate::layer::redis::LayerError> {
     let key = counter_key(name);
     let (exists, value, left_ms): (u8, i64, i64) =
-        layer.script("redis.counter", script, &[&key], Vec::new(), left).await?;
+        layer.of(name.as_str()).script("redis.counter", script, &[&key], Vec::new(), left).await?;
     Ok(Count { value, exists: exists == 1, ttl: left_of(left_ms), replayed: false })
 }
 

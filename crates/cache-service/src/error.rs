@@ -26,7 +26,8 @@ pub(crate) enum CacheError {
     #[error("somebody else got the lock since: nothing was changed")]
     Fenced { newest: u64 },
     #[error(
-        "a fence cannot be checked here: the namespace is not kept in redis, or its origin is told first or later"
+        "a fence cannot be checked here: the namespace is not kept in redis, or not where the lock is (in a cluster a lock of it \
+         begins with its name and a colon), or its origin is told first or later"
     )]
     FenceNotPossible,
     #[error("another change was made under this idempotency key")]

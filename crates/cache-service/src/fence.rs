@@ -30,6 +30,12 @@ impl Fence {
     /// Tokens are exact in Redis up to here.
     pub(crate) const TOKEN_MAX: u64 = (1 << 53) - 1;
 
+    /// Returns what decides in which partition of a cluster a lock lies: all before the first colon. So the lock `users:42` lies
+    /// where the namespace `users` does.
+    pub(crate) fn home_of(lock: &Name) -> &str {
+        lock.as_str().split(':').next().unwrap_or_default()
+    }
+
     /// Names what lies in Redis: the last token given out for a lock.
     pub(crate) fn key_of(lock: &Name) -> String {
         ["_fence:", lock.as_str()].concat()

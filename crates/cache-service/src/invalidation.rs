@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::entry::Head;
 use crate::key::Key;
+use crate::redis::Partition;
 use crate::time::Moment;
 
 mod barriers;
@@ -22,24 +23,36 @@ pub(crate) use reader::Reader;
 ///
 /// Redis numbers every change and keeps the last ones as a log. [`Reader`] applies them here. While it knows that it
 /// has read to the end, within `current_for`, memory is proven; else Redis is asked. What cannot be made good by reading
-/// on ends an epoch: entries of earlier epochs are never fresh again.
+/// on ends an epoch: entries of earlier epochs are never fresh again. A cluster has a log for each partition.
 #[derive(Debug)]
 pub(crate) struct Invalidation {
     barriers: Barriers,
-    position: AtomicU64,
-    /// Steady milliseconds since the origin, plus one; 0 before the first proof.
-    proven_at: AtomicU64,
+    logs: Box<[Log]>,
     epoch: AtomicU32,
     current_for: Duration,
     pub(crate) metrics: InvalidationMetrics,
 }
 
+/// How far a log was read, and when.
+#[derive(Debug, Default)]
+struct Log {
+    position: AtomicU64,
+    /// Steady milliseconds since the origin, plus one; 0 before the first proof.
+    proven_at: AtomicU64,
+}
+
+impl Log {
+    fn unproven_for(&self, now: Moment) -> Option<Duration> {
+        let proven_at = self.proven_at.load(Ordering::Acquire).checked_sub(1)?;
+        Some(Moment::from_millis(proven_at).left_until(now))
+    }
+}
+
 impl Invalidation {
-    pub(crate) fn new(current_for: Duration, metrics: InvalidationMetrics) -> Self {
+    pub(crate) fn new(current_for: Duration, n_partitions: usize, metrics: InvalidationMetrics) -> Self {
         Self {
             barriers: Barriers::default(),
-            position: AtomicU64::new(0),
-            proven_at: AtomicU64::new(0),
+            logs: (0..n_partitions).map(|_| Log::default()).collect(),
             epoch: AtomicU32::new(0),
             current_for,
             metrics,
@@ -71,20 +84,29 @@ impl Invalidation {
         self.barriers.admit(namespace, tags, version)
     }
 
-    /// Tells whether all changes up to a moment ago were applied to this entry.
-    pub(crate) fn proves(&self, entry: &Head, now: Moment) -> bool {
-        entry.epoch == self.epoch() && self.is_current(now)
+    /// Tells whether all changes up to a moment ago were applied to this entry of a partition.
+    pub(crate) fn proves(&self, partition: Partition, entry: &Head, now: Moment) -> bool {
+        entry.epoch == self.epoch() && self.is_current_in(partition, now)
     }
 
-    /// Tells whether the log was read to its end within `current_for`.
+    /// Tells whether the log of a partition was read to its end within `current_for`.
+    pub(crate) fn is_current_in(&self, partition: Partition, now: Moment) -> bool {
+        self.is_recent(self.logs[partition.index()].unproven_for(now))
+    }
+
+    /// Tells whether every log was read to its end within `current_for`.
     pub(crate) fn is_current(&self, now: Moment) -> bool {
-        self.unproven_for(now).is_some_and(|unproven| unproven <= self.current_for)
+        self.is_recent(self.unproven_for(now))
     }
 
-    /// Returns the time since the log was known to be read to its end; none when it never was.
+    fn is_recent(&self, unproven_for: Option<Duration>) -> bool {
+        unproven_for.is_some_and(|unproven_for| unproven_for <= self.current_for)
+    }
+
+    /// Returns the time since the log, the least recent of all, was known to be read to its end; none when it never was.
     pub(crate) fn unproven_for(&self, now: Moment) -> Option<Duration> {
-        let proven_at = self.proven_at.load(Ordering::Acquire).checked_sub(1)?;
-        Some(Moment::from_millis(proven_at).left_until(now))
+        let all = self.logs.iter().map(|log| log.unproven_for(now));
+        all.reduce(|one, other| Some(one?.max(other?))).flatten()
     }
 
     pub(crate) fn current_for(&self) -> Duration {
@@ -93,7 +115,7 @@ impl Invalidation {
 
     /// Returns the number of the last change applied.
     pub(crate) fn position(&self) -> u64 {
-        self.position.load(Ordering::Relaxed)
+        self.logs.iter().map(|log| log.position.load(Ordering::Relaxed)).max().unwrap_or_default()
     }
 
     /// Makes entries of a tag written up to `position` unusable.
@@ -106,12 +128,12 @@ impl Invalidation {
         self.barriers.raise_namespace(namespace, position);
     }
 
-    fn read_to(&self, position: u64) {
-        self.position.store(position, Ordering::Relaxed);
+    fn read_to(&self, partition: Partition, position: u64) {
+        self.logs[partition.index()].position.store(position, Ordering::Relaxed);
     }
 
-    fn proven_at(&self, at: Moment) {
-        self.proven_at.store(at.as_millis() + 1, Ordering::Release);
+    fn proven_at(&self, partition: Partition, at: Moment) {
+        self.logs[partition.index()].proven_at.store(at.as_millis() + 1, Ordering::Release);
     }
 
     /// Says that changes may have been missed: nothing loaded before now is proven.

@@ -77,6 +77,9 @@ end
 return answer
 ";
 
+/// What keys of limits begin with. In a cluster they lie together, for any of them may be checked with any other in one step.
+const LIMITS: &str = "_limit:";
+
 impl RateLimiter {
     /// A Redis that was silent is left alone for so long, so that not every request waits for it.
     const SILENCE_NS: u64 = 200_000_000;
@@ -127,7 +130,7 @@ impl RateLimiter {
         all_or_none: bool,
         left: Duration,
     ) -> Option<Vec<Verdict>> {
-        let keys: Vec<String> = checks.iter().map(|check| ["_limit:", &check.key].concat()).collect();
+        let keys: Vec<String> = checks.iter().map(|check| [LIMITS, &check.key].concat()).collect();
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         let mut arguments: Vec<Value> = vec![u8::from(all_or_none).to_string().into()];
         for Check { limit, cost, .. } in checks {
@@ -136,7 +139,7 @@ impl RateLimiter {
         }
         let within = self.redis_within.min(left);
         let answer: Result<Vec<u64>, _> =
-            redis.script("redis.rate_limit", &self.script, &keys, arguments, within).await;
+            redis.of(LIMITS).script("redis.rate_limit", &self.script, &keys, arguments, within).await;
         let answer = match answer {
             Ok(answer) if answer.len() == 2 * checks.len() => answer,
             Ok(_) => return None,

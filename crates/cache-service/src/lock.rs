@@ -193,8 +193,9 @@ impl Locks {
             Place::Redis { layer, scripts } => {
                 let (lock, last) = (lock_key(&claim.name), Fence::key_of(&claim.name));
                 let arguments = vec![claim.owner.as_str().into(), number(millis(ttl))];
+                let part = layer.of(Fence::home_of(&claim.name));
                 let answer =
-                    layer.script("redis.lock", &scripts.acquire, &[&lock, &last], arguments, left).await;
+                    part.script("redis.lock", &scripts.acquire, &[&lock, &last], arguments, left).await;
                 let (acquired, number): (u8, u64) = answer.map_err(SharedError::of_write)?;
                 Ok(if acquired == 1 {
                     Acquired::Yes { token: number }
@@ -238,7 +239,8 @@ impl Locks {
             Place::Redis { layer, scripts } => {
                 let arguments = vec![claim.owner.as_str().into(), number(token), number(millis(ttl))];
                 let lock = lock_key(&claim.name);
-                let answer = layer.script("redis.lock", &scripts.renew, &[&lock], arguments, left).await;
+                let part = layer.of(Fence::home_of(&claim.name));
+                let answer = part.script("redis.lock", &scripts.renew, &[&lock], arguments, left).await;
                 answer.map(|renewed: u8| renewed == 1).map_err(SharedError::of_write)
             }
             Place::Local { held, time, .. } => {
@@ -263,7 +265,8 @@ impl Locks {
             Place::Redis { layer, scripts } => {
                 let arguments = vec![claim.owner.as_str().into(), number(token)];
                 let lock = lock_key(&claim.name);
-                let answer = layer.script("redis.lock", &scripts.release, &[&lock], arguments, left).await;
+                let part = layer.of(Fence::home_of(&claim.name));
+                let answer = part.script("redis.lock", &scripts.release, &[&lock], arguments, left).await;
                 answer.map(|released: u8| released == 1).map_err(SharedError::of_write)
             }
             Place::Local { held, time, .. } => {
@@ -287,8 +290,9 @@ impl Locks {
         match &self.place {
             Place::Redis { layer, scripts } => {
                 let lock = lock_key(name);
+                let part = layer.of(Fence::home_of(name));
                 let answer =
-                    layer.script("redis.lock", &scripts.check, &[&lock], vec![number(token)], left).await;
+                    part.script("redis.lock", &scripts.check, &[&lock], vec![number(token)], left).await;
                 let (current, left_ms): (u8, i64) = answer.map_err(SharedError::of_read)?;
                 let ttl = u64::try_from(left_ms).ok().map(Duration::from_millis);
                 Ok(Checked { current: current == 1, ttl })

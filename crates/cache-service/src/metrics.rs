@@ -283,6 +283,21 @@ impl Collector for LayerCollector {
                     sentinel.n_reachable.into(),
                 )?;
             }
+            if let Some(cluster) = &layer.redis().view().cluster {
+                for (name, help, value) in [
+                    ("cluster_nodes", "Nodes of the Redis Cluster", cluster.n_nodes),
+                    ("cluster_nodes_failing", "Nodes that others could not reach", cluster.n_failing),
+                    ("cluster_primaries", "Primaries with slots", cluster.shards.len() as u32),
+                    ("cluster_partitions", "Partitions of the keys", cluster.n_partitions),
+                    (
+                        "cluster_partitions_served",
+                        "Those whose primary answered last time",
+                        cluster.n_partitions_served,
+                    ),
+                ] {
+                    gauge(name, help, value.into())?;
+                }
+            }
         }
         let mut counter = |name: &str, help: &str, value: u64| -> fmt::Result {
             let counter = ConstCounter::new(value);
@@ -297,6 +312,8 @@ impl Collector for LayerCollector {
         if let Some(layer) = &redis {
             let n_connections = layer.redis().n_connections().into();
             counter("l2_connections", "Connections to Redis made", n_connections)?;
+            let n_redirects = layer.redis().n_redirects().into();
+            counter("cluster_redirects", "Answers that the keys are at another node", n_redirects)?;
             let n_switches = layer.redis().n_switches().into();
             counter("sentinel_switches", "Messages of Sentinels that there is a new primary", n_switches)?;
         }

@@ -99,8 +99,9 @@ pub(crate) fn assemble(cx: &Context, config: &CacheConfig) -> anyhow::Result<Arc
 
     // 5. The engine over all.
     let origins = Origins::try_new(config, cx.metrics(OriginMetrics::register))?;
-    let invalidation =
-        Invalidation::new(config.invalidation.current_for, cx.metrics(InvalidationMetrics::register));
+    let n_partitions = redis.as_ref().map_or(1, |redis| redis.partitions().count());
+    let metrics_of_log = cx.metrics(InvalidationMetrics::register);
+    let invalidation = Invalidation::new(config.invalidation.current_for, n_partitions, metrics_of_log);
     let fences = Fences::new(config.locks.max_local as usize, time.clone());
     let made_here = MadeHere::new(time.clone());
     let engine = Arc::new_cyclic(|engine| Engine {
@@ -145,8 +146,10 @@ fn connect(cx: &Context, config: &CacheConfig, metrics: &Arc<CacheMetrics>) -> A
     if let Some(watch) = Watch::new(Arc::clone(&*redis), &config.redis, cx, true) {
         redis.watched_by(cx.background("redis.watch", Schedule::EveryOrTrigger(Watch::EVERY), watch));
     }
-    let durable = Arc::clone(&redis).make_durable_changes(config.redis.clone(), cx.clone());
-    cx.spawn("redis.durable", durable);
+    for partition in redis.partitions() {
+        let redis = Arc::clone(&redis);
+        cx.spawn("redis.durable", redis.make_durable_changes(partition, config.redis.clone(), cx.clone()));
+    }
     Arc::new(RedisLayer::new(redis, &config.redis, Arc::clone(metrics)))
 }
 
@@ -211,8 +214,9 @@ fn keep_hot(cx: &Context, config: &CacheConfig, engine: &Arc<Engine>) {
 /// Reads the changes that other nodes made, for as long as the service runs.
 fn follow_changes(cx: &Context, config: &CacheConfig, engine: &Arc<Engine>) {
     let Some(layer) = &engine.redis else { return };
-    let reader = Reader::new(Arc::clone(engine), layer.shared(), &config.redis, cx);
-    cx.spawn("invalidation.log", reader.run(cx.stopping()));
+    for reader in Reader::all(engine, &layer.shared(), &config.redis, cx) {
+        cx.spawn("invalidation.log", reader.run(cx.stopping()));
+    }
 }
 
 fn sweep(cx: &Context, memory: &Arc<Memory>, time: &Time) {

@@ -58,6 +58,12 @@ impl Builder {
         self
     }
 
+    /// Starts a Redis Cluster of three primaries with a replica each, beside or without the other Redis.
+    pub fn redis_cluster(mut self, on: bool) -> Self {
+        self.wishes.redis_cluster = on;
+        self
+    }
+
     pub fn min_replicas(mut self, min_replicas: MinReplicas) -> Self {
         self.wishes.min_replicas = min_replicas;
         self
@@ -156,6 +162,10 @@ impl Builder {
             Some(plan) => Some(plan.build(&programs, &manifest)?),
             None => None,
         };
+        let redis_cluster = match layout.redis_cluster_plan(&dir.path, &credentials)? {
+            Some(plan) => Some(plan.build(&programs, &manifest)?),
+            None => None,
+        };
         let postgres_plan = layout.postgres_plan(&dir.path, &credentials, run_as)?;
         let postgres = match &postgres_plan {
             Some(plan) => Some(plan.build(&programs, &manifest)?),
@@ -165,8 +175,17 @@ impl Builder {
         let services = self.build_services(&dir.path, binaries, &around, &manifest)?;
         let endpoints = endpoints(&dir.path, redis.as_ref(), postgres.as_ref(), &services, &around);
         let Layout { claims, proxies, .. } = layout;
-        let stack =
-            Devstack::new(Parts { redis, postgres, services, proxies, endpoints, guard, dir, claims });
+        let stack = Devstack::new(Parts {
+            redis,
+            redis_cluster,
+            postgres,
+            services,
+            proxies,
+            endpoints,
+            guard,
+            dir,
+            claims,
+        });
 
         self.start_parts(&stack, postgres_plan.as_ref(), &programs).await?;
         stack.endpoints().write()?;
@@ -182,7 +201,11 @@ impl Builder {
     ) -> Result<(), Error> {
         // Services could go first, they live with everything else missing; but then every run would begin with the
         // alerts of its own start.
-        tokio::try_join!(self.start_redis(stack), self.start_postgres(stack, postgres_plan, programs))?;
+        tokio::try_join!(
+            Box::pin(self.start_redis(stack)),
+            Box::pin(self.start_redis_cluster(stack)),
+            self.start_postgres(stack, postgres_plan, programs)
+        )?;
         for service in stack.services() {
             service.launch()?;
         }
@@ -205,6 +228,15 @@ impl Builder {
         self.tell(&format!(
             "redis: primary {primary}, replica {replica}, {n_sentinels} sentinels, ready in {took:.1} s"
         ));
+        Ok(())
+    }
+
+    async fn start_redis_cluster(&self, stack: &Devstack) -> Result<(), Error> {
+        let Some(cluster) = stack.redis_cluster() else { return Ok(()) };
+        let began = Instant::now();
+        cluster.start().await?;
+        let (n_nodes, took) = (cluster.nodes().len(), began.elapsed().as_secs_f64());
+        self.tell(&format!("redis cluster: {n_nodes} nodes, ready in {took:.1} s"));
         Ok(())
     }
 
@@ -232,7 +264,7 @@ impl Builder {
 
     fn find_programs(&self) -> Result<(Programs, BTreeMap<Service, PathBuf>), Error> {
         let wanted = Wanted {
-            redis: self.wishes.redis,
+            redis: self.wishes.redis || self.wishes.redis_cluster,
             postgres: self.wishes.postgres,
             pgbouncer: self.wishes.postgres && self.wishes.pgbouncer,
         };

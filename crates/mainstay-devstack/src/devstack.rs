@@ -11,6 +11,7 @@ use crate::{
     ports::PortClaims,
     postgres::Postgres,
     redis::Redis,
+    redis_cluster::RedisCluster,
     services::Service,
     stack_dir::StackDir,
 };
@@ -26,6 +27,7 @@ pub struct Devstack {
     guard: Guard,
     proxies: BTreeMap<Component, ChaosProxy>,
     redis: Option<Redis>,
+    redis_cluster: Option<RedisCluster>,
     postgres: Option<Postgres>,
     services: BTreeMap<Service, Node>,
     endpoints: Endpoints,
@@ -35,6 +37,7 @@ pub struct Devstack {
 
 pub(crate) struct Parts {
     pub(crate) redis: Option<Redis>,
+    pub(crate) redis_cluster: Option<RedisCluster>,
     pub(crate) postgres: Option<Postgres>,
     pub(crate) services: BTreeMap<Service, Node>,
     pub(crate) proxies: BTreeMap<Component, ChaosProxy>,
@@ -53,8 +56,9 @@ impl Devstack {
     }
 
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { redis, postgres, services, proxies, endpoints, guard, dir, claims } = parts;
-        Self { guard, proxies, redis, postgres, services, endpoints, _claims: claims, dir }
+        let Parts { redis, redis_cluster, postgres, services, proxies, endpoints, guard, dir, claims } =
+            parts;
+        Self { guard, proxies, redis, redis_cluster, postgres, services, endpoints, _claims: claims, dir }
     }
 
     pub fn dir(&self) -> &Path {
@@ -72,6 +76,10 @@ impl Devstack {
 
     pub fn redis(&self) -> Option<&Redis> {
         self.redis.as_ref()
+    }
+
+    pub fn redis_cluster(&self) -> Option<&RedisCluster> {
+        self.redis_cluster.as_ref()
     }
 
     pub fn postgres(&self) -> Option<&Postgres> {
@@ -142,7 +150,8 @@ impl Devstack {
             .into_iter()
             .partition(|node| node.name().starts_with("pgbouncer"));
         groups.push(sentinels.into_iter().chain(bouncers).collect());
-        groups.push(servers.into_iter().chain(postgres).collect());
+        let cluster = self.redis_cluster.as_ref().map(RedisCluster::all_nodes).unwrap_or_default();
+        groups.push(servers.into_iter().chain(cluster).chain(postgres).collect());
         groups
     }
 

@@ -19,6 +19,7 @@ use crate::{
         setup::{NodePlan, PostgresPlan},
     },
     redis::{DOWN_AFTER, MinReplicas, N_SENTINELS, Redis, RedisPlan},
+    redis_cluster::RedisClusterPlan,
     run_as::RunAs,
     services::{Service, ServiceAddress, Surroundings},
 };
@@ -53,6 +54,7 @@ const PGBOUNCER_PORT: u16 = 6440;
 pub(crate) struct Wishes {
     pub(crate) ports: Ports,
     pub(crate) redis: bool,
+    pub(crate) redis_cluster: bool,
     pub(crate) min_replicas: MinReplicas,
     pub(crate) append_only: bool,
     pub(crate) down_after: Option<Duration>,
@@ -123,6 +125,23 @@ impl<'a> Layout<'a> {
             append_only: self.wishes.append_only,
             down_after: self.wishes.down_after.unwrap_or(DOWN_AFTER),
         }))
+    }
+
+    /// Gives the nodes any free ports: nobody is told where they are but by the stack.
+    pub(crate) fn redis_cluster_plan(
+        &mut self,
+        dir: &Path,
+        credentials: &Credentials,
+    ) -> Result<Option<RedisClusterPlan>, Error> {
+        if !self.wishes.redis_cluster {
+            return Ok(None);
+        }
+        let mut nodes = Vec::new();
+        for _ in 0..RedisClusterPlan::N_NODES {
+            nodes.push((self.claims.claim_free()?, self.claims.claim_free()?));
+        }
+        let (dir, password) = (dir.to_path_buf(), credentials.redis_password.clone());
+        Ok(Some(RedisClusterPlan { dir, nodes, password }))
     }
 
     pub(crate) fn postgres_plan(

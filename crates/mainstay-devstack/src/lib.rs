@@ -17,6 +17,7 @@ mod probe;
 mod process;
 mod programs;
 mod redis;
+mod redis_cluster;
 mod resp;
 mod run_as;
 mod services;
@@ -41,6 +42,7 @@ pub use postgres::{
 pub use probe::http_get;
 pub use programs::MissingPrograms;
 pub use redis::{MASTER_NAME, MinReplicas, Redis, RedisNode};
+pub use redis_cluster::RedisCluster;
 pub use resp::{RedisReply, redis_command};
 pub use services::{Service, ServiceAddress};
 pub use wait::{TimedOut, wait_until};

@@ -339,6 +339,10 @@ impl Redis {
 }
 
 impl RedisNode {
+    pub(crate) fn new(node: Node, public: SocketAddr, password: String) -> Self {
+        Self { node, public, password }
+    }
+
     /// Returns the address under which the rest of the stack knows this node: a proxy where asked for.
     pub fn public_address(&self) -> SocketAddr {
         self.public
@@ -352,9 +356,13 @@ impl RedisNode {
     }
 
     async fn info(&self, section: &str) -> Result<String, String> {
-        let reply =
-            redis_command(self.node.address(), Some(&self.password), &["INFO", section], ASK_WITHIN).await?;
-        reply.text().map(str::to_owned).ok_or_else(|| format!("INFO answered {reply:?}"))
+        self.ask(&["INFO", section]).await
+    }
+
+    /// Asks for a text; the error is what was seen instead.
+    pub(crate) async fn ask(&self, args: &[&str]) -> Result<String, String> {
+        let reply = redis_command(self.node.address(), Some(&self.password), args, ASK_WITHIN).await?;
+        reply.text().map(str::to_owned).ok_or_else(|| format!("{} answered {reply:?}", args.join(" ")))
     }
 }
 

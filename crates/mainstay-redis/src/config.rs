@@ -15,6 +15,11 @@ pub struct RedisConfig {
     pub mode: RedisMode,
     /// Server of mode `single`, `host:port`.
     pub address: String,
+    /// Some nodes of mode `cluster`, each `host:port`; they tell of the others.
+    pub nodes: Vec<String>,
+    /// Into how many parts the keys are cut in mode `cluster`; 1 to 256. All processes must have the same number, and keys are
+    /// not found again after it was changed.
+    pub partitions: u16,
     /// Sentinels of mode `sentinel`, each `host:port`.
     pub sentinels: Vec<String>,
     /// Name of the primary as the Sentinels know it.
@@ -53,15 +58,18 @@ pub enum RedisMode {
     Single,
     /// The primary that Sentinels name.
     Sentinel,
+    /// The primaries of a Redis Cluster.
+    Cluster,
 }
 
 impl RedisMode {
-    /// Returns `none`, `single` or `sentinel`.
+    /// Returns `none`, `single`, `sentinel` or `cluster`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::None => "none",
             Self::Single => "single",
             Self::Sentinel => "sentinel",
+            Self::Cluster => "cluster",
         }
     }
 }
@@ -71,6 +79,8 @@ impl Default for RedisConfig {
         Self {
             mode: RedisMode::None,
             address: "127.0.0.1:6379".to_owned(),
+            nodes: Vec::new(),
+            partitions: 16,
             sentinels: Vec::new(),
             master_name: "mainstay".to_owned(),
             username: String::new(),
@@ -104,7 +114,13 @@ impl RedisConfig {
                 }
                 problems.ensure(!self.master_name.is_empty(), "redis.master_name", "must not be empty");
             }
+            RedisMode::Cluster => self.check_cluster(problems),
         }
+        problems.ensure(
+            self.nodes.is_empty() || matches!(self.mode, RedisMode::Cluster | RedisMode::None),
+            "redis.nodes",
+            "must be empty unless redis.mode is cluster",
+        );
         problems.ensure(
             self.prefix.len() <= 64 && self.prefix.bytes().all(|byte| byte.is_ascii_graphic()),
             "redis.prefix",
@@ -118,6 +134,25 @@ impl RedisConfig {
         problems.duration("redis.connect_within", self.connect_within, ms(10)..=ms(10_000));
         problems.duration("redis.command_within", self.command_within, ms(1)..=ms(10_000));
         problems.range("redis.max_in_flight", self.max_in_flight, 1..=1_000_000);
+    }
+
+    fn check_cluster(&self, problems: &mut Problems) {
+        problems.ensure(!self.nodes.is_empty(), "redis.nodes", "must name at least one host:port");
+        for node in &self.nodes {
+            check_address("redis.nodes", node, problems);
+        }
+        problems.range("redis.partitions", self.partitions, 1..=256);
+        problems.ensure(
+            self.sentinels.is_empty(),
+            "redis.sentinels",
+            "must be empty with redis.mode cluster: a cluster has no Sentinels",
+        );
+        problems.ensure(self.database == 0, "redis.database", "must be 0 with redis.mode cluster");
+        problems.ensure(
+            !self.prefix.contains(['{', '}']),
+            "redis.prefix",
+            "must not contain braces with redis.mode cluster: they decide where keys lie",
+        );
     }
 }
 
@@ -178,6 +213,35 @@ pub struct InvalidAddress;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn contradictions_of_a_cluster_are_refused() {
+        let cluster = RedisConfig {
+            mode: RedisMode::Cluster,
+            nodes: vec!["10.0.0.1:7000".to_owned()],
+            ..RedisConfig::default()
+        };
+        let refused = |change: fn(&mut RedisConfig)| {
+            let mut config = cluster.clone();
+            change(&mut config);
+            let mut problems = Problems::default();
+            config.check(&mut problems);
+            problems.lines()
+        };
+        assert_eq!(refused(|_| {}), Vec::<String>::new());
+        for (change, key) in [
+            ((|c| c.nodes.clear()) as fn(&mut RedisConfig), "redis.nodes"),
+            (|c| c.nodes = vec!["nowhere".to_owned()], "redis.nodes"),
+            (|c| c.mode = RedisMode::Single, "redis.nodes"),
+            (|c| c.sentinels = vec!["10.0.0.1:26379".to_owned()], "redis.sentinels"),
+            (|c| c.database = 1, "redis.database"),
+            (|c| c.partitions = 0, "redis.partitions"),
+            (|c| "a{b}".clone_into(&mut c.prefix), "redis.prefix"),
+        ] {
+            let problems = refused(change);
+            assert!(problems.len() == 1 && problems[0].starts_with(key), "{key}: {problems:?}");
+        }
+    }
 
     #[test]
     fn addresses_are_host_and_port() {

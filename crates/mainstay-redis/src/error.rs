@@ -1,5 +1,7 @@
 use fred::error::{Error, ErrorKind};
 
+use crate::config::Address;
+
 /// Says why a command has no answer.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RedisError {
@@ -24,12 +26,18 @@ pub enum RedisError {
     CannotServe(#[source] Error),
     #[error("what lies in redis is not ours")]
     Foreign,
+    /// Another node of the cluster has the slot, or, if `asking`, the keys that were moved already. Nothing was done.
+    #[error("another node of the cluster has the keys")]
+    Elsewhere { to: Option<Address>, asking: bool },
+    /// Some keys are at one node and some at another. Nothing was done.
+    #[error("the slot of the keys is being moved")]
+    Moving,
     #[error("the connection to redis failed")]
     Connection(#[source] Error),
 }
 
 /// How replies begin that say that this server cannot serve now.
-const CANNOT_SERVE: [&str; 6] = ["LOADING", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH", "WRONGPASS", "TRYAGAIN"];
+const CANNOT_SERVE: [&str; 5] = ["LOADING", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH", "WRONGPASS"];
 /// How replies begin that say that this server does not write now.
 const WRITE_REFUSED: [&str; 3] = ["READONLY", "NOREPLICAS", "MISCONF"];
 
@@ -41,6 +49,12 @@ impl RedisError {
         }
         if WRITE_REFUSED.into_iter().any(begins) {
             return Self::WriteRefused(error);
+        }
+        if begins("TRYAGAIN") {
+            return Self::Moving;
+        }
+        if let Some(redirect) = redirect(error.details()) {
+            return redirect;
         }
         match error.kind() {
             ErrorKind::Timeout => Self::Timeout,
@@ -56,13 +70,24 @@ impl RedisError {
     /// Tells whether it speaks against the server, and not against this one command.
     pub fn is_outage(&self) -> bool {
         match self {
-            Self::NotConnected | Self::Timeout | Self::Lost | Self::CannotServe(_) | Self::Connection(_) => {
-                true
-            }
-            Self::Overloaded | Self::NoScript | Self::Foreign | Self::Refused(_) | Self::WriteRefused(_) => {
-                false
-            }
+            Self::NotConnected
+            | Self::Timeout
+            | Self::Lost
+            | Self::CannotServe(_)
+            | Self::Connection(_)
+            | Self::Elsewhere { .. } => true,
+            Self::Overloaded
+            | Self::NoScript
+            | Self::Foreign
+            | Self::Refused(_)
+            | Self::WriteRefused(_)
+            | Self::Moving => false,
         }
+    }
+
+    /// Tells whether nothing was done because the keys lie, or will lie, at another node of the cluster.
+    pub fn is_redirect(&self) -> bool {
+        matches!(self, Self::Elsewhere { .. } | Self::Moving)
     }
 
     /// Returns the value of the metric label `kind`.
@@ -74,6 +99,7 @@ impl RedisError {
             Self::NoScript | Self::Foreign | Self::Refused(_) => "refused",
             Self::WriteRefused(_) => "write_refused",
             Self::CannotServe(_) => "cannot_serve",
+            Self::Elsewhere { .. } | Self::Moving => "redirected",
         }
     }
 
@@ -91,9 +117,24 @@ impl RedisError {
             | Self::Lost
             | Self::Overloaded
             | Self::Foreign
+            | Self::Elsewhere { .. }
+            | Self::Moving
             | Self::NoScript => self.to_string(),
         }
     }
+}
+
+/// Reads `MOVED slot host:port` and `ASK slot host:port`. A node that does not know the host leaves it out.
+fn redirect(reply: &str) -> Option<RedisError> {
+    let mut words = reply.split(' ');
+    let asking = match words.next()? {
+        "MOVED" => false,
+        "ASK" => true,
+        _ => return None,
+    };
+    words.next()?.parse::<u16>().ok()?;
+    let to = words.next()?.parse::<Address>().ok().filter(|to| to.host != "?");
+    Some(RedisError::Elsewhere { to, asking })
 }
 
 /// Picks what is for people out of an I/O error that fred has turned into its debug text.
@@ -112,6 +153,14 @@ mod tests {
             (ErrorKind::Unknown, "READONLY You can't write", "write_refused", false),
             (ErrorKind::Unknown, "NOREPLICAS Not enough good replicas", "write_refused", false),
             (ErrorKind::Unknown, "LOADING Redis is loading the dataset", "cannot_serve", true),
+            (ErrorKind::Cluster, "CLUSTERDOWN Hash slot not served", "cannot_serve", true),
+            (ErrorKind::Cluster, "MOVED 3999 127.0.0.1:6381", "redirected", true),
+            (
+                ErrorKind::Unknown,
+                "TRYAGAIN Multiple keys request during rehashing of slot",
+                "redirected",
+                false,
+            ),
             (ErrorKind::Unknown, "OOM command not allowed", "refused", false),
             (ErrorKind::InvalidArgument, "WRONGTYPE Operation against a key", "refused", false),
             (ErrorKind::IO, "Connection Closed", "unreachable", true),
@@ -120,6 +169,25 @@ mod tests {
         ] {
             let error = RedisError::from_fred(Error::new(kind, details));
             assert_eq!((error.kind(), error.is_outage()), (label, is_outage), "{details}");
+        }
+    }
+
+    #[test]
+    fn redirects_name_a_node_if_it_is_known() {
+        for (reply, expected) in [
+            ("MOVED 3999 127.0.0.1:6381", Some((Some("127.0.0.1:6381"), false))),
+            ("ASK 3999 ::1:6381", Some((Some("[::1]:6381"), true))),
+            ("MOVED 3999 :6381", Some((None, false))),
+            ("MOVED 3999 ?:6381", Some((None, false))),
+            ("MOVED here", None),
+            ("ERR MOVED 1 a:1", None),
+        ] {
+            let seen = redirect(reply).map(|error| match error {
+                RedisError::Elsewhere { to, asking } => (to.map(|to| to.to_string()), asking),
+                other => panic!("{other}"),
+            });
+            let expected = expected.map(|(to, asking)| (to.map(str::to_owned), asking));
+            assert_eq!(seen, expected, "{reply}");
         }
     }
 

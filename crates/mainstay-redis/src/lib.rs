@@ -1,8 +1,12 @@
 #![doc = include_str!("../README.md")]
 
+mod cluster;
 mod config;
 mod error;
 mod link;
+mod part;
+mod partition;
+mod primary;
 mod pulse;
 mod redis;
 mod resp;
@@ -11,11 +15,14 @@ mod sentinel;
 mod tls;
 mod view;
 mod watch;
+mod way;
 
 pub use config::{Address, InvalidAddress, RedisConfig, RedisMode};
 pub use error::RedisError;
 pub use link::Link;
+pub use part::Part;
+pub use partition::Partition;
 pub use redis::{Redis, number};
 pub use script::Script;
-pub use view::{RedisView, SentinelView};
+pub use view::{ClusterView, RedisView, SentinelView, ShardView};
 pub use watch::Watch;

@@ -13,7 +13,7 @@ use tokio::sync::broadcast::Receiver;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFuture};
 
-use crate::config::{Address, RedisConfig};
+use crate::config::{Address, RedisConfig, RedisMode};
 use crate::error::RedisError;
 use crate::pulse::Pulse;
 use crate::tls;
@@ -134,10 +134,15 @@ impl Link {
             let Some(link) = link.upgrade() else { return };
             if link.pulse.ask().await.is_none() {
                 tracing::warn!(address = %link.address, "redis does not answer, replacing the connection");
-                link.closed.cancel();
+                link.close();
             }
             link.is_doubted.store(false, Ordering::Release);
         });
+    }
+
+    /// Ends it for all who use it.
+    pub(crate) fn close(&self) {
+        self.closed.cancel();
     }
 
     pub(crate) fn command_within(&self) -> Duration {
@@ -238,6 +243,7 @@ fn build(address: &Address, config: &RedisConfig, most_waiting: Option<usize>) -
         tls: tls.map(|connector| TlsConfig::from(TlsConnector::from(connector))),
         ..Config::default()
     };
+    let is_cluster = config.mode == RedisMode::Cluster;
     let (connect_within, max_in_flight) = (config.connect_within, config.max_in_flight as usize);
     let mut builder = Builder::from_config(server_config);
     builder.with_connection_config(|connection| {
@@ -249,8 +255,11 @@ fn build(address: &Address, config: &RedisConfig, most_waiting: Option<usize>) -
         connection.tcp.nodelay = Some(true);
         // Replies that end the link. READONLY and NOREPLICAS are not among them: such a server still reads, and the watch
         // moves us as soon as there is a better one.
-        connection.reconnect_errors =
-            vec![ReconnectError::ClusterDown, ReconnectError::Loading, ReconnectError::MasterDown];
+        connection.reconnect_errors = vec![ReconnectError::Loading, ReconnectError::MasterDown];
+        // A node of a cluster says so of slots that nobody has, and goes on serving its own.
+        if !is_cluster {
+            connection.reconnect_errors.push(ReconnectError::ClusterDown);
+        }
     });
     let command_within = config.command_within;
     builder.with_performance_config(|performance| {

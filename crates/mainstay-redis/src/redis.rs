@@ -1,25 +1,24 @@
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use fred::clients::{Client, WithOptions};
-use fred::interfaces::ClientLike as _;
-use fred::types::Value;
+use fred::types::{FromValue, Value};
 use mainstay_runtime::Trigger;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::config::{Address, RedisConfig};
+use crate::config::{Address, RedisConfig, RedisMode};
 use crate::error::RedisError;
 use crate::link::Link;
+use crate::part::Part;
+use crate::partition::{Partition, Partitions};
+use crate::script::Script;
 use crate::view::RedisView;
+use crate::way::Way;
 
-/// So many commands in a row without an answer mean that the server does not hear us.
-const TIMEOUTS_TO_REPLACE: u32 = 3;
-/// So many do, even if the server answers on another connection.
-const TIMEOUTS_AT_MOST: u32 = 12;
 /// Failing commands ask for a look at the connection at most this often.
 const COMPLAIN_EVERY: Duration = Duration::from_millis(50);
 
@@ -29,39 +28,53 @@ const COMPLAIN_EVERY: Duration = Duration::from_millis(50);
 /// command up to three times, and does not notice a server that holds its connection and says nothing. So: every
 /// command has a deadline and one attempt, the number in flight is bounded, three timeouts in a row replace the
 /// connection, and [`Watch`](crate::Watch) decides where to connect.
+///
+/// In a cluster there are many primaries, and each [`Part`] of the keys has its own way to one of them. Otherwise there is one.
 #[derive(Debug)]
 pub struct Redis {
-    link: ArcSwapOption<Link>,
-    prefix: String,
+    ways: Box<[Way]>,
+    /// Present in a cluster.
+    partitions: Option<Partitions>,
+    /// What the keys of each partition begin with.
+    prefixes: Box<[String]>,
     master_name: String,
-    in_flight: Semaphore,
+    pub(crate) in_flight: Semaphore,
     most_in_flight: usize,
-    timeouts_in_a_row: AtomicU32,
-    available: AtomicBool,
     view: ArcSwap<RedisView>,
     watch: OnceLock<Trigger>,
     complained_at: Mutex<Option<Instant>>,
     connections: AtomicU32,
     /// Messages of Sentinels that there is a new primary.
     switches: AtomicU32,
+    /// Of a cluster: all there are, for those who are sent from one to another.
+    links: ArcSwap<Vec<Arc<Link>>>,
+    redirects: AtomicU32,
 }
 
 impl Redis {
     /// Starts without a connection; [`Watch`](crate::Watch) makes one.
     pub fn new(config: &RedisConfig) -> Self {
+        let partitions = (config.mode == RedisMode::Cluster).then(|| Partitions::new(config.partitions));
+        let prefixes: Box<[String]> = match &partitions {
+            None => [config.prefix.clone()].into(),
+            Some(partitions) => {
+                partitions.tags().iter().map(|tag| format!("{}{{{tag}}}", config.prefix)).collect()
+            }
+        };
         Self {
-            link: ArcSwapOption::empty(),
-            prefix: config.prefix.clone(),
+            ways: prefixes.iter().map(|_| Way::default()).collect(),
+            partitions,
+            prefixes,
             master_name: config.master_name.clone(),
             in_flight: Semaphore::new(config.max_in_flight as usize),
             most_in_flight: config.max_in_flight as usize,
-            timeouts_in_a_row: AtomicU32::new(0),
-            available: AtomicBool::new(false),
             view: ArcSwap::default(),
             watch: OnceLock::new(),
             complained_at: Mutex::new(None),
             connections: AtomicU32::new(0),
             switches: AtomicU32::new(0),
+            links: ArcSwap::default(),
+            redirects: AtomicU32::new(0),
         }
     }
 
@@ -71,34 +84,84 @@ impl Redis {
         let _ = self.watch.set(trigger);
     }
 
-    /// Runs one command, which ends after `within`; `command` is given the client to send it with.
-    ///
-    /// After [`RedisError::Timeout`], [`RedisError::Lost`] or [`RedisError::Connection`] it may have been done or not.
+    /// Returns all there is, or, in a cluster, the part for what there is only one of.
+    pub fn first(&self) -> Part<'_> {
+        self.part(Partition::FIRST)
+    }
+
+    /// Runs one command, as [`Part::command`] of the [`first`](Redis::first) part does.
     ///
     /// # Errors
-    /// Fails when there is no connection, when it is lost, when the server refuses, and at the deadline.
-    pub async fn command<T, F>(
+    /// As there.
+    pub fn command<T, F>(
         &self,
         within: Duration,
         command: impl FnOnce(WithOptions<Client>) -> F,
-    ) -> Result<T, RedisError>
+    ) -> impl Future<Output = Result<T, RedisError>>
     where
         T: Send,
         F: Future<Output = Result<T, fred::error::Error>> + Send,
     {
-        let link = self.link()?;
-        let answer = command(link.commands(within));
-        self.run(&link, within, answer).await
+        self.first().command(within, command)
     }
 
-    /// Returns the text of INFO.
-    pub(crate) async fn info(&self, within: Duration) -> Result<String, RedisError> {
-        self.command(within, |client| async move { client.info(None).await }).await
+    /// Runs a script, as [`Part::run_script`] of the first part does.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn run_script<T: FromValue + Send>(
+        &self,
+        script: &Script,
+        keys: &[&str],
+        arguments: Vec<Value>,
+        within: Duration,
+    ) -> impl Future<Output = Result<T, RedisError>> {
+        self.first().run_script(script, keys, arguments, within)
     }
 
-    /// Returns the address of the server that commands go to.
+    /// Runs a script, as [`Part::run_script_at`] of the first part does.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn run_script_at<T: FromValue + Send>(
+        &self,
+        script: &Script,
+        keys: &[&str],
+        arguments: impl FnOnce(&str) -> Vec<Value> + Send,
+        within: Duration,
+    ) -> impl Future<Output = Result<T, RedisError>> {
+        self.first().run_script_at(script, keys, arguments, within)
+    }
+
+    /// Returns the address of the server that commands for the first part go to.
     pub fn primary(&self) -> Option<Address> {
-        self.usable_link().map(|link| link.address().clone())
+        self.first().primary()
+    }
+
+    /// Returns the name under which a key of the first part lies in Redis: with the prefix.
+    pub fn full(&self, key: &str) -> String {
+        self.first().full(key)
+    }
+
+    /// Returns one of the [`Redis::partitions`].
+    pub fn part(&self, partition: Partition) -> Part<'_> {
+        let index = partition.index();
+        Part { redis: self, way: &self.ways[index], prefix: &self.prefixes[index] }
+    }
+
+    /// Returns all partitions: one, but in a cluster.
+    pub fn partitions(&self) -> impl Iterator<Item = Partition> {
+        Partition::all(self.ways.len())
+    }
+
+    /// Returns the partition of what is called so, with all that one step may have to read or change together with it.
+    pub fn partition_of(&self, name: &str) -> Partition {
+        self.partitions.as_ref().map_or(Partition::FIRST, |partitions| partitions.of(name))
+    }
+
+    /// Tells whether keys lie apart, so that one step cannot use just any of them.
+    pub fn is_cluster(&self) -> bool {
+        self.partitions.is_some()
     }
 
     /// Returns the name under which Sentinels know the primary.
@@ -106,15 +169,9 @@ impl Redis {
         &self.master_name
     }
 
-    /// Tells whether the last command or probe was answered.
+    /// Tells whether the last command or probe was answered; in a cluster, that of every partition.
     pub fn is_available(&self) -> bool {
-        self.available.load(Ordering::Relaxed)
-    }
-
-    /// Asks, on a thread and a connection of their own, how long the server takes to answer; none when it does not, or
-    /// there is no connection to one. What is slower than that was late in this process.
-    pub async fn pulse(&self) -> Option<Duration> {
-        self.usable_link()?.pulse().ask().await
+        self.ways.iter().all(Way::is_available)
     }
 
     /// Returns what the last look at Redis found.
@@ -132,6 +189,16 @@ impl Redis {
         self.switches.load(Ordering::Relaxed)
     }
 
+    /// Counts answers of a cluster that the keys are, or will be, at another node.
+    pub fn n_redirects(&self) -> u32 {
+        self.redirects.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of commands in flight.
+    pub fn n_in_flight(&self) -> usize {
+        self.most_in_flight.saturating_sub(self.in_flight.available_permits())
+    }
+
     /// Notes such a message, and looks.
     pub(crate) fn heard_of_switch(&self) {
         self.switches.fetch_add(1, Ordering::Relaxed);
@@ -139,7 +206,7 @@ impl Redis {
     }
 
     /// Asks for a look at the connection, at once.
-    pub(crate) fn look_again(&self) {
+    pub fn look_again(&self) {
         if let Some(watch) = self.watch.get() {
             watch.fire();
         }
@@ -150,98 +217,37 @@ impl Redis {
         self.view.store(Arc::new(view));
     }
 
+    /// Notes that a connection was made.
+    pub(crate) fn connected(&self) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Puts a connection in the place of the one before, which is closed.
     pub(crate) fn use_link(&self, link: Option<Arc<Link>>) {
         if link.is_some() {
-            self.connections.fetch_add(1, Ordering::Relaxed);
-            self.timeouts_in_a_row.store(0, Ordering::Relaxed);
+            self.connected();
         }
-        self.link.store(link);
+        self.ways[0].replace(link);
     }
 
-    fn usable_link(&self) -> Option<Arc<Link>> {
-        self.link.load_full().filter(|link| !link.is_closed())
+    pub(crate) fn way(&self, partition: Partition) -> &Way {
+        &self.ways[partition.index()]
     }
 
-    pub(crate) fn link(&self) -> Result<Arc<Link>, RedisError> {
-        self.usable_link().ok_or_else(|| {
-            self.failed();
-            RedisError::NotConnected
-        })
+    /// Takes note of all connections to a cluster.
+    pub(crate) fn use_links(&self, links: Vec<Arc<Link>>) {
+        self.links.store(Arc::new(links));
     }
 
-    /// Returns the number of commands in flight.
-    pub fn n_in_flight(&self) -> usize {
-        self.most_in_flight.saturating_sub(self.in_flight.available_permits())
-    }
-
-    /// Returns the name under which a key lies in Redis: with the prefix.
-    pub fn full(&self, key: &str) -> String {
-        [&self.prefix, key].concat()
-    }
-
-    pub(crate) fn run<'a, T: Send + 'a>(
-        &'a self,
-        link: &'a Arc<Link>,
-        within: Duration,
-        command: impl Future<Output = Result<T, fred::error::Error>> + Send + 'a,
-    ) -> impl Future<Output = Result<T, RedisError>> + Send + 'a {
-        let command = link.run(within, command);
-        async move {
-            let _slot = self.in_flight.try_acquire().map_err(|_| RedisError::Overloaded)?;
-            let answer = command.await;
-            self.judge(link, within, &answer);
-            answer
-        }
-    }
-
-    fn judge<T>(&self, link: &Arc<Link>, within: Duration, answer: &Result<T, RedisError>) {
-        match answer {
-            Ok(_) | Err(RedisError::Refused(_) | RedisError::NoScript) => self.answered(),
-            Err(RedisError::WriteRefused(_)) => {
-                self.answered();
-                // The primary may have moved.
-                self.complain();
-            }
-            Err(RedisError::Overloaded) => {}
-            Err(RedisError::Timeout) => {
-                self.failed();
-                // A caller in a hurry proves nothing about the server.
-                if within >= link.command_within() {
-                    let in_a_row = self.timeouts_in_a_row.fetch_add(1, Ordering::Relaxed) + 1;
-                    if in_a_row >= TIMEOUTS_AT_MOST {
-                        self.give_up(link);
-                    } else if in_a_row >= TIMEOUTS_TO_REPLACE {
-                        // It may be this process that takes answers late.
-                        link.doubt();
-                    }
-                }
-            }
-            Err(_) => self.failed(),
-        }
-    }
-
-    fn answered(&self) {
-        self.timeouts_in_a_row.store(0, Ordering::Relaxed);
-        self.available.store(true, Ordering::Relaxed);
-    }
-
-    fn failed(&self) {
-        self.available.store(false, Ordering::Relaxed);
+    /// Notes that a node has sent us to another one, and returns the connection to that one, if there is one.
+    pub(crate) fn redirected(&self, to: Option<&Address>) -> Option<Arc<Link>> {
+        self.redirects.fetch_add(1, Ordering::Relaxed);
         self.complain();
+        let links = self.links.load();
+        links.iter().find(|link| Some(link.address()) == to && !link.is_closed()).cloned()
     }
 
-    /// Drops a connection that no longer answers, unless it has been replaced already.
-    fn give_up(&self, link: &Arc<Link>) {
-        let before = self.link.compare_and_swap(link, None);
-        if before.as_ref().is_some_and(|before| Arc::ptr_eq(before, link)) {
-            self.timeouts_in_a_row.store(0, Ordering::Relaxed);
-            tracing::warn!(address = %link.address(), "redis does not answer, replacing the connection");
-        }
-        self.complain();
-    }
-
-    fn complain(&self) {
+    pub(crate) fn complain(&self) {
         let Some(watch) = self.watch.get() else { return };
         let now = Instant::now();
         let mut complained_at = self.complained_at.lock();

@@ -1,4 +1,4 @@
-//! As much of the Redis protocol (RESP2) as asking a Sentinel needs.
+//! As much of the Redis protocol (RESP2) as asking a Sentinel, or a node of a cluster where the others are, needs.
 
 use std::io;
 
@@ -30,6 +30,14 @@ pub(crate) fn encode(words: &[&str]) -> Vec<u8> {
 
 /// Reads one reply.
 pub(crate) async fn read(stream: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Reply> {
+    read_up_to(stream, LONGEST_TEXT).await
+}
+
+/// Reads one reply whose texts have at most so many bytes.
+pub(crate) async fn read_up_to(
+    stream: &mut (impl AsyncBufRead + Unpin),
+    longest: usize,
+) -> io::Result<Reply> {
     let line = read_line(stream).await?;
     match line.split_at_checked(1) {
         Some(("*", "-1")) => Ok(Reply::Nil),
@@ -48,7 +56,7 @@ pub(crate) async fn read(stream: &mut (impl AsyncBufRead + Unpin)) -> io::Result
                 (false, false) => Err(malformed("texts and lists in one list")),
             }
         }
-        _ => read_text(stream, &line).await,
+        _ => read_text(stream, &line, longest).await,
     }
 }
 
@@ -62,19 +70,23 @@ async fn read_list(stream: &mut (impl AsyncBufRead + Unpin), count: &str) -> io:
 }
 
 async fn read_item(stream: &mut (impl AsyncBufRead + Unpin), line: &str) -> io::Result<String> {
-    match read_text(stream, line).await? {
+    match read_text(stream, line, LONGEST_TEXT).await? {
         Reply::Text(text) => Ok(text),
         other => Err(malformed(&format!("{other:?} in a list"))),
     }
 }
 
-async fn read_text(stream: &mut (impl AsyncBufRead + Unpin), line: &str) -> io::Result<Reply> {
+async fn read_text(
+    stream: &mut (impl AsyncBufRead + Unpin),
+    line: &str,
+    longest: usize,
+) -> io::Result<Reply> {
     match line.split_at_checked(1) {
         Some(("+" | ":", text)) => Ok(Reply::Text(text.to_owned())),
         Some(("-", text)) => Ok(Reply::Error(text.to_owned())),
         Some(("$", "-1")) => Ok(Reply::Nil),
         Some(("$", count)) => {
-            let mut bytes = vec![0; length(count, LONGEST_TEXT)? + 2];
+            let mut bytes = vec![0; length(count, longest)? + 2];
             stream.read_exact(&mut bytes).await?;
             let text = bytes.strip_suffix(b"\r\n").ok_or_else(|| malformed("text without end"))?;
             String::from_utf8(text.to_vec()).map(Reply::Text).map_err(|_| malformed("text that is not UTF-8"))

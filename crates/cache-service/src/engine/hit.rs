@@ -8,6 +8,7 @@ use super::{Engine, Found, Namespace, Policy};
 use crate::config::Strategy;
 use crate::key::{Key, Namespace as Namespaced};
 use crate::layer::memory::{Held, LOOKED_AT_ONCE, Record};
+use crate::layer::redis::RedisLayer;
 use crate::metrics::LastLayer;
 use crate::time::Moment;
 
@@ -55,7 +56,9 @@ impl Engine {
         let (namespace, now) = (self.namespaces.get(name)?, self.time.now());
         let proof = match self.redis_of(&namespace.policy) {
             None => Proof::None,
-            Some(_) if self.invalidation.is_current(now) => Proof::Epoch(self.invalidation.epoch()),
+            Some(redis) if self.invalidation.is_current_in(redis.partition_of(name), now) => {
+                Proof::Epoch(self.invalidation.epoch())
+            }
             Some(_) => Proof::Impossible,
         };
         // A strategy that acts on a hit, or watches it, is not among them.
@@ -91,9 +94,10 @@ impl Engine {
     ///
     /// Where Redis is used, the log of changes must prove that nothing was missed. A write that Redis never confirmed is
     /// here alone, so there is nothing to miss.
-    pub(super) fn alone(&self, policy: &Policy, entry: &Held, now: Moment) -> Option<Found> {
-        let proven =
-            !entry.confirmed || self.redis_of(policy).is_none() || self.invalidation.proves(entry, now);
+    pub(super) fn alone(&self, key: &Key, policy: &Policy, entry: &Held, now: Moment) -> Option<Found> {
+        let proves =
+            |redis: &RedisLayer| self.invalidation.proves(redis.partition_of(key.namespace()), entry, now);
+        let proven = !entry.confirmed || self.redis_of(policy).is_none_or(proves);
         (proven && entry.is_fresh(now)).then(|| self.found_in_memory(entry, now))
     }
 
@@ -196,7 +200,7 @@ impl Hits<'_> {
         if !self.namespace.policy.memory {
             return None;
         }
-        let found = self.engine.alone(&self.namespace.policy, &self.engine.held(key)?, self.now)?;
+        let found = self.engine.alone(key, &self.namespace.policy, &self.engine.held(key)?, self.now)?;
         found.entry.as_ref()?;
         self.engine.refresh_ahead(&self.namespace, key, &found);
         self.n_hits += 1;

@@ -27,7 +27,7 @@ impl Engine {
         let namespace = self.namespace(key)?;
         let (policy, now) = (&namespace.policy, self.time.now());
         let held = if policy.memory { self.held(key) } else { None };
-        let alone = held.as_ref().and_then(|entry| self.alone(policy, entry, now));
+        let alone = held.as_ref().and_then(|entry| self.alone(key, policy, entry, now));
         let found = match (alone, self.redis_of(policy)) {
             (Some(found), _) => {
                 self.refresh_ahead(&namespace, key, &found);

@@ -25,7 +25,7 @@ impl Engine {
     ) -> Result<(Deleted, LastLayer), CacheError> {
         let namespace = self.namespace(key)?;
         let policy = &namespace.policy;
-        self.check_fence(policy, removal.fence.as_ref())?;
+        self.check_fence(key, policy, removal.fence.as_ref())?;
         check_once(policy, removal.once.as_ref())?;
         let removal = Removal { replica_ack: policy.durability == Durability::ReplicaAck, ..removal };
         if policy.strategy == Strategy::WriteBehind {

@@ -38,6 +38,7 @@ fn engine(config: &CacheConfig) -> (Engine, ClockHandle) {
         versions: Versions::default(),
         invalidation: Invalidation::new(
             config.invalidation.current_for,
+            1,
             InvalidationMetrics::register(&mut Registry::default()),
         ),
         policies: RunTimePolicies::default(),

@@ -25,7 +25,7 @@ impl Engine {
         if bytes > max_bytes {
             return Err(CacheError::ValueTooLarge { bytes, max_bytes });
         }
-        self.check_fence(policy, fence.as_ref())?;
+        self.check_fence(&key, policy, fence.as_ref())?;
         check_once(policy, once.as_ref())?;
         let ttl = ttl.unwrap_or(policy.ttl);
         if !tags.is_empty() && ttl.as_duration() > Tags::TTL_MAX {
@@ -192,11 +192,18 @@ impl Engine {
     }
 
     /// Refuses a fence that cannot be checked in one step with the write. Where the origin learns later, it may take what was
-    /// written under a lock when somebody else has it, and reads it.
-    pub(super) fn check_fence(&self, policy: &Policy, fence: Option<&Fence>) -> Result<(), CacheError> {
+    /// written under a lock when somebody else has it, and reads it. In a cluster the lock must lie where the namespace does.
+    pub(super) fn check_fence(
+        &self,
+        key: &Key,
+        policy: &Policy,
+        fence: Option<&Fence>,
+    ) -> Result<(), CacheError> {
         let away = self.redis.is_some() && !policy.redis;
         let origin_apart = policy.strategy.writes_first() || policy.strategy == Strategy::WriteBehind;
-        if fence.is_some() && (away || origin_apart) {
+        let is_cluster = self.redis.as_ref().is_some_and(|redis| redis.redis().is_cluster());
+        let lies_apart = |fence: &Fence| is_cluster && Fence::home_of(&fence.lock) != key.namespace();
+        if fence.is_some_and(|fence| away || origin_apart || lies_apart(fence)) {
             return Err(CacheError::FenceNotPossible);
         }
         Ok(())

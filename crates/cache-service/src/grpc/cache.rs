@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures_util::stream::Pending;
 use mainstay_proto::cache::v1 as pb;
 use mainstay_proto::cache::v1::cache_service_server::CacheService;
+use mainstay_redis::{ClusterView, ShardView};
 use mainstay_rpc::{Deadline, ErrorCode, Failure, QuickMethod, Reply, Request, Response, Status};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -218,6 +219,24 @@ fn encode_disk(disk: &Disk) -> pb::DiskStats {
     }
 }
 
+fn encode_cluster(cluster: &ClusterView) -> pb::RedisClusterStats {
+    let shard = |shard: &ShardView| pb::RedisShardStats {
+        address: shard.address.clone(),
+        slots: shard.n_slots,
+        replicas: shard.n_replicas,
+        partitions: shard.n_partitions,
+        answers: shard.answers,
+        info: shard.info.clone().into_iter().collect(),
+    };
+    pb::RedisClusterStats {
+        nodes: cluster.n_nodes,
+        failing: cluster.n_failing,
+        partitions: cluster.n_partitions,
+        partitions_served: cluster.n_partitions_served,
+        shards: cluster.shards.iter().map(shard).collect(),
+    }
+}
+
 fn encode_redis(layer: &RedisLayer, kind: &str) -> pb::RedisStats {
     let redis = layer.redis();
     let view = redis.view();
@@ -225,7 +244,7 @@ fn encode_redis(layer: &RedisLayer, kind: &str) -> pb::RedisStats {
         kind: kind.to_owned(),
         available: redis.is_available(),
         breaker: layer.breaker_state().as_str().to_owned(),
-        primary: redis.primary().map(|address| address.to_string()).unwrap_or_default(),
+        primary: redis.first().primary().map(|address| address.to_string()).unwrap_or_default(),
         info: view.info.clone().into_iter().collect(),
         sentinel: view.sentinel.as_ref().map(|sentinel| pb::SentinelStats {
             master_name: redis.master_name().to_owned(),
@@ -233,5 +252,6 @@ fn encode_redis(layer: &RedisLayer, kind: &str) -> pb::RedisStats {
             sentinels_configured: sentinel.n_configured,
             sentinels_reachable: sentinel.n_reachable,
         }),
+        cluster: view.cluster.as_ref().map(encode_cluster),
     }
 }

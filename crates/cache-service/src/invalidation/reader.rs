@@ -10,9 +10,9 @@ use super::{Event, Invalidation, LogEntry};
 use crate::config::RedisConfig;
 use crate::engine::Engine;
 use crate::key::Key;
-use crate::redis::{LogLink, Redis, RedisError};
+use crate::redis::{LogLink, Partition, Redis, RedisError};
 
-/// Reads the log of changes and applies it to memory.
+/// Reads the log of changes of a partition and applies it to memory.
 ///
 /// It has a connection of its own, on which it always waits for the next entries. An answer, also an empty one, proves
 /// that nothing else had happened when it was asked for. After a break it reads on where it was; if that place is gone,
@@ -20,12 +20,13 @@ use crate::redis::{LogLink, Redis, RedisError};
 pub(crate) struct Reader {
     engine: Arc<Engine>,
     redis: Arc<Redis>,
+    partition: Partition,
     config: RedisConfig,
     cx: Context,
     component: Component,
     cursor: Cursor,
     n_entries_read: u64,
-    /// Run-time policies may have changed and were not read since.
+    /// Run-time policies, which lie in the first partition, may have changed and were not read since.
     policies_due: bool,
 }
 
@@ -34,18 +35,26 @@ const RETRY_FIRST: Duration = Duration::from_millis(20);
 const RETRY_LAST: Duration = Duration::from_millis(500);
 
 impl Reader {
-    pub(crate) fn new(engine: Arc<Engine>, redis: Arc<Redis>, config: &RedisConfig, cx: &Context) -> Self {
+    /// Makes one for each partition.
+    pub(crate) fn all(
+        engine: &Arc<Engine>,
+        redis: &Arc<Redis>,
+        config: &RedisConfig,
+        cx: &Context,
+    ) -> Vec<Self> {
         let component = cx.component("invalidation", ComponentKind::Internal, false);
-        Self {
-            engine,
-            redis,
+        let reader = |partition| Self {
+            engine: Arc::clone(engine),
+            redis: Arc::clone(redis),
+            partition,
             config: config.clone(),
             cx: cx.clone(),
-            component,
+            component: component.clone(),
             cursor: Cursor::default(),
             n_entries_read: 0,
             policies_due: true,
-        }
+        };
+        redis.partitions().map(reader).collect()
     }
 
     /// Runs until the service stops.
@@ -74,23 +83,23 @@ impl Reader {
 
     /// Reads on one connection until it fails or leads to another server than commands do.
     async fn follow(&mut self, backoff: &mut Backoff) -> Result<(), RedisError> {
-        let Some(link) = self.redis.open_log(&self.config, &self.cx).await? else {
+        let Some(link) = self.redis.open_log(self.partition, &self.config, &self.cx).await? else {
             return Err(RedisError::NotConnected);
         };
         self.resume(&link).await?;
         let wait = self.wait();
-        while self.redis.primary().as_ref() == Some(link.address()) {
+        while self.redis.part(self.partition).primary().as_ref() == Some(link.address()) {
             let asked_at = self.engine.time.now();
             let entries = link.read_after(self.cursor.position(), wait, ENTRIES_AT_ONCE).await?;
             let at_end = entries.len() < ENTRIES_AT_ONCE;
             for entry in entries {
                 self.apply(&entry);
             }
-            if self.policies_due {
+            if self.policies_due && self.partition == Partition::FIRST {
                 self.policies_due = !self.engine.refresh_policies().await;
             }
             if at_end {
-                self.invalidation().proven_at(asked_at);
+                self.invalidation().proven_at(self.partition, asked_at);
                 backoff.reset();
                 self.report("");
             }
@@ -112,7 +121,7 @@ impl Reader {
         // Also at the start: what was loaded until now may have changed before `end`.
         self.invalidation().end_epoch();
         self.cursor.jump_to(end);
-        self.invalidation().read_to(end);
+        self.invalidation().read_to(self.partition, end);
         self.policies_due = true;
         Ok(())
     }
@@ -152,7 +161,7 @@ impl Reader {
         let now_unix_ms = self.engine.time.unix_ms();
         let lag = Duration::from_millis(now_unix_ms.saturating_sub(entry.at_unix_ms));
         let invalidation = self.invalidation();
-        invalidation.read_to(entry.position);
+        invalidation.read_to(self.partition, entry.position);
         invalidation.metrics.applied(&entry.event, lag, now_unix_ms / 1_000);
     }
 

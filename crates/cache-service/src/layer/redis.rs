@@ -2,38 +2,34 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use mainstay_resilience::breaker::{Breaker, BreakerConfig, Outcome, Permit, State};
-use parking_lot::Mutex;
-use tokio::time::Instant;
+use mainstay_resilience::breaker::State;
 use tracing::Instrument as _;
 
 use crate::config::RedisConfig;
 use crate::entry::{Body, DamagedEnvelope, Decision, Draft, Envelope, Removal, Removed};
 use crate::key::Key;
 use crate::metrics::CacheMetrics;
-use crate::redis::{Invalidation, Redis, RedisError};
+use crate::redis::{Invalidation, Partition, Redis, RedisError};
 
 mod hot;
 mod left;
+mod part;
 mod publish;
 mod script;
 
 pub(crate) use left::Left;
-
-/// A caller with less time left than this gets no answer from Redis: its own deadline would come first.
-const ANSWER_TAKES: Duration = Duration::from_millis(5);
+pub(crate) use part::LayerPart;
+use part::{ANSWER_TAKES, Lane};
 
 /// Reads and writes entries in Redis, and stops asking while Redis fails.
 #[derive(Debug)]
 pub(crate) struct RedisLayer {
     redis: Arc<Redis>,
-    breaker: Mutex<Breaker>,
-    /// Connections there had been when the breaker last looked.
-    connections_seen: AtomicU32,
+    /// Of each partition.
+    lanes: Box<[Lane]>,
     command_within: Duration,
     metrics: Arc<CacheMetrics>,
 }
@@ -53,16 +49,9 @@ pub(crate) enum LayerError {
 
 impl RedisLayer {
     pub(crate) fn new(redis: Arc<Redis>, config: &RedisConfig, metrics: Arc<CacheMetrics>) -> Self {
-        let breaker = BreakerConfig {
-            slow_after: config.command_within / 2,
-            open_for: Duration::from_millis(250),
-            open_for_max: Duration::from_secs(2),
-            ..BreakerConfig::default()
-        };
         Self {
+            lanes: redis.partitions().map(|_| Lane::new(config.command_within)).collect(),
             redis,
-            breaker: Mutex::new(Breaker::new(breaker)),
-            connections_seen: AtomicU32::new(0),
             command_within: config.command_within,
             metrics,
         }
@@ -74,10 +63,11 @@ impl RedisLayer {
         key: &Key,
         left: impl Into<Left>,
     ) -> Result<Option<Envelope>, LayerError> {
+        let part = self.of(key.namespace());
         let left = left.into();
-        let span = self.span("redis.get", "GET");
+        let span = part.span("redis.get", "GET");
         let (bytes, floor) =
-            self.guarded(left, |within| self.redis.get(key, within)).instrument(span).await?;
+            part.guarded(left, |within| self.redis.get(key, within)).instrument(span).await?;
         let Some(bytes) = bytes else { return Ok(None) };
         let envelope = decode(bytes).await.inspect_err(|_| self.metrics.l2_error("damaged"))?;
         // An entry whose barriers were lost is not proven: cold, never wrong.
@@ -85,9 +75,9 @@ impl RedisLayer {
             return Ok(None);
         }
         if !envelope.tags.is_empty() {
-            let span = self.span("redis.tags", "HMGET");
+            let span = part.span("redis.tags", "HMGET");
             let barrier = |within| self.redis.tag_barrier(key.namespace(), &envelope.tags, within);
-            let barrier = self.guarded(left, barrier).instrument(span).await?;
+            let barrier = part.guarded(left, barrier).instrument(span).await?;
             if barrier.is_none_or(|barrier| envelope.version <= barrier) {
                 return Ok(None);
             }
@@ -97,8 +87,9 @@ impl RedisLayer {
 
     /// Returns the newest change of a key that waits for its origin.
     pub(crate) async fn waiting(&self, key: &Key, left: Duration) -> Result<Option<Envelope>, LayerError> {
-        let span = self.span("redis.waiting", "EVALSHA");
-        let bytes = self.guarded(left, |within| self.redis.waiting(key, within)).instrument(span).await?;
+        let part = self.of(key.namespace());
+        let span = part.span("redis.waiting", "EVALSHA");
+        let bytes = part.guarded(left, |within| self.redis.waiting(key, within)).instrument(span).await?;
         let Some(bytes) = bytes else { return Ok(None) };
         decode(bytes).await.map(Some).inspect_err(|_| self.metrics.l2_error("damaged"))
     }
@@ -111,10 +102,11 @@ impl RedisLayer {
         lowest_version: u64,
         left: impl Into<Left>,
     ) -> Result<Decision, LayerError> {
+        let part = self.of(key.namespace());
         let body = pack(draft).await;
-        let span = self.span("redis.set", "EVALSHA");
+        let span = part.span("redis.set", "EVALSHA");
         let write = |within| self.redis.set(key, draft, &body, lowest_version, within);
-        let decision = self.guarded(left, write).instrument(span).await?;
+        let decision = part.guarded(left, write).instrument(span).await?;
         if draft.replica_ack {
             self.metrics.replica_acks(!matches!(decision, Decision::NotDurable { .. }));
         }
@@ -129,9 +121,10 @@ impl RedisLayer {
         lowest_version: u64,
         left: Duration,
     ) -> Result<Removed, LayerError> {
-        let span = self.span("redis.delete", "EVALSHA");
+        let part = self.of(key.namespace());
+        let span = part.span("redis.delete", "EVALSHA");
         let delete = |within| self.redis.delete(key, removal, lowest_version, within);
-        let removed = self.guarded(left, delete).instrument(span).await?;
+        let removed = part.guarded(left, delete).instrument(span).await?;
         if removal.replica_ack {
             self.metrics.replica_acks(!matches!(removed, Removed::NotDurable { .. }));
         }
@@ -145,8 +138,9 @@ impl RedisLayer {
         lowest_version: u64,
         left: Duration,
     ) -> Result<(u64, u64), LayerError> {
-        let span = self.span("redis.invalidate", "EVALSHA");
-        self.guarded(left, |within| self.redis.invalidate(what, lowest_version, within))
+        let part = self.of(what.namespace);
+        let span = part.span("redis.invalidate", "EVALSHA");
+        part.guarded(left, |within| self.redis.invalidate(what, lowest_version, within))
             .instrument(span)
             .await
     }
@@ -159,26 +153,30 @@ impl RedisLayer {
         ttl: Duration,
         left: impl Into<Left>,
     ) -> Result<bool, LayerError> {
-        let span = self.span("redis.lease", "EVALSHA");
-        self.guarded(left, |within| self.redis.lease(key, token, ttl, within)).instrument(span).await
+        let part = self.of(key.namespace());
+        let span = part.span("redis.lease", "EVALSHA");
+        part.guarded(left, |within| self.redis.lease(key, token, ttl, within)).instrument(span).await
     }
 
     /// Gives a lease back that was not used.
     pub(crate) async fn release(&self, key: &Key, token: u64, left: Duration) -> Result<(), LayerError> {
-        let span = self.span("redis.release", "EVALSHA");
-        self.guarded(left, |within| self.redis.release(key, token, within)).instrument(span).await
+        let part = self.of(key.namespace());
+        let span = part.span("redis.release", "EVALSHA");
+        part.guarded(left, |within| self.redis.release(key, token, within)).instrument(span).await
     }
 
     /// Returns all run-time policies, by namespace: version, a space, JSON.
     pub(crate) async fn policies(&self, left: Duration) -> Result<HashMap<String, String>, LayerError> {
-        let span = self.span("redis.policies", "HGETALL");
-        self.guarded(left, |within| self.redis.policies(within)).instrument(span).await
+        let part = self.part(Partition::FIRST);
+        let span = part.span("redis.policies", "HGETALL");
+        part.guarded(left, |within| self.redis.policies(within)).instrument(span).await
     }
 
     /// Returns the last changes of run-time policies, the last first.
     pub(crate) async fn policy_history(&self, left: Duration) -> Result<Vec<String>, LayerError> {
-        let span = self.span("redis.policy_history", "LRANGE");
-        self.guarded(left, |within| self.redis.policy_history(within)).instrument(span).await
+        let part = self.part(Partition::FIRST);
+        let span = part.span("redis.policy_history", "LRANGE");
+        part.guarded(left, |within| self.redis.policy_history(within)).instrument(span).await
     }
 
     /// Replaces a run-time policy and returns its version; none when another version is there than expected.
@@ -189,9 +187,10 @@ impl RedisLayer {
         policy: &str,
         left: Duration,
     ) -> Result<Option<u64>, LayerError> {
-        let span = self.span("redis.put_policy", "EVALSHA");
+        let part = self.part(Partition::FIRST);
+        let span = part.span("redis.put_policy", "EVALSHA");
         let put = |within| self.redis.put_policy(namespace, expected, policy, within);
-        self.guarded(left, put).instrument(span).await
+        part.guarded(left, put).instrument(span).await
     }
 
     /// Tells whether a command of a caller with so much time may take as long as any.
@@ -199,8 +198,32 @@ impl RedisLayer {
         left.saturating_sub(ANSWER_TAKES) >= self.command_within
     }
 
+    /// Returns the state of the breaker; of several the worst.
     pub(crate) fn breaker_state(&self) -> State {
-        self.breaker.lock().state(Instant::now().into_std())
+        let severity = |state: &State| match state {
+            State::Closed => 0,
+            State::HalfOpen => 1,
+            State::Open => 2,
+        };
+        self.lanes.iter().map(Lane::state).max_by_key(severity).unwrap_or(State::Closed)
+    }
+
+    /// Returns the partition of what is called so: a namespace, a counter, ...
+    pub(crate) fn partition_of(&self, name: &str) -> Partition {
+        self.redis.partition_of(name)
+    }
+
+    pub(crate) fn partitions(&self) -> impl Iterator<Item = Partition> {
+        self.redis.partitions()
+    }
+
+    pub(crate) fn part(&self, partition: Partition) -> LayerPart<'_> {
+        LayerPart { layer: self, partition }
+    }
+
+    /// Returns the part of what is called so.
+    pub(crate) fn of(&self, name: &str) -> LayerPart<'_> {
+        self.part(self.partition_of(name))
     }
 
     pub(crate) fn redis(&self) -> &Redis {
@@ -209,106 +232,6 @@ impl RedisLayer {
 
     pub(crate) fn shared(&self) -> Arc<Redis> {
         Arc::clone(&self.redis)
-    }
-
-    async fn guarded<T, F>(
-        &self,
-        left: impl Into<Left>,
-        command: impl FnOnce(Duration) -> F,
-    ) -> Result<T, LayerError>
-    where
-        F: Future<Output = Result<T, RedisError>>,
-    {
-        let left = left.into();
-        let answered_within = left.time.saturating_sub(ANSWER_TAKES);
-        let within = if left.patient { answered_within } else { answered_within.min(self.command_within) };
-        if within.is_zero() {
-            self.metrics.l2_error("timeout");
-            return Err(LayerError::NoTime);
-        }
-        let admission = self.admit().inspect_err(|_| self.metrics.l2_error("breaker_open"))?;
-        let (result, is_late_here) = if left.patient {
-            self.unless_silent(command(within)).await
-        } else {
-            (command(within).await, false)
-        };
-        match &result {
-            // The caller's hurry proves nothing about Redis.
-            Err(RedisError::Timeout) if within < self.command_within => drop(admission),
-            Err(RedisError::Overloaded) => drop(admission),
-            Ok(_) | Err(RedisError::Timeout) if is_late_here => drop(admission),
-            Ok(_) => admission.end(Outcome::Success),
-            Err(error) if error.is_outage() => admission.end(Outcome::Failure),
-            Err(_) => admission.end(Outcome::Success),
-        }
-        result.map_err(|error| {
-            self.metrics.l2_error(error.kind());
-            let span = tracing::Span::current();
-            span.record("error.type", error.kind());
-            span.record("otel.status_code", "ERROR");
-            tracing::debug!(error = error.in_full(), "redis command failed");
-            LayerError::Redis(error)
-        })
-    }
-
-    /// Ends a command at `command_within`, unless Redis answers others meanwhile: then it is this process that is late, and
-    /// the answer is waited for. Tells whether that was so.
-    async fn unless_silent<T>(
-        &self,
-        command: impl Future<Output = Result<T, RedisError>>,
-    ) -> (Result<T, RedisError>, bool) {
-        let (half, mut is_late_here) = (self.command_within / 2, false);
-        let expected = Instant::now() + self.command_within;
-        let silent = async {
-            tokio::time::sleep(half).await;
-            while self.redis.pulse().await.is_some_and(|took| took < half) {
-                is_late_here = true;
-                tokio::time::sleep(half).await;
-            }
-            is_late_here = false;
-            tokio::time::sleep_until(expected).await;
-        };
-        let result = tokio::select! {
-            biased;
-            answer = command => answer,
-            () = silent => Err(RedisError::Timeout),
-        };
-        (result, is_late_here)
-    }
-
-    fn admit(&self) -> Result<Admission<'_>, LayerError> {
-        let started = Instant::now();
-        let n_connections = self.redis.n_connections();
-        let mut breaker = self.breaker.lock();
-        // What failed before a new connection speaks of another server, or of another time.
-        if self.connections_seen.swap(n_connections, Ordering::Relaxed) != n_connections {
-            breaker.reset(started.into_std());
-        }
-        match breaker.admit(started.into_std()) {
-            Ok(permit) => Ok(Admission { breaker: &self.breaker, permit: Some(permit), started }),
-            Err(rejected) => Err(LayerError::BreakerOpen { retry_after: rejected.retry_after }),
-        }
-    }
-
-    fn span(&self, name: &'static str, operation: &'static str) -> tracing::Span {
-        let span = tracing::info_span!(
-            "redis",
-            otel.name = name,
-            otel.kind = "client",
-            otel.status_code = tracing::field::Empty,
-            db.system.name = "redis",
-            db.operation.name = operation,
-            server.address = tracing::field::Empty,
-            server.port = tracing::field::Empty,
-            error.type = tracing::field::Empty,
-        );
-        if !span.is_disabled()
-            && let Some(address) = self.redis.primary()
-        {
-            span.record("server.address", address.host.as_str());
-            span.record("server.port", address.port);
-        }
-        span
     }
 }
 
@@ -336,35 +259,4 @@ async fn decode(bytes: Bytes) -> Result<Envelope, LayerError> {
     }
     let aside = bytes.clone();
     tokio::task::spawn_blocking(move || decode(&aside)).await.unwrap_or_else(|_| decode(&bytes))
-}
-
-/// Holds a breaker's permit for one command; gives it back unjudged when the caller goes away.
-struct Admission<'a> {
-    breaker: &'a Mutex<Breaker>,
-    permit: Option<Permit>,
-    started: Instant,
-}
-
-impl Admission<'_> {
-    fn end(mut self, outcome: Outcome) {
-        let Some(permit) = self.permit.take() else { return };
-        let now = Instant::now();
-        let change = self.breaker.lock().record(permit, outcome, now - self.started, now.into_std());
-        if let Some(change) = change {
-            let (from, to) = (change.from.as_str(), change.to.as_str());
-            if change.to == State::Open {
-                tracing::warn!(from, to, "breaker of redis changed");
-            } else {
-                tracing::info!(from, to, "breaker of redis changed");
-            }
-        }
-    }
-}
-
-impl Drop for Admission<'_> {
-    fn drop(&mut self) {
-        if let Some(permit) = self.permit.take() {
-            self.breaker.lock().cancel(permit, Instant::now().into_std());
-        }
-    }
 }

@@ -82,7 +82,7 @@ impl Listener {
 
     /// Listens on one connection until it fails or leads to another server than commands do.
     async fn follow(&self, backoff: &mut Backoff) -> Result<(), RedisError> {
-        let Some(address) = self.redis.primary() else { return Err(RedisError::NotConnected) };
+        let Some(address) = self.redis.first().primary() else { return Err(RedisError::NotConnected) };
         let (link, mut messages) =
             Link::open_to_listen(address, &self.config, MOST_WAITING, &self.cx).await?;
         self.hub.link_made();
@@ -110,7 +110,7 @@ impl Listener {
                 }
                 () = self.hub.changed(), if asking.is_none() => asking = self.ask_for_new(&link),
                 _ = tick.tick() => {
-                    if self.redis.primary().as_ref() != Some(link.address()) {
+                    if self.redis.first().primary().as_ref() != Some(link.address()) {
                         return Ok(());
                     }
                     self.tidy(&link).await?;
@@ -167,15 +167,15 @@ impl Listener {
         let (mut channels, mut globs) = (Vec::new(), Vec::new());
         for interest in interests {
             match interest {
-                Interest::Topic(topic) => channels.push(self.redis.full(&topic.channel())),
-                Interest::Pattern(pattern) => globs.push(pattern.channels(&self.redis.full(""))),
+                Interest::Topic(topic) => channels.push(self.redis.first().full(&topic.channel())),
+                Interest::Pattern(pattern) => globs.push(pattern.channels(&self.redis.first().full(""))),
             }
         }
         (channels, globs)
     }
 
     fn hear(&self, message: &fred::types::Message) {
-        let channel = message.channel.strip_prefix(self.redis.full("").as_str());
+        let channel = message.channel.strip_prefix(self.redis.first().full("").as_str());
         let topic = channel.and_then(Topic::of_channel);
         // A copy, for what fred gives may hold on to much more than the message.
         let bytes = message.value.as_bytes().map(Bytes::copy_from_slice);

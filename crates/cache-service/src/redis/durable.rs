@@ -11,11 +11,11 @@ use std::time::Duration;
 use fred::interfaces::{ClientLike as _, LuaInterface as _};
 use fred::types::{ClusterHash, CustomCommand, Value};
 use futures_util::future::join_all;
-use mainstay_redis::{Link, RedisError, Script, number};
+use mainstay_redis::{Link, Partition, RedisError, Script, number};
 use mainstay_runtime::Context;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Redis;
@@ -26,11 +26,15 @@ const MOST_WAITING: usize = 4_096;
 /// Changes of one `WAIT`.
 const MOST_AT_ONCE: usize = 256;
 
+/// A change that a node of a cluster sends elsewhere is made anew after so long.
+const AGAIN_AFTER: Duration = Duration::from_millis(20);
+
 /// What the scripts of changes answer: what was done, version, set-at, whether there was an entry.
 pub(super) type Answer = (u64, u64, u64, u64);
 
 /// A script that changes something.
 pub(super) struct Change<'a> {
+    pub(super) partition: Partition,
     pub(super) script: &'a Script,
     pub(super) keys: Vec<&'a str>,
     pub(super) arguments: Vec<Value>,
@@ -67,31 +71,43 @@ impl Redis {
         change: Change<'_>,
         within: Duration,
     ) -> Result<(Answer, bool), RedisError> {
-        let Change { script, keys, arguments, replica_ack } = change;
+        let Change { partition, script, keys, arguments, replica_ack } = change;
+        let part = self.part(partition);
         if !replica_ack {
-            return Ok((self.run_script(script, &keys, arguments, within).await?, true));
+            return Ok((part.run_script(script, &keys, arguments, within).await?, true));
         }
-        let (answer, answered) = oneshot::channel();
-        let keys = keys.iter().map(|key| self.full(key)).collect();
-        let job = Job { script: script.text(), keys, arguments, answer };
-        self.durable.jobs.try_send(job).map_err(|refused| match refused {
-            mpsc::error::TrySendError::Full(_) => RedisError::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => RedisError::NotConnected,
-        })?;
-        match timeout(within, answered).await {
-            Ok(answer) => answer.unwrap_or(Err(RedisError::Lost)),
-            Err(_) => Err(RedisError::Timeout),
+        let keys: Vec<String> = keys.iter().map(|key| part.full(key)).collect();
+        let until = Instant::now() + within;
+        loop {
+            let (answer, answered) = oneshot::channel();
+            let (keys, arguments) = (keys.clone(), arguments.clone());
+            let job = Job { script: script.text(), keys, arguments, answer };
+            self.durable[partition.index()].jobs.try_send(job).map_err(|refused| match refused {
+                mpsc::error::TrySendError::Full(_) => RedisError::Overloaded,
+                mpsc::error::TrySendError::Closed(_) => RedisError::NotConnected,
+            })?;
+            let left = until.saturating_duration_since(Instant::now());
+            match timeout(left, answered).await {
+                // Nothing was done there.
+                Ok(Ok(Err(error))) if error.is_redirect() && left > AGAIN_AFTER => {
+                    self.look_again();
+                    sleep(AGAIN_AFTER).await;
+                }
+                Ok(answer) => return answer.unwrap_or(Err(RedisError::Lost)),
+                Err(_) => return Err(RedisError::Timeout),
+            }
         }
     }
 
-    /// Makes changes that replicas are to confirm, for as long as the service runs.
+    /// Makes changes of a partition that replicas are to confirm, for as long as the service runs.
     pub(crate) async fn make_durable_changes(
         self: Arc<Self>,
+        partition: Partition,
         config: RedisConfig,
         cx: Context,
     ) -> anyhow::Result<()> {
-        let Some(mut jobs) = self.durable.taken.lock().take() else { return Ok(()) };
-        let (stopping, mut maker) = (cx.stopping(), Maker { redis: self, config, cx, link: None });
+        let Some(mut jobs) = self.durable[partition.index()].taken.lock().take() else { return Ok(()) };
+        let (stopping, mut maker) = (cx.stopping(), Maker { redis: self, partition, config, cx, link: None });
         let mut some = Vec::new();
         while next_jobs(&mut jobs, &mut some, &stopping, maker.config.command_within).await {
             maker.make(&mut some).await;
@@ -118,6 +134,7 @@ async fn next_jobs(
 /// Makes changes over a connection of its own.
 struct Maker {
     redis: Arc<Redis>,
+    partition: Partition,
     config: RedisConfig,
     cx: Context,
     link: Option<WriteLink>,
@@ -163,7 +180,7 @@ impl Maker {
 
     /// Returns the connection to the present primary, which knows the scripts of these jobs.
     async fn link(&mut self, jobs: &[Job]) -> Option<&WriteLink> {
-        let primary = self.redis.primary();
+        let primary = self.redis.part(self.partition).primary();
         let is_good =
             |there: &WriteLink| !there.link.is_closed() && Some(there.link.address()) == primary.as_ref();
         if !self.link.as_ref().is_some_and(is_good) {

@@ -284,7 +284,9 @@ impl Redis {
             OnceParts::known_for(),
         ];
         arguments.extend(draft.tags.iter().map(Value::from));
-        let change = Change { script: &self.scripts.set, keys, arguments, replica_ack: draft.replica_ack };
+        let partition = self.partition_of(key.namespace());
+        let (script, replica_ack) = (&self.scripts.set, draft.replica_ack);
+        let change = Change { partition, script, keys, arguments, replica_ack };
         let ((code, version, set_at_unix_ms, existed), acked) = self.run_change(change, within).await?;
         let existed = existed > 0;
         Ok(match code {
@@ -320,8 +322,9 @@ impl Redis {
             once.fingerprint,
             OnceParts::known_for(),
         ];
-        let change =
-            Change { script: &self.scripts.delete, keys, arguments, replica_ack: removal.replica_ack };
+        let partition = self.partition_of(key.namespace());
+        let (script, replica_ack) = (&self.scripts.delete, removal.replica_ack);
+        let change = Change { partition, script, keys, arguments, replica_ack };
         let ((code, version, _, existed), acked) = self.run_change(change, within).await?;
         let made = Made { version, existed: existed > 0 };
         Ok(match code {
@@ -354,7 +357,7 @@ impl Redis {
         ];
         arguments.extend(what.tags.iter().map(|tag| Value::from(&**tag)));
         arguments.extend(what.keys.iter().map(|key| Value::from(key.as_str())));
-        self.run_script(&self.scripts.invalidate, &keys, arguments, within).await
+        self.namespace(what.namespace).run_script(&self.scripts.invalidate, &keys, arguments, within).await
     }
 
     /// Takes the lease to fill a key, if nobody has it.
@@ -368,15 +371,16 @@ impl Redis {
         let lease = lease_of(key);
         let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1);
         let arguments = vec![number(token), number(ttl_ms)];
-        let given: u64 =
-            self.run_script(&self.scripts.lease, &[lease.as_str(), SEQUENCE], arguments, within).await?;
+        let (part, keys) = (self.namespace(key.namespace()), [lease.as_str(), SEQUENCE]);
+        let given: u64 = part.run_script(&self.scripts.lease, &keys, arguments, within).await?;
         Ok(given == 1)
     }
 
     /// Gives a lease back that was not used.
     pub(crate) async fn release(&self, key: &Key, token: u64, within: Duration) -> Result<(), RedisError> {
         let lease = lease_of(key);
-        let _: u64 = self.run_script(&self.scripts.release, &[&lease], vec![number(token)], within).await?;
+        let (part, arguments) = (self.namespace(key.namespace()), vec![number(token)]);
+        let _: u64 = part.run_script(&self.scripts.release, &[&lease], arguments, within).await?;
         Ok(())
     }
 
@@ -397,7 +401,8 @@ impl Redis {
             policy.into(),
             number(MOST_CHANGES as u64),
         ];
-        let version: u64 = self.run_script(&self.scripts.put_policy, &keys, arguments, within).await?;
+        let script = &self.scripts.put_policy;
+        let version: u64 = self.first().run_script(script, &keys, arguments, within).await?;
         Ok((version > 0).then_some(version))
     }
 }

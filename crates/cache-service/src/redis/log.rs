@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use fred::interfaces::{ClientLike as _, KeysInterface as _};
 use fred::types::{ClusterHash, CustomCommand, Value};
-use mainstay_redis::{Address, Link, RedisError, number};
+use mainstay_redis::{Address, Link, Partition, RedisError, number};
 use mainstay_runtime::Context;
 
 use super::Redis;
@@ -20,16 +20,18 @@ pub(crate) struct LogLink {
 }
 
 impl Redis {
-    /// Connects to the server that commands go to; none when there is none.
+    /// Connects to the server that commands for a partition go to; none when there is none.
     pub(crate) async fn open_log(
         &self,
+        partition: Partition,
         config: &RedisConfig,
         cx: &Context,
     ) -> Result<Option<LogLink>, RedisError> {
-        let Some(address) = self.primary() else { return Ok(None) };
+        let part = self.part(partition);
+        let Some(address) = part.primary() else { return Ok(None) };
         let link = Link::open(address, config, cx).await?;
         let within = config.command_within;
-        Ok(Some(LogLink { link, log: self.full(LOG), sequence: self.full(SEQUENCE), within }))
+        Ok(Some(LogLink { link, log: part.full(LOG), sequence: part.full(SEQUENCE), within }))
     }
 }
 

@@ -20,6 +20,7 @@ impl Redis {
     pub(crate) async fn waiting(&self, key: &Key, within: Duration) -> Result<Option<Bytes>, RedisError> {
         let (queue, waiting) = (queue_of(key.namespace()), waiting_of(key.namespace()));
         let arguments = vec![key.as_str().into()];
-        self.run_script(&self.scripts.waiting, &[&queue, &waiting], arguments, within).await
+        let part = self.namespace(key.namespace());
+        part.run_script(&self.scripts.waiting, &[&queue, &waiting], arguments, within).await
     }
 }

@@ -47,7 +47,7 @@ pub(super) enum Touch {
     Soon,
 }
 
-/// Where scripts find sessions and users.
+/// Where scripts find sessions and users. In a cluster all lie together: an id does not tell whose session it is.
 const SESSIONS: &str = "_session:";
 const USERS: &str = "_sessions_of:";
 
@@ -194,8 +194,11 @@ impl RemoteSessions {
         left: Duration,
         failed: fn(crate::layer::redis::LayerError) -> SharedError,
     ) -> Result<Vec<String>, SessionError> {
-        let answer: Result<Vec<String>, _> =
-            self.layer.script("redis.session", script, &[SESSIONS, USERS], arguments, left).await;
+        let answer: Result<Vec<String>, _> = self
+            .layer
+            .of(SESSIONS)
+            .script("redis.session", script, &[SESSIONS, USERS], arguments, left)
+            .await;
         let answer = answer.map_err(failed)?;
         match answer.first().map(String::as_str) {
             Some("ok") => Ok(answer),

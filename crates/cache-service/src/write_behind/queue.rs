@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fred::types::Value;
+use futures_util::future::join_all;
 
 use super::plan::{Place, Taken};
 use crate::entry::{Body, Envelope};
@@ -208,7 +209,18 @@ impl Queues {
 
     /// Returns the namespaces that have a queue or dead letters.
     pub(crate) async fn names(&self) -> Result<Vec<String>, LayerError> {
-        self.redis.script("redis.queues", &self.names, &[NAMES], Vec::new(), WITHIN).await
+        let ask = |partition| {
+            let part = self.redis.part(partition);
+            part.script::<Vec<String>>("redis.queues", &self.names, &[NAMES], Vec::new(), WITHIN)
+        };
+        let mut answers = join_all(self.redis.partitions().map(ask)).await;
+        // A partition that does not answer holds up its own queues alone.
+        if answers.iter().all(Result::is_err)
+            && let Some(answer) = answers.pop()
+        {
+            return answer;
+        }
+        Ok(answers.into_iter().flatten().flatten().collect())
     }
 
     /// Takes the changes at the head, and with them the queue; none when another node has it.
@@ -222,7 +234,8 @@ impl Queues {
         ];
         let (owner, queue, dead) = (owner_of(namespace), queue_of(namespace), dead_of(namespace));
         let keys = [owner.as_str(), &queue, &dead, NAMES];
-        let parts: Vec<Bytes> = self.redis.script("redis.take", &self.take, &keys, arguments, WITHIN).await?;
+        let parts: Vec<Bytes> =
+            self.redis.of(namespace).script("redis.take", &self.take, &keys, arguments, WITHIN).await?;
         let mut parts = parts.into_iter();
         if parts.next().is_none_or(|ours| ours != "1") {
             return Ok(None);
@@ -243,15 +256,18 @@ impl Queues {
         let arguments = vec![self.token.as_str().into(), self.lease_ms.to_string().into()];
         let owner = owner_of(namespace);
         let renewed: u64 =
-            self.redis.script("redis.renew", &self.renew, &[&owner], arguments, WITHIN).await?;
+            self.redis.of(namespace).script("redis.renew", &self.renew, &[&owner], arguments, WITHIN).await?;
         Ok(renewed == 1)
     }
 
     pub(super) async fn release(&self, namespace: &str) {
         let (owner, arguments) = (owner_of(namespace), vec![self.token.as_str().into()]);
         // If it fails, the lease ends by itself.
-        let _: Result<u64, _> =
-            self.redis.script("redis.release", &self.release, &[&owner], arguments, WITHIN).await;
+        let _: Result<u64, _> = self
+            .redis
+            .of(namespace)
+            .script("redis.release", &self.release, &[&owner], arguments, WITHIN)
+            .await;
     }
 
     /// Removes changes from the queue; false when it is no longer ours.
@@ -264,7 +280,8 @@ impl Queues {
         arguments.extend(places.flat_map(|Place { id, key }| [Value::from(id), key.as_str().into()]));
         let (owner, queue, waiting) = (owner_of(namespace), queue_of(namespace), waiting_of(namespace));
         let keys = [owner.as_str(), &queue, &waiting];
-        let done: u64 = self.redis.script("redis.done", &self.done, &keys, arguments, WITHIN).await?;
+        let done: u64 =
+            self.redis.of(namespace).script("redis.done", &self.done, &keys, arguments, WITHIN).await?;
         Ok(done == 1)
     }
 
@@ -286,7 +303,8 @@ impl Queues {
         let (owner, queue, dead) = (owner_of(namespace), queue_of(namespace), dead_of(namespace));
         let waiting = waiting_of(namespace);
         let keys = [owner.as_str(), &queue, &dead, &waiting];
-        let buried: u64 = self.redis.script("redis.bury", &self.bury, &keys, arguments, WITHIN).await?;
+        let buried: u64 =
+            self.redis.of(namespace).script("redis.bury", &self.bury, &keys, arguments, WITHIN).await?;
         Ok(match buried {
             0 => Buried::NotOurs,
             1 => Buried::Done,
@@ -298,6 +316,7 @@ impl Queues {
         let (queue, dead, owner) = (queue_of(namespace), dead_of(namespace), owner_of(namespace));
         let parts: Vec<String> = self
             .redis
+            .of(namespace)
             .script("redis.queue", &self.status, &[&queue, &dead, &owner], Vec::new(), WITHIN)
             .await?;
         let text = |place: usize| parts.get(place).map_or("", String::as_str);
@@ -324,7 +343,7 @@ impl Queues {
         let arguments = vec![after.into(), most.to_string().into()];
         let dead = dead_of(namespace);
         let parts: Vec<Bytes> =
-            self.redis.script("redis.dead", &self.dead, &[&dead], arguments, left).await?;
+            self.redis.of(namespace).script("redis.dead", &self.dead, &[&dead], arguments, left).await?;
         Ok(parts.chunks_exact(6).filter_map(letter).collect())
     }
 
@@ -339,7 +358,7 @@ impl Queues {
         arguments.extend(ids.iter().map(Value::from));
         let (dead, queue, waiting) = (dead_of(namespace), queue_of(namespace), waiting_of(namespace));
         let keys = [dead.as_str(), &queue, NAMES, &waiting];
-        self.redis.script("redis.replay", &self.replay, &keys, arguments, left).await
+        self.redis.of(namespace).script("redis.replay", &self.replay, &keys, arguments, left).await
     }
 
     /// Removes dead letters for good and returns how many were there.
@@ -351,7 +370,7 @@ impl Queues {
     ) -> Result<u64, LayerError> {
         let dead = dead_of(namespace);
         let arguments = ids.iter().map(Value::from).collect();
-        self.redis.script("redis.drop", &self.drop, &[&dead], arguments, left).await
+        self.redis.of(namespace).script("redis.drop", &self.drop, &[&dead], arguments, left).await
     }
 }
 

@@ -41,7 +41,7 @@ async fn proxied(stack: &Devstack) -> (CacheNode, ChaosProxy) {
 }
 
 impl CacheNode {
-    fn admin(&self) -> CacheAdminClient<Channel> {
+    pub(crate) fn admin(&self) -> CacheAdminClient<Channel> {
         CacheAdminClient::new(self.channel.clone())
     }
 
@@ -49,7 +49,7 @@ impl CacheNode {
         self.admin().invalidation_stats(InvalidationStatsRequest {}).await.unwrap().into_inner()
     }
 
-    async fn wait_current(&self, current: bool) {
+    pub(crate) async fn wait_current(&self, current: bool) {
         wait_until("the log to be followed or not", LOOK_EVERY, WITHIN, || async {
             let stats = self.invalidation().await;
             if stats.current == current { Ok(()) } else { Err(format!("{stats:?}")) }

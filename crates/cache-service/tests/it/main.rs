@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail")]
 
 mod adaptive;
+mod cluster;
 mod commands;
 mod disk;
 mod doors;

@@ -11,7 +11,12 @@ use mainstay_rpc::{Failure, Status};
 use crate::node::{CacheNode, LOOK_EVERY, WITHIN, redis, single};
 
 impl CacheNode {
-    async fn put(&self, namespace: &str, policy: NamespacePolicy, if_version: u64) -> Result<u64, Status> {
+    pub(crate) async fn put(
+        &self,
+        namespace: &str,
+        policy: NamespacePolicy,
+        if_version: u64,
+    ) -> Result<u64, Status> {
         let namespace = namespace.to_owned();
         let request = PutNamespaceRequest { namespace, policy: Some(policy), if_version };
         let put = CacheAdminClient::new(self.channel.clone()).put_namespace(request).await;
@@ -24,7 +29,7 @@ impl CacheNode {
         client.policy_history(request).await.unwrap().into_inner().changes
     }
 
-    async fn eviction(&self, namespace: &str) -> Option<String> {
+    pub(crate) async fn eviction(&self, namespace: &str) -> Option<String> {
         let mut client = PolicyServiceClient::new(self.channel.clone());
         let listed = client.list_namespaces(ListNamespacesRequest {}).await.unwrap().into_inner();
         let view = listed.namespaces.into_iter().find(|view| view.namespace == namespace)?;
@@ -37,7 +42,7 @@ impl CacheNode {
     }
 }
 
-fn evicting(eviction: &str) -> NamespacePolicy {
+pub(crate) fn evicting(eviction: &str) -> NamespacePolicy {
     NamespacePolicy { eviction: Some(eviction.to_owned()), ..NamespacePolicy::default() }
 }
 

@@ -17,7 +17,11 @@ use crate::node::{CacheNode, LOOK_EVERY, WITHIN, redis, single};
 type Events = Streaming<pb::SubscribeResponse>;
 
 impl CacheNode {
-    async fn publish(&self, topic: &str, payload: impl Into<Bytes>) -> Result<pb::PublishResponse, Status> {
+    pub(crate) async fn publish(
+        &self,
+        topic: &str,
+        payload: impl Into<Bytes>,
+    ) -> Result<pb::PublishResponse, Status> {
         let request = pb::PublishRequest {
             topic: topic.to_owned(),
             payload: payload.into(),
@@ -36,7 +40,7 @@ impl CacheNode {
     }
 
     /// Listens, and waits until everything is heard.
-    async fn listen(&self, topics: &[&str], patterns: &[&str], policy: pb::SlowReaders) -> Events {
+    pub(crate) async fn listen(&self, topics: &[&str], patterns: &[&str], policy: pb::SlowReaders) -> Events {
         let mut events = self.try_subscribe(wanted(topics, patterns, policy)).await.unwrap();
         assert_eq!(told(&mut events).await, "listening");
         events
@@ -53,7 +57,7 @@ async fn next(events: &mut Events) -> Result<Option<Event>, Failure> {
     Ok(next.map_err(Failure::from)?.and_then(|response| response.event))
 }
 
-async fn told(events: &mut Events) -> String {
+pub(crate) async fn told(events: &mut Events) -> String {
     match next(events).await.unwrap() {
         Some(Event::Listening(_)) => "listening".to_owned(),
         Some(Event::Message(message)) => {
@@ -64,7 +68,7 @@ async fn told(events: &mut Events) -> String {
     }
 }
 
-const ANY: pb::SlowReaders = pb::SlowReaders::Unspecified;
+pub(crate) const ANY: pb::SlowReaders = pb::SlowReaders::Unspecified;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_node_hears_each_message_once_and_a_break_of_redis_is_told() {

@@ -92,7 +92,7 @@ async fn touches_are_written_together_and_those_that_wait_when_the_service_stops
     stack.stop().await.unwrap();
 }
 
-async fn a_session_lives_as_it_should(here: &Client, there: &Client) {
+pub(crate) async fn a_session_lives_as_it_should(here: &Client, there: &Client) {
     let minute = Duration::from_secs(60);
     let created = here.create("ann", minute, None).await;
     let session = created.session.clone().unwrap();
@@ -126,7 +126,7 @@ async fn a_session_lives_as_it_should(here: &Client, there: &Client) {
     }
 }
 
-async fn sessions_of_a_user_are_bounded_listed_and_revoked(here: &Client, there: &Client) {
+pub(crate) async fn sessions_of_a_user_are_bounded_listed_and_revoked(here: &Client, there: &Client) {
     let mut created = Vec::new();
     for seconds in [100, 200, 300] {
         created.push(here.create("bob", Duration::from_secs(seconds), None).await);
@@ -180,10 +180,10 @@ fn not_found(reply: Result<pb::GetSessionResponse, Status>) -> String {
     Failure::from(reply.unwrap_err()).reason().to_owned()
 }
 
-struct Client(SessionServiceClient<Channel>);
+pub(crate) struct Client(SessionServiceClient<Channel>);
 
 impl Client {
-    fn of(node: &Node) -> Self {
+    pub(crate) fn of(node: &Node) -> Self {
         Self(SessionServiceClient::new(node.channel.clone()))
     }
 

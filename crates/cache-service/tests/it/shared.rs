@@ -46,7 +46,7 @@ impl Node {
         wait_until("the service to be ready", LOOK_EVERY, WITHIN, ready).await.unwrap();
     }
 
-    async fn check(&self, key: &str, quota: u32) -> pb::RateLimitCheckResponse {
+    pub(crate) async fn check(&self, key: &str, quota: u32) -> pb::RateLimitCheckResponse {
         let limit = pb::RateLimit { quota, window: duration(Duration::from_hours(1)), burst: 0 };
         let request = pb::RateLimitCheckRequest { key: key.to_owned(), limit: Some(limit), cost: None };
         RateLimitServiceClient::new(self.channel.clone()).check(request).await.unwrap().into_inner()
@@ -185,7 +185,7 @@ async fn without_redis_locks_counters_and_limits_do_the_same_in_memory() {
     nodes[0].cx.shut_down().await;
 }
 
-async fn sixty_four_callers_never_hold_a_lock_together(nodes: &[Node]) {
+pub(crate) async fn sixty_four_callers_never_hold_a_lock_together(nodes: &[Node]) {
     let (n_holding, last_token) = (AtomicUsize::new(0), AtomicU64::new(0));
     let callers = (0..64).map(|number| {
         let (node, n_holding, last_token) = (&nodes[number % nodes.len()], &n_holding, &last_token);
@@ -205,7 +205,7 @@ async fn sixty_four_callers_never_hold_a_lock_together(nodes: &[Node]) {
     try_join_all(callers).await.unwrap();
 }
 
-async fn a_late_holder_is_kept_out(nodes: &[Node]) {
+pub(crate) async fn a_late_holder_is_kept_out(nodes: &[Node]) {
     let (first, last) = (&nodes[0], &nodes[nodes.len() - 1]);
     let long = Duration::from_secs(60);
     let taken = first.acquire("late", "a", Duration::from_millis(50), Duration::ZERO).await.unwrap();
@@ -230,7 +230,7 @@ async fn a_late_holder_is_kept_out(nodes: &[Node]) {
     assert!(!last.is_current("late", next.token).await);
 }
 
-async fn increments_add_up_and_are_made_once(nodes: &[Node]) {
+pub(crate) async fn increments_add_up_and_are_made_once(nodes: &[Node]) {
     let of = |name: &str| pb::IncrementCounterRequest { name: name.to_owned(), ..Default::default() };
     let adds = (0..200).map(|number| nodes[number % nodes.len()].increment(of("sum")));
     let mut values: Vec<i64> = try_join_all(adds).await.unwrap().iter().map(|reply| reply.value).collect();

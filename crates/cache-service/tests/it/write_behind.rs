@@ -25,7 +25,7 @@ use crate::node::{CacheNode, LOOK_EVERY, WITHIN, redis, single};
 
 /// A table that takes changes by version, and remembers every call.
 #[derive(Clone, Default)]
-struct Table {
+pub(crate) struct Table {
     rows: Arc<Mutex<HashMap<String, Row>>>,
     /// Changes of each call, in the order in which they came.
     calls: Arc<Mutex<Vec<Vec<Change>>>>,
@@ -81,7 +81,7 @@ impl Origin for Table {
 }
 
 impl Table {
-    async fn serve(&self) -> (Context, String) {
+    pub(crate) async fn serve(&self) -> (Context, String) {
         let cx = Context::for_test("table");
         cx.serve(Routes::new(OriginServer::new(self.clone()))).await.unwrap();
         let address = cx.listening().first().unwrap().address;
@@ -96,7 +96,7 @@ impl Table {
         self.calls.lock().iter().map(Vec::len).sum()
     }
 
-    async fn wait_for(&self, key: &str, value: Option<&'static str>) {
+    pub(crate) async fn wait_for(&self, key: &str, value: Option<&'static str>) {
         wait_until("the origin to have the change", LOOK_EVERY, WITHIN, || async {
             let there = self.value(key);
             let is_it = there.as_deref() == value.map(str::as_bytes);

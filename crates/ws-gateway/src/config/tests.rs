@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use mainstay_auth::jwt::RotatingKeys;
+use mainstay_redis::RedisMode;
 use mainstay_runtime::{Problems, Secret, ServiceConfig as _};
 use serde_json::Value;
 
@@ -49,6 +50,15 @@ fn the_defaults_are_legal_and_let_nobody_in() {
     assert!(
         config.auth.verifier(&RotatingKeys::default()).unwrap().is_none() && !config.auth.allow_anonymous
     );
+}
+
+#[test]
+fn a_cluster_is_refused() {
+    let mut config = GatewayConfig::default();
+    config.redis.mode = RedisMode::Cluster;
+    config.redis.nodes = vec!["10.0.0.1:6379".to_owned()];
+    let problems = problems(&config);
+    assert!(problems.len() == 1 && problems[0].starts_with("redis.mode: "), "{problems:?}");
 }
 
 #[test]

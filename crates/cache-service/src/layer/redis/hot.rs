@@ -44,6 +44,6 @@ impl RedisLayer {
     ) -> Result<Vec<String>, LayerError> {
         let numbers = [millis(told_for), most].map(|number| Value::from(number.to_string()));
         let arguments = numbers.into_iter().chain(own.iter().map(|name| Value::from(*name))).collect();
-        self.script("redis.tell_hot", &TELL, &[HOT], arguments, left).await
+        self.of(HOT).script("redis.tell_hot", &TELL, &[HOT], arguments, left).await
     }
 }

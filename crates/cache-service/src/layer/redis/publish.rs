@@ -6,22 +6,25 @@ use fred::types::Value;
 use tracing::Instrument as _;
 
 use super::{LayerError, RedisLayer};
+use crate::redis::Partition;
 
 impl RedisLayer {
-    /// Sends a message on a channel, which gets the prefix, and counts who took it.
+    /// Sends a message on a channel, which gets the prefix, and counts who took it. In a cluster all messages go to the primary to
+    /// which all nodes listen, for it counts, and orders, only what passes through itself.
     pub(crate) async fn publish(
         &self,
         channel: &str,
         message: Bytes,
         left: Duration,
     ) -> Result<u32, LayerError> {
-        let span = self.span("redis.publish", "PUBLISH");
-        let channel = self.redis.full(channel);
+        let part = self.part(Partition::FIRST);
+        let span = part.span("redis.publish", "PUBLISH");
+        let channel = self.redis.first().full(channel);
         let publish = |within| {
-            self.redis.command(within, |client| async move {
+            self.redis.first().command(within, |client| async move {
                 client.publish::<u32, _, _>(channel, Value::Bytes(message)).await
             })
         };
-        self.guarded(left, publish).instrument(span).await
+        part.guarded(left, publish).instrument(span).await
     }
 }

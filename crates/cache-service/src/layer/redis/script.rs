@@ -3,13 +3,13 @@ use std::time::Duration;
 use fred::types::{FromValue, Value};
 use tracing::Instrument as _;
 
-use super::{LayerError, RedisLayer};
+use super::{LayerError, LayerPart};
 use crate::redis::Script;
 
-impl RedisLayer {
+impl LayerPart<'_> {
     /// Runs a script; `left` is the time the caller has. `name` names its span.
     pub(crate) async fn script<T: FromValue + Send>(
-        &self,
+        self,
         name: &'static str,
         script: &Script,
         keys: &[&str],
@@ -17,7 +17,8 @@ impl RedisLayer {
         left: Duration,
     ) -> Result<T, LayerError> {
         let span = self.span(name, "EVALSHA");
-        let run = |within| self.redis.run_script(script, keys, arguments, within);
+        let redis = self.layer.redis.part(self.partition);
+        let run = |within| redis.run_script(script, keys, arguments, within);
         self.guarded(left, run).instrument(span).await
     }
 }

@@ -70,6 +70,33 @@ struct RedisStats {
     redis_info: Option<BTreeMap<String, String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sentinel: Option<SentinelStats>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<RedisClusterStats>,
+}
+
+#[derive(Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct RedisClusterStats {
+    nodes: u32,
+    /// Nodes that others could not reach for a while.
+    failing: u32,
+    partitions: u32,
+    /// Partitions whose primary answered the last probe.
+    partitions_served: u32,
+    /// Primaries with slots.
+    shards: Vec<RedisShardStats>,
+}
+
+#[derive(Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct RedisShardStats {
+    address: String,
+    slots: u32,
+    replicas: u32,
+    partitions: u32,
+    /// False also where it has none of the partitions, for it is not asked.
+    answers: bool,
+    redis_info: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Serialize, ToSchema)]
@@ -207,6 +234,7 @@ impl RedisStats {
                 memory_entries,
                 redis_info: None,
                 sentinel: None,
+                cluster: None,
             };
         };
         Self {
@@ -222,6 +250,27 @@ impl RedisStats {
                 configured: sentinel.sentinels_configured,
                 reachable: sentinel.sentinels_reachable,
             }),
+            cluster: redis.cluster.map(RedisClusterStats::from),
+        }
+    }
+}
+
+impl From<wire::RedisClusterStats> for RedisClusterStats {
+    fn from(cluster: wire::RedisClusterStats) -> Self {
+        let shard = |shard: wire::RedisShardStats| RedisShardStats {
+            address: shard.address,
+            slots: shard.slots,
+            replicas: shard.replicas,
+            partitions: shard.partitions,
+            answers: shard.answers,
+            redis_info: shard.info.into_iter().collect(),
+        };
+        Self {
+            nodes: cluster.nodes,
+            failing: cluster.failing,
+            partitions: cluster.partitions,
+            partitions_served: cluster.partitions_served,
+            shards: cluster.shards.into_iter().map(shard).collect(),
         }
     }
 }
