@@ -38,6 +38,8 @@ mod policies;
 mod read;
 mod reconcile;
 mod remove;
+mod through;
+mod turns;
 mod warm;
 mod write;
 mod xfetch;
@@ -53,6 +55,7 @@ pub(crate) use invalidate::Invalidate;
 pub(crate) use load::Loads;
 pub(crate) use namespaces::{Namespace, Namespaces, Policy};
 pub(crate) use policies::{PolicyView, RunTimePolicies};
+pub(crate) use turns::Turns;
 pub(crate) use warm::Warmed;
 
 /// Decides what the layers are asked and told. Knows no protocol.
@@ -82,6 +85,8 @@ pub(crate) struct Engine {
     /// Changes with idempotency keys, where a namespace is not in Redis.
     pub(crate) made_here: MadeHere,
     pub(crate) loads: Loads,
+    /// Changes that an origin is being told of.
+    pub(crate) turns: Turns,
     /// Woken by every change that goes into a queue.
     pub(crate) queued: Notify,
     /// So many changes of a namespace may wait for its origin.

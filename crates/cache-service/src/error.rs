@@ -44,6 +44,20 @@ pub(crate) enum CacheError {
     NotLoaded { message: String },
     #[error("the origin did not confirm the change: nothing was stored here")]
     OriginRefused(#[source] OriginError),
+    #[error("somebody else changes or loads the key: the origin was told nothing, and nothing was stored")]
+    KeyBusy,
+    #[error(
+        "redis cannot be reached to check the condition: the origin was told nothing, and nothing was stored"
+    )]
+    NotReserved(#[source] LayerError),
+    #[error(
+        "the origin took the change, and somebody else changed the key meanwhile: a read shows what the origin has"
+    )]
+    Overtaken,
+    #[error(
+        "the origin took the change, and the cache did not: until it does, other nodes may have what was before"
+    )]
+    OriginAhead(#[source] Box<Self>),
     #[error("the policy is not legal: {}", problems.join("; "))]
     PolicyInvalid { problems: Vec<String> },
     #[error("the namespace has another version of its run-time policy")]
@@ -88,6 +102,9 @@ impl CacheError {
             | Self::Fenced { .. } => ErrorCode::Conflict,
             Self::FenceNotPossible | Self::OnceNotPossible | Self::NoQueue => ErrorCode::FailedPrecondition,
             Self::NotConfirmed(_)
+            | Self::KeyBusy
+            | Self::Overtaken
+            | Self::OriginAhead(_)
             | Self::NotStored(_)
             | Self::NotDeleted(_)
             | Self::NotDurable { .. }
@@ -97,6 +114,8 @@ impl CacheError {
             | Self::HistoryNotRead(_)
             | Self::NotLoaded { .. }
             | Self::OriginRefused(_) => ErrorCode::Unavailable,
+            Self::NotReserved(layer) if layer.is_overload() => ErrorCode::ResourceExhausted,
+            Self::NotReserved(_) => ErrorCode::Unavailable,
         }
     }
 }
@@ -164,8 +183,24 @@ impl From<CacheError> for Failure {
                     .detail("outcome", outcome.as_str())
             }
             CacheError::PolicyChanged => Self::new(code, "VERSION_MISMATCH", message),
+            CacheError::KeyBusy => Self::new(code, "KEY_BUSY", message)
+                .retry_after(RETRY_AFTER)
+                .detail("outcome", WriteOutcome::NotApplied.as_str()),
+            CacheError::NotReserved(layer) if layer.is_overload() => {
+                Self::new(code, "OVERLOADED", message).retry_after(OVERLOAD_LASTS)
+            }
+            CacheError::NotReserved(layer) => unavailable("REDIS_UNAVAILABLE", layer, message)
+                .detail("outcome", WriteOutcome::NotApplied.as_str()),
+            CacheError::Overtaken => origin_ahead(code, message),
+            CacheError::OriginAhead(error) => origin_ahead(code, message).caused_by(*error),
         }
     }
+}
+
+fn origin_ahead(code: ErrorCode, message: String) -> Failure {
+    Failure::new(code, "ORIGIN_AHEAD", message)
+        .retry_after(RETRY_AFTER)
+        .detail("outcome", WriteOutcome::Unknown.as_str())
 }
 
 fn unavailable(reason: &'static str, layer: LayerError, message: String) -> Failure {
@@ -248,10 +283,15 @@ mod tests {
             (CacheError::NotDeleted(LayerError::NoTime), "not_applied"),
             (CacheError::NotInvalidated(lost()), "unknown"),
             (CacheError::NotDurable { version: 1 }, "unknown"),
+            (CacheError::NotReserved(lost()), "not_applied"),
+            (CacheError::KeyBusy, "not_applied"),
+            (CacheError::Overtaken, "unknown"),
+            (CacheError::OriginAhead(Box::new(CacheError::NotStored(open()))), "unknown"),
         ] {
             let failure = Failure::from(error);
             assert_eq!(failure.details().get("outcome").map(String::as_str), Some(outcome), "{failure:?}");
-            assert_eq!(failure.reason() == "REDIS_UNAVAILABLE", outcome == "not_applied", "{failure:?}");
+            let is_surely_not_made = matches!(failure.reason(), "REDIS_UNAVAILABLE" | "KEY_BUSY");
+            assert_eq!(is_surely_not_made, outcome == "not_applied", "{failure:?}");
         }
     }
 }

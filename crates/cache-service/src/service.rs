@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::config::{CacheConfig, RedisMode};
-use crate::engine::{Engine, HotKeeper, HotKeys, Loads, Namespaces, Reads, RunTimePolicies};
+use crate::engine::{Engine, HotKeeper, HotKeys, Loads, Namespaces, Reads, RunTimePolicies, Turns};
 use crate::fence::Fences;
 use crate::grpc::admin::AdminGrpc;
 use crate::grpc::cache::CacheGrpc;
@@ -120,6 +120,7 @@ pub(crate) fn assemble(cx: &Context, config: &CacheConfig) -> anyhow::Result<Arc
         queued: Notify::new(),
         max_queued: config.write_behind.max_queued,
         loads: Loads::new(cx.clone(), origins, Weak::clone(engine)),
+        turns: Turns::default(),
         reads: Reads::default(),
         hot: HotKeys::default(),
     });

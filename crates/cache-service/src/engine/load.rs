@@ -17,7 +17,7 @@ use crate::error::CacheError;
 use crate::key::{ContentType, Key, Tags, Ttl};
 use crate::layer::redis::{Left, RedisLayer};
 use crate::metrics::LastLayer;
-use crate::origin::{Change, Loaded, OriginError, Origins, Seat};
+use crate::origin::{Loaded, OriginError, Origins, Seat};
 
 /// While another node has the lease, Redis is asked this often for what it brings.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
@@ -153,30 +153,6 @@ impl Engine {
             self.metrics.refreshes.inc();
             drop(self.loads.join(key, true, None));
         }
-    }
-
-    /// Lets the origin take a change first, where the strategy asks for it. If it does not, nothing is stored.
-    pub(super) async fn write_through(
-        &self,
-        key: &Key,
-        policy: &Policy,
-        draft: Option<&Draft>,
-        version: u64,
-        left: Duration,
-    ) -> Result<(), CacheError> {
-        if !policy.strategy.writes_first() {
-            return Ok(());
-        }
-        let value = draft.map(|draft| Loaded {
-            value: draft.value.clone().unwrap_or_default(),
-            content_type: draft.content_type.clone(),
-            ttl: Some(draft.ttl),
-            tags: draft.tags.clone(),
-        });
-        let change = Change { key: key.clone(), value, version };
-        let within = policy.hard_deadline.min(left);
-        let stored = self.loads.origins.store(&policy.origin, &[change], within).await;
-        stored.map_err(CacheError::OriginRefused)
     }
 
     async fn fly(&self, key: &Key, again: bool, mut seat: Option<Seat>) -> Result<Found, OriginError> {

@@ -35,8 +35,12 @@ impl Engine {
             return self.remove_if(key, policy, &removal, left).await;
         }
         let version = self.versions.next(self.time.unix_us());
-        self.write_through(key, policy, None, version, left).await?;
-        self.forget(key, policy, &removal, left).await
+        let told = self.tell_first(key, policy, None, version, left).await?;
+        let removed = self.forget(key, policy, &removal, left).await;
+        match removed {
+            Err(error) if told.is_some() => Err(self.not_stored(key, policy, error, left).await),
+            removed => removed,
+        }
     }
 
     /// Removes a key from every layer, and tells whether it was in one.

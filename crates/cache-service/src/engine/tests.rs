@@ -47,6 +47,7 @@ fn engine(config: &CacheConfig) -> (Engine, ClockHandle) {
         queued: Notify::new(),
         max_queued: config.write_behind.max_queued,
         loads: Loads::new(Context::for_test("cache-service"), Origins::default(), Weak::new()),
+        turns: Turns::default(),
         reads: Reads::default(),
         hot: HotKeys::default(),
     };

@@ -33,7 +33,7 @@ impl Engine {
         }
         let compress_above = policy.compress_above;
         let max_queued = self.max_queued_of(policy);
-        let draft = Draft {
+        let mut draft = Draft {
             value: Some(value),
             content_type,
             tags,
@@ -47,29 +47,33 @@ impl Engine {
             replica_ack: policy.durability == Durability::ReplicaAck,
         };
         let version = self.versions.next(self.time.unix_us());
-        self.write_through(&key, policy, Some(&draft), version, left).await?;
+        let writes_around =
+            namespace.writes_around() && condition == Condition::Always && draft.lease.is_none();
+        let told = self.tell_first(&key, policy, Some(&mut draft), version, left).await?;
         if let Some(adaptive) = &namespace.adaptive {
             adaptive.wrote(&key);
         }
         let removal = Removal { replica_ack: draft.replica_ack, ..Removal::default() };
-        if namespace.writes_around()
-            && condition == Condition::Always
-            && draft.lease.is_none()
-            && let Ok((_, layer)) = self.forget(&key, policy, &removal, left).await
-        {
+        if writes_around && let Ok((_, layer)) = self.forget(&key, policy, &removal, left).await {
             namespace.sets.inc();
             return Ok((Stored::applied(version), layer));
         }
         let stored = match self.redis_of(policy) {
             None if max_queued.is_some() => return Err(CacheError::NoQueue),
-            None => (self.write_here(&key, policy, &draft, version).await?, LastLayer::L1),
+            None => {
+                self.write_here(&key, policy, &draft, version).await.map(|stored| (stored, LastLayer::L1))
+            }
             Some(redis) => {
                 let span = tracing::info_span!("cache.set", cache.namespace = key.namespace());
-                self.write_below(redis, &key, policy, &draft, version, left).instrument(span).await?
+                self.write_below(redis, &key, policy, &draft, version, left).instrument(span).await
             }
         };
-        namespace.sets.inc();
-        Ok(stored)
+        match stored {
+            Ok(_) => drop(namespace.sets.inc()),
+            Err(error) if told.is_some() => return Err(self.not_stored(&key, policy, error, left).await),
+            Err(_) => {}
+        }
+        stored
     }
 
     /// Writes where there is no Redis below.

@@ -263,7 +263,7 @@ impl Memory {
     ) -> Result<(), u64> {
         let record = Record::pack(key, entry);
         self.with_pool(key, |hash, shard, pool| {
-            let alive = shard.head(key, hash).filter(|held| held.is_alive(now));
+            let alive = shard.head(key, hash).filter(|held| held.has_value && held.is_alive(now));
             let version = alive.map(|held| held.version);
             if !condition.holds(version) {
                 return Err(version.unwrap_or(0));

@@ -158,6 +158,30 @@ impl RedisLayer {
         part.guarded(left, |within| self.redis.lease(key, token, ttl, within)).instrument(span).await
     }
 
+    /// Tells whether a lease is still its holder's.
+    pub(crate) async fn holds_lease(
+        &self,
+        key: &Key,
+        token: u64,
+        left: Duration,
+    ) -> Result<bool, LayerError> {
+        let part = self.of(key.namespace());
+        let span = part.span("redis.lease", "GET");
+        part.guarded(left, |within| self.redis.holds_lease(key, token, within)).instrument(span).await
+    }
+
+    /// Returns the version that a condition is compared with, 0 for an entry that is none of ours; none where there is no entry.
+    pub(crate) async fn version(&self, key: &Key, left: Duration) -> Result<Option<u64>, LayerError> {
+        let part = self.of(key.namespace());
+        let span = part.span("redis.get", "GET");
+        let (bytes, _) = part.guarded(left, |within| self.redis.get(key, within)).instrument(span).await?;
+        let Some(bytes) = bytes else { return Ok(None) };
+        match decode(bytes).await {
+            Ok(envelope) => Ok(envelope.value.map(|_| envelope.version)),
+            Err(_) => Ok(Some(0)),
+        }
+    }
+
     /// Gives a lease back that was not used.
     pub(crate) async fn release(&self, key: &Key, token: u64, left: Duration) -> Result<(), LayerError> {
         let part = self.of(key.namespace());

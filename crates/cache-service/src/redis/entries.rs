@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use fred::interfaces::KeysInterface as _;
 use fred::types::Value;
 use mainstay_redis::{RedisError, Script, number};
 
@@ -374,6 +375,21 @@ impl Redis {
         let (part, keys) = (self.namespace(key.namespace()), [lease.as_str(), SEQUENCE]);
         let given: u64 = part.run_script(&self.scripts.lease, &keys, arguments, within).await?;
         Ok(given == 1)
+    }
+
+    /// Tells whether a lease is still its holder's.
+    pub(crate) async fn holds_lease(
+        &self,
+        key: &Key,
+        token: u64,
+        within: Duration,
+    ) -> Result<bool, RedisError> {
+        let part = self.namespace(key.namespace());
+        let lease = part.full(&lease_of(key));
+        let held: Option<String> =
+            part.command(within, |client| async move { client.get(lease).await }).await?;
+        let holder = held.as_deref().and_then(|held| held.split(':').next());
+        Ok(holder == Some(token.to_string().as_str()))
     }
 
     /// Gives a lease back that was not used.

@@ -23,6 +23,7 @@ mod sentinel;
 mod session;
 mod shared;
 mod single;
+mod through;
 mod tls;
 mod warming;
 mod write_behind;
