@@ -8,6 +8,7 @@ mod checks;
 mod config;
 mod dependency;
 mod deployed;
+mod disk;
 mod drain;
 mod failover;
 mod hostile;

@@ -17,9 +17,11 @@ use crate::entry::Envelope;
 use crate::key::Key;
 use crate::time::Time;
 
+mod end;
 mod index;
 mod log;
 mod record;
+mod recovery;
 mod writer;
 
 #[cfg(test)]
@@ -296,9 +298,12 @@ impl Disk {
         if self.news_are_cut.swap(false, Ordering::Relaxed) {
             return log.clear(&self.index);
         }
+        if news.is_empty() {
+            return Ok(());
+        }
         for record in news {
             log.append(&record, 0, &self.index)?;
         }
-        Ok(())
+        log.note_end()
     }
 }

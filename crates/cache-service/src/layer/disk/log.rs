@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::end::{End, EndFile};
 use super::index::{Index, Place};
-use super::record::{Kind, Raised, Record, Unreadable};
+use super::record::{Kind, Record};
+use super::recovery::Recovered;
 
 const SEGMENTS: u64 = 16;
 const SEGMENT_BYTES_MIN: u64 = 1 << 20;
@@ -20,37 +22,28 @@ const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 /// Is the files of one directory, which no other process may use meanwhile.
 #[derive(Debug)]
 pub(super) struct Log {
-    directory: PathBuf,
+    pub(super) directory: PathBuf,
     capacity_bytes: u64,
-    segments: BTreeMap<u64, Segment>,
+    pub(super) segments: BTreeMap<u64, Segment>,
     /// The last segment, if it is one that this process writes.
     is_writing: bool,
-    next_number: u64,
+    pub(super) next_number: u64,
+    end: EndFile,
     _lock: File,
 }
 
 /// One file.
 #[derive(Debug)]
-struct Segment {
+pub(super) struct Segment {
     file: Arc<File>,
-    bytes: u64,
+    pub(super) bytes: u64,
     /// When the last of its records is of no use any more.
-    kept_until_unix_ms: u64,
-    hashes: Vec<u64>,
-}
-
-/// What was found at the start.
-#[derive(Debug, Default)]
-pub(super) struct Recovered {
-    pub(super) raised: Vec<Raised>,
-    pub(super) damaged_segments: u64,
+    pub(super) kept_until_unix_ms: u64,
+    pub(super) hashes: Vec<u64>,
 }
 
 impl Log {
     /// Opens the directory and fills an empty `index` with what can be served from it.
-    ///
-    /// A record that ends too early at the end of the last segment is where the process was killed. Any other damage
-    /// may have hit the news that an older record is no longer true: nothing from before it is served.
     pub(super) fn open(
         directory: &Path,
         capacity_bytes: u64,
@@ -61,18 +54,21 @@ impl Log {
         let lock =
             OpenOptions::new().create(true).truncate(false).write(true).open(directory.join("lock"))?;
         lock.try_lock()?;
+        let (end, last_end) = EndFile::open(directory)?;
         let mut log = Self {
             directory: directory.to_owned(),
             capacity_bytes,
             segments: BTreeMap::new(),
             is_writing: false,
             next_number: 0,
+            end,
             _lock: lock,
         };
-        let recovered = log.recover(index, now_unix_ms)?;
+        let recovered = log.recover(last_end, index, now_unix_ms)?;
         while log.bytes() > capacity_bytes {
             log.drop_oldest(|number, hashes| index.drop_segment(number, hashes))?;
         }
+        log.note_end()?;
         Ok((log, recovered))
     }
 
@@ -88,7 +84,7 @@ impl Log {
     ) -> io::Result<Option<Place>> {
         let bytes = record.encode();
         let length = bytes.len() as u64;
-        if length > self.segment_bytes() {
+        if length > self.segment_bytes() - Record::BEGIN_BYTES {
             return Ok(None);
         }
         let is_full = self.last().is_none_or(|last| last.bytes + length > self.segment_bytes());
@@ -98,11 +94,10 @@ impl Log {
         while self.bytes() + length > self.capacity_bytes {
             self.drop_oldest(|number, hashes| forget(index, number, hashes))?;
         }
-        let (&number, last) = self.segments.last_key_value().expect("one was started");
+        let mut last = self.segments.last_entry().expect("one was started");
+        let (number, last) = (*last.key(), last.get_mut());
         let offset = u32::try_from(last.bytes).expect("a segment has at most 64 MiB");
-        (&*last.file).write_all(&bytes)?;
-        let last = self.segments.get_mut(&number).expect("it was there a moment ago");
-        last.bytes += length;
+        last.write(&bytes)?;
         last.kept_until_unix_ms = last.kept_until_unix_ms.max(record.kept_until_unix_ms);
         if record.kind == Kind::Put {
             last.hashes.push(hash);
@@ -137,10 +132,31 @@ impl Log {
         self.is_writing = false;
         let mut result = Ok(());
         for number in std::mem::take(&mut self.segments).into_keys() {
-            let removed = fs::remove_file(path(&self.directory, number));
-            result = result.and(removed);
+            match fs::remove_file(path(&self.directory, number)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => result = result.and(removed),
+            }
         }
-        result
+        let noted = self.note_end();
+        result.and(noted)
+    }
+
+    /// Writes down how far the log is written: what is missing of it later was taken away.
+    pub(super) fn note_end(&self) -> io::Result<()> {
+        let last = self.last_with_number();
+        let (number, bytes) = last.unwrap_or((self.next_number, 0));
+        self.end.write(End { number, bytes })
+    }
+
+    /// Tells whether the files are still there and as long as they were written.
+    pub(super) fn is_intact(&self) -> io::Result<bool> {
+        for segment in self.segments.values() {
+            let metadata = segment.file.metadata()?;
+            if metadata.nlink() == 0 || metadata.len() != segment.bytes {
+                return Ok(false);
+            }
+        }
+        self.end.is_there()
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -155,6 +171,10 @@ impl Log {
         self.segments.last_key_value().map(|(_, segment)| segment)
     }
 
+    pub(super) fn last_with_number(&self) -> Option<(u64, u64)> {
+        self.segments.last_key_value().map(|(&number, segment)| (number, segment.bytes))
+    }
+
     fn start_segment(&mut self) -> io::Result<()> {
         let number = self.next_number;
         let file = OpenOptions::new()
@@ -164,84 +184,30 @@ impl Log {
             .open(path(&self.directory, number))?;
         self.next_number += 1;
         self.is_writing = true;
-        let segment = Segment { file: Arc::new(file), bytes: 0, kept_until_unix_ms: 0, hashes: Vec::new() };
+        let bytes_before = self.last().map_or(0, |last| last.bytes);
+        let mut segment = Segment::new(Arc::new(file));
+        let written = segment.write(&Record::begin(number, bytes_before).encode());
         self.segments.insert(number, segment);
-        Ok(())
+        written
     }
 
-    fn drop_oldest(&mut self, forget: impl FnOnce(u64, &[u64])) -> io::Result<()> {
+    pub(super) fn drop_oldest(&mut self, forget: impl FnOnce(u64, &[u64])) -> io::Result<()> {
         let Some((number, segment)) = self.segments.pop_first() else { return Ok(()) };
         forget(number, &segment.hashes);
         self.is_writing &= !self.segments.is_empty();
         fs::remove_file(path(&self.directory, number))
     }
+}
 
-    fn recover(&mut self, index: &mut Index, now_unix_ms: u64) -> io::Result<Recovered> {
-        let mut numbers = Vec::new();
-        for entry in fs::read_dir(&self.directory)? {
-            let name = entry?.file_name();
-            numbers.extend(name.to_str().and_then(|name| name.strip_suffix(".seg")?.parse::<u64>().ok()));
-        }
-        numbers.sort_unstable();
-        self.next_number = numbers.last().map_or(0, |last| last + 1);
-        let mut recovered = Recovered::default();
-        for (at, &number) in numbers.iter().enumerate() {
-            let is_last = at + 1 == numbers.len();
-            let bytes = Bytes::from(fs::read(path(&self.directory, number))?);
-            let (segment, whole) = self.scan(number, &bytes, index, &mut recovered.raised, now_unix_ms)?;
-            self.segments.insert(number, segment);
-            if whole == Ok(()) || (whole == Err(Unreadable::Torn) && is_last) {
-                continue;
-            }
-            recovered.damaged_segments += 1;
-            while !self.segments.is_empty() {
-                self.drop_oldest(|number, hashes| index.drop_segment(number, hashes))?;
-            }
-        }
-        Ok(recovered)
+impl Segment {
+    pub(super) fn new(file: Arc<File>) -> Self {
+        Self { file, bytes: 0, kept_until_unix_ms: 0, hashes: Vec::new() }
     }
 
-    fn scan(
-        &self,
-        number: u64,
-        bytes: &Bytes,
-        index: &mut Index,
-        raised: &mut Vec<Raised>,
-        now_unix_ms: u64,
-    ) -> io::Result<(Segment, Result<(), Unreadable>)> {
-        let file = File::open(path(&self.directory, number))?;
-        let mut segment = Segment {
-            file: Arc::new(file),
-            bytes: bytes.len() as u64,
-            kept_until_unix_ms: 0,
-            hashes: Vec::new(),
-        };
-        let mut offset = 0;
-        while offset < bytes.len() {
-            let (record, length) = match Record::decode(&bytes.slice(offset..)) {
-                Ok(found) => found,
-                Err(unreadable) => return Ok((segment, Err(unreadable))),
-            };
-            offset += length;
-            if let Some(found) = record.raised() {
-                raised.push(found);
-                continue;
-            }
-            let hash = index.hash(&record.key);
-            index.remove(hash);
-            segment.kept_until_unix_ms = segment.kept_until_unix_ms.max(record.kept_until_unix_ms);
-            if record.kind == Kind::Put && record.kept_until_unix_ms > now_unix_ms {
-                let place = Place {
-                    segment: number,
-                    offset: u32::try_from(offset - length).unwrap_or(u32::MAX),
-                    length: u32::try_from(length).unwrap_or(u32::MAX),
-                    version: record.version,
-                };
-                index.found(hash, place);
-                segment.hashes.push(hash);
-            }
-        }
-        Ok((segment, Ok(())))
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        (&*self.file).write_all(bytes)?;
+        self.bytes += bytes.len() as u64;
+        Ok(())
     }
 }
 
@@ -262,6 +228,6 @@ pub(super) fn read(file: &File, place: Place) -> io::Result<Option<Record>> {
     Ok(Record::decode(&Bytes::from(bytes)).ok().map(|(record, _)| record))
 }
 
-fn path(directory: &Path, number: u64) -> PathBuf {
+pub(super) fn path(directory: &Path, number: u64) -> PathBuf {
     directory.join(format!("{number:016}.seg"))
 }

@@ -20,6 +20,8 @@ pub(super) enum Kind {
     /// Nor is what they hold for a tag, or for a namespace, up to the version. The key names it: `namespace NUL tag`, the
     /// tag empty for the whole namespace.
     Raise,
+    /// What each segment begins with: its number as the end of use, and the length of the segment before it as the version.
+    Begin,
 }
 
 /// A tag or a namespace that was invalidated.
@@ -46,6 +48,13 @@ impl Record {
     /// The largest value, key and envelope there are, with room to spare.
     const MOST_BYTES: usize = 17 << 20;
 
+    /// What [`Self::begin`] takes.
+    pub(super) const BEGIN_BYTES: u64 = (Self::HEAD_BYTES + Self::FIXED_BYTES) as u64;
+
+    pub(super) fn begin(number: u64, bytes_before: u64) -> Self {
+        Self { kind: Kind::Begin, kept_until_unix_ms: number, version: bytes_before, ..Self::gone("") }
+    }
+
     pub(super) fn gone(key: &str) -> Self {
         Self { kind: Kind::Gone, kept_until_unix_ms: 0, version: 0, key: key.into(), envelope: Bytes::new() }
     }
@@ -70,6 +79,7 @@ impl Record {
             Kind::Put => 1,
             Kind::Gone => 2,
             Kind::Raise => 3,
+            Kind::Begin => 4,
         });
         bytes.put_u64_le(self.kept_until_unix_ms);
         bytes.put_u64_le(self.version);
@@ -100,6 +110,7 @@ impl Record {
             1 => Kind::Put,
             2 => Kind::Gone,
             3 => Kind::Raise,
+            4 => Kind::Begin,
             _ => return Err(Unreadable::Damaged),
         };
         let key_end = Self::FIXED_BYTES + usize::from(u16::from_le_bytes([rest[17], rest[18]]));

@@ -123,10 +123,11 @@ impl Disk {
             written
         };
         let written = puts.iter().map(write).fold(Ok(()), Result::and);
-        told.and(written)
+        let noted = self.log.lock().as_ref().map_or(Ok(()), Log::note_end);
+        told.and(written).and(noted)
     }
 
-    /// Tries a failed disk again, and drops what is past its time.
+    /// Tries a failed disk again, looks whether the files are as they were left, and drops what is past its time.
     fn look(&self, on_raised: &OnRaised) -> io::Result<()> {
         if self.log.lock().is_none() {
             return self.open(on_raised);
@@ -134,6 +135,10 @@ impl Disk {
         self.write_news()?;
         let mut log = self.log.lock();
         let Some(log) = log.as_mut() else { return Ok(()) };
+        if !log.is_intact()? {
+            self.damaged.fetch_add(1, Ordering::Relaxed);
+            return Err(io::Error::other("its files were cut or removed by somebody else"));
+        }
         log.sweep(&self.index, self.time.unix_ms())?;
         self.bytes.store(log.bytes(), Ordering::Relaxed);
         Ok(())
