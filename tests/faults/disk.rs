@@ -8,7 +8,6 @@ use std::time::Duration;
 use mainstay_proto::cache::v1 as pb;
 use mainstay_proto::cache::v1::cache_service_client::CacheServiceClient;
 use mainstay_tests::{Devstack, Service, eventually};
-use rand::RngCore as _;
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
@@ -44,7 +43,7 @@ impl Harmed {
 
     async fn set(&mut self, number: usize) {
         let mut value = vec![0; VALUE_BYTES];
-        rand::rng().fill_bytes(&mut value);
+        rand::fill(&mut value[..]);
         let request = pb::SetRequest {
             namespace: "test".to_owned(),
             key: format!("k{number}"),
@@ -147,7 +146,7 @@ fn cut(path: &Path) {
 fn overwrite_with_noise(path: &Path) {
     let length = fs::metadata(path).expect("it is there").len();
     let mut noise = vec![0; 4_096];
-    rand::rng().fill_bytes(&mut noise);
+    rand::fill(&mut noise[..]);
     let file = OpenOptions::new().write(true).open(path).expect("it can be written");
     for offset in (0..length.saturating_sub(4_096)).step_by(256 << 10) {
         file.write_all_at(&noise, offset).expect("it can be written");
@@ -161,7 +160,8 @@ fn remove(path: &Path) {
 #[tokio::test]
 async fn files_harmed_while_the_service_is_down_are_discarded_and_nothing_old_is_served() {
     let mut cache = Harmed::start().await;
-    let harms: [(&str, fn(&Path)); 3] = [("cut", cut), ("noise", overwrite_with_noise), ("removed", remove)];
+    type Harm = fn(&Path);
+    let harms: [(&str, Harm); 3] = [("cut", cut), ("noise", overwrite_with_noise), ("removed", remove)];
     for (what, harm) in harms {
         // The newest one knows best what is no longer true; the one before it is followed by a whole one.
         for is_newest in [true, false] {

@@ -11,15 +11,17 @@ use crate::time::{Moment, Time};
 
 mod pattern;
 mod recorder;
+mod sampling;
 mod sketch;
 
 pub(crate) use pattern::PatternFigures;
 use pattern::Patterns;
 pub(crate) use recorder::Recorder;
+use sampling::Sampling;
 pub(crate) use sketch::Heavy;
 use sketch::SpaceSaving;
 
-/// Watches the reads. One read in [`Insight::SAMPLE_EVERY`] of each thread is looked at; the others cost a counter.
+/// Watches the reads. Of each thread's one in [`Insight::SAMPLE_EVERY`] is looked at, at random; the others cost a counter.
 #[derive(Debug)]
 pub(crate) struct Insight {
     reads: Mutex<Reads>,
@@ -42,7 +44,7 @@ struct Scan {
 }
 
 thread_local! {
-    static UNTIL_SAMPLE: Cell<u32> = const { Cell::new(0) };
+    static SAMPLING: Cell<Sampling> = const { Cell::new(Sampling::new()) };
 }
 
 impl Insight {
@@ -74,15 +76,11 @@ impl Insight {
 
     /// Takes note of a read of `namespace:key`.
     pub(crate) fn observe_text(&self, key: &str, hit: bool) {
-        let due = UNTIL_SAMPLE.with(|until| match until.get() {
-            0 => {
-                until.set(Self::SAMPLE_EVERY - 1);
-                true
-            }
-            n => {
-                until.set(n - 1);
-                false
-            }
+        let due = SAMPLING.with(|cell| {
+            let mut sampling = cell.get();
+            let due = sampling.is_due();
+            cell.set(sampling);
+            due
         });
         // Losing a sample is cheaper than waiting for another reader's.
         if due && let Some(mut reads) = self.reads.try_lock() {
@@ -127,5 +125,24 @@ impl Insight {
         scan.found = patterns.into_figures(&hits);
         scan.at = Some(now);
         (scan.found.clone(), Duration::ZERO)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_is_every_sixteenth_read_gets_a_sixteenth_of_the_share() {
+        let insight = Insight::new();
+        for read in 0..400_000 {
+            let key = if read % Insight::SAMPLE_EVERY == 0 { "test:hot" } else { "test:other" };
+            insight.observe_text(key, true);
+        }
+        let (heaviest, n_samples) = insight.hottest(2);
+        let hot = heaviest.iter().find(|heavy| &*heavy.name == "test:hot").map_or(0, |heavy| heavy.count);
+        let share = hot as f64 / n_samples as f64;
+        assert!((24_000..26_000).contains(&n_samples), "{n_samples}");
+        assert!((0.05..0.075).contains(&share), "{share}");
     }
 }
