@@ -140,4 +140,5 @@ async fn the_cache_tells_its_health_and_forgets_its_window() {
     assert!(reset["operations"].as_u64().unwrap() >= 1, "{reset}");
     let stats = rest.get("/cache/stats").await.ok();
     assert!(stats["operations"]["recent"]["get"]["p99Seconds"].is_f64(), "{stats}");
+    assert!(stats["origins"].is_array() && stats["namespaces"][0]["l2Misses"].is_u64(), "{stats}");
 }

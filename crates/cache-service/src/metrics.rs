@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use mainstay_resilience::breaker::State;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -21,6 +20,7 @@ mod memory;
 mod namespace;
 mod origins;
 mod pubsub;
+mod server;
 mod shared;
 mod timings;
 mod warming;
@@ -29,7 +29,7 @@ mod window;
 pub(crate) use disk::DiskCollector;
 pub(crate) use memory::EvictionCollector;
 pub(crate) use namespace::NamespaceCollector;
-pub(crate) use origins::OriginMetrics;
+pub(crate) use origins::{OriginCollector, OriginMetrics, breaker_level};
 pub(crate) use pubsub::PubSubMetrics;
 pub(crate) use shared::{Outcome, SharedMetrics};
 use timings::Timings;
@@ -101,6 +101,9 @@ impl LastLayer {
     /// Those that an entry can come from, with their names.
     pub(crate) const WITH_ENTRIES: [(Self, &'static str); 4] =
         [(Self::L1, "l1"), (Self::L2, "l2"), (Self::L3, "l3"), (Self::Origin, "origin")];
+    /// Those that are asked before an origin is, with their names.
+    pub(crate) const ASKED: [(Self, &'static str); 3] =
+        [(Self::L1, "l1"), (Self::L2, "l2"), (Self::L3, "l3")];
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -268,12 +271,8 @@ impl Collector for LayerCollector {
         let redis = self.redis.as_ref().map(Weak::upgrade);
         let redis = redis.flatten();
         if let Some(layer) = &redis {
-            let state = match layer.breaker_state() {
-                State::Closed => 0,
-                State::HalfOpen => 1,
-                State::Open => 2,
-            };
-            gauge("l2_breaker_state", "Breaker of Redis: 0 closed, 1 half open, 2 open", state)?;
+            let level = breaker_level(layer.breaker_state().as_str()).unsigned_abs();
+            gauge("l2_breaker_state", "Breaker of Redis: 0 closed, 1 half open, 2 open", level)?;
             gauge("l2_available", "1 when Redis answered last time", layer.redis().is_available().into())?;
             if let Some(sentinel) = &layer.redis().view().sentinel {
                 gauge("sentinels_configured", "Sentinels configured", sentinel.n_configured.into())?;
@@ -316,6 +315,7 @@ impl Collector for LayerCollector {
             counter("cluster_redirects", "Answers that the keys are at another node", n_redirects)?;
             let n_switches = layer.redis().n_switches().into();
             counter("sentinel_switches", "Messages of Sentinels that there is a new primary", n_switches)?;
+            server::encode_info(&mut encoder, &layer.redis().view().info)?;
         }
         Ok(())
     }

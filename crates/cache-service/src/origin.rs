@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
+use mainstay_resilience::breaker::State;
 use mainstay_rpc::{ErrorCode, Failure};
 
 use crate::config::CacheConfig;
 use crate::engine::WriteOutcome;
 use crate::key::{ContentType, Key, Tags, Ttl};
-use crate::metrics::OriginMetrics;
+use crate::metrics::{OriginMetrics, breaker_level};
 
 mod gathering;
 mod grpc;
@@ -57,6 +58,32 @@ pub(crate) struct Change {
     /// None: deleted.
     pub(crate) value: Option<Loaded>,
     pub(crate) version: u64,
+}
+
+/// What is known of an origin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OriginFigures {
+    pub(crate) name: String,
+    /// `grpc` or `http`.
+    pub(crate) kind: &'static str,
+    pub(crate) endpoints: Vec<EndpointFigures>,
+}
+
+/// What is known of one server of an origin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EndpointFigures {
+    pub(crate) endpoint: String,
+    /// `closed`, `half_open` or `open`.
+    pub(crate) breaker: &'static str,
+    pub(crate) in_flight: u32,
+}
+
+impl OriginFigures {
+    /// Returns the state of its breaker: that of the server which it is best with.
+    pub(crate) fn breaker(&self) -> &'static str {
+        let states = self.endpoints.iter().map(|endpoint| endpoint.breaker);
+        states.min_by_key(|state| breaker_level(state)).unwrap_or(State::Closed.as_str())
+    }
 }
 
 /// Says why an origin did not do what it was asked.
@@ -120,13 +147,27 @@ impl Origins {
             let origin = if origin.http.url.is_empty() {
                 Origin::Grpc(GrpcOrigin::try_new(name, &origin.grpc)?)
             } else {
-                let http = HttpOrigin::try_new(name, &origin.http, metrics.breaker_state(name))?;
+                let http = HttpOrigin::try_new(name, &origin.http)?;
                 Origin::Http(Box::new(http))
             };
             Ok((name.clone(), origin))
         });
         let by_name = origins.collect::<anyhow::Result<_>>()?;
         Ok(Self { by_name, metrics })
+    }
+
+    /// Describes all origins at this instant, by name.
+    pub(crate) fn figures(&self) -> Vec<OriginFigures> {
+        let figures = self.by_name.iter().map(|(name, origin)| {
+            let (kind, endpoints) = match origin {
+                Origin::Grpc(origin) => ("grpc", origin.endpoints()),
+                Origin::Http(origin) => ("http", vec![origin.endpoint()]),
+            };
+            OriginFigures { name: name.clone(), kind, endpoints }
+        });
+        let mut figures: Vec<_> = figures.collect();
+        figures.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        figures
     }
 
     /// Asks for a key; none when the origin does not have it.

@@ -30,8 +30,8 @@ use crate::layer::disk::{Disk, Raised, Writer};
 use crate::layer::memory::Memory;
 use crate::layer::redis::RedisLayer;
 use crate::metrics::{
-    CacheMetrics, DiskCollector, EvictionCollector, LayerCollector, NamespaceCollector, OriginMetrics,
-    WarmingMetrics,
+    CacheMetrics, DiskCollector, EvictionCollector, LayerCollector, NamespaceCollector, OriginCollector,
+    OriginMetrics, WarmingMetrics,
 };
 use crate::once::MadeHere;
 use crate::origin::Origins;
@@ -124,7 +124,10 @@ pub(crate) fn assemble(cx: &Context, config: &CacheConfig) -> anyhow::Result<Arc
         reads: Reads::default(),
         hot: HotKeys::default(),
     });
-    cx.metrics(|registry| NamespaceCollector::register(&engine, registry));
+    cx.metrics(|registry| {
+        NamespaceCollector::register(&engine, registry);
+        OriginCollector::register(&engine, registry);
+    });
     keep_hot(cx, config, &engine);
     adapt(cx, config.adaptive.every, &engine);
     follow_changes(cx, config, &engine);

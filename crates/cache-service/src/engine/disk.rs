@@ -38,6 +38,11 @@ impl Engine {
         Some(Found { entry: Some(entry), layer: LastLayer::L3, stale: ttl_left.is_zero(), degraded: false })
     }
 
+    /// Notes what is so before a look below memory.
+    pub(super) fn loading(&self, key: &Key) -> Loading {
+        Loading { mark: self.memory.mark(key), epoch: self.invalidation.epoch() }
+    }
+
     /// Lets the disk have what was written.
     pub(super) fn written_to_disk(&self, key: &Key, policy: &Policy, draft: &Draft, written: Written) {
         if self.disk_of(policy).is_none() {

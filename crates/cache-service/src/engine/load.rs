@@ -138,6 +138,11 @@ impl Engine {
                 Err(_) => break "the origin did not answer in time".to_owned(),
             }
         };
+        let stale = match stale {
+            Some(stale) => Some(stale),
+            // Nothing better is known where neither Redis nor the origin says anything.
+            None => self.found_on_disk(key, policy, self.loading(key)).await,
+        };
         stale
             .map(|stale| Found { stale: true, degraded: true, ..stale })
             .ok_or(CacheError::NotLoaded { message: failure })
@@ -161,6 +166,13 @@ impl Engine {
         let until = Instant::now() + policy.hard_deadline;
         let left = || until.saturating_duration_since(Instant::now());
         let mut again = again;
+        if !again
+            && self.redis_of(policy).is_none()
+            && let Some(found) = self.found_on_disk(key, policy, self.loading(key)).await
+            && !found.stale
+        {
+            return Ok(found);
+        }
         for _ in 1..LOADS_MOST {
             let token = self.token();
             if let Some(found) = self.wait_for_lease(key, policy, token, until, again, &mut seat).await {
@@ -312,6 +324,7 @@ impl Engine {
                     return Ok(None);
                 }
                 self.memory.fill(key, &entry, mark);
+                self.written_to_disk(key, policy, &draft, here);
                 version
             }
             Some(redis) => match redis.write(key, &draft, version, Left::patient(policy.hard_deadline)).await
@@ -321,6 +334,7 @@ impl Engine {
                     if policy.memory {
                         self.keep(key, &draft, written, times(true));
                     }
+                    self.written_to_disk(key, policy, &draft, written);
                     written.version
                 }
                 // Of these only a lost lease can be: a load asks for nothing else.

@@ -41,6 +41,8 @@ pub(crate) struct Namespace {
     pub(crate) gets: Counter,
     /// Reads answered with an entry, by layer.
     hits: [Counter; 5],
+    /// Reads that this layer was asked for and did not answer.
+    misses: [Counter; 5],
     pub(crate) stale: Counter,
     pub(crate) sets: Counter,
     pub(crate) load_cost: LoadCost,
@@ -173,6 +175,11 @@ impl Namespace {
         &self.hits[layer as usize]
     }
 
+    /// Counts reads for which this layer was asked, and which it did not answer.
+    pub(crate) fn misses_in(&self, layer: LastLayer) -> &Counter {
+        &self.misses[layer as usize]
+    }
+
     /// Returns the reads answered with an entry.
     pub(crate) fn n_hits(&self) -> u64 {
         self.hits.iter().map(Counter::get).sum()
@@ -198,6 +205,7 @@ impl Namespace {
             policy,
             gets: Counter::default(),
             hits: Default::default(),
+            misses: Default::default(),
             stale: Counter::default(),
             sets: Counter::default(),
             load_cost: LoadCost::default(),

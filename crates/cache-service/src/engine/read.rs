@@ -6,7 +6,7 @@ use tracing::Instrument as _;
 
 use super::keep::{Loading, confirmed_entry};
 use super::reconcile::{Right, reconcile};
-use super::{Engine, Found, FoundEntry, Policy};
+use super::{Engine, Found, FoundEntry, Namespace, Policy};
 use crate::config::Strategy;
 use crate::entry::Envelope;
 use crate::error::CacheError;
@@ -47,23 +47,40 @@ impl Engine {
                 if held.is_some() {
                     self.memory.expire(key, now);
                 }
-                let loading = Loading { mark: self.memory.mark(key), epoch: self.invalidation.epoch() };
-                Ok(self.found_on_disk(key, policy, loading).await.unwrap_or_else(Found::nothing))
+                Ok(self.found_on_disk(key, policy, self.loading(key)).await.unwrap_or_else(Found::nothing))
             }
         };
         namespace.gets.inc();
         let is_hit = matches!(&found, Ok(found) if found.entry.is_some());
-        if let Ok(found) = &found
-            && is_hit
-        {
-            namespace.hits_in(found.layer).inc();
-            namespace.stale.inc_by(found.stale.into());
+        if let Ok(found) = &found {
+            self.count_misses(&namespace, found);
+            if is_hit {
+                namespace.hits_in(found.layer).inc();
+                namespace.stale.inc_by(found.stale.into());
+            }
         }
         self.insight.observe(key, is_hit);
         if let Some(adaptive) = &namespace.adaptive {
             adaptive.read(key);
         }
         found
+    }
+
+    /// Counts the layers that were asked before the one that answered. One that could not be asked has missed nothing.
+    fn count_misses(&self, namespace: &Namespace, found: &Found) {
+        let policy = &namespace.policy;
+        let below = |layer| found.layer == LastLayer::None || found.layer as usize > layer as usize;
+        let redis_is_used = self.redis_of(policy).is_some();
+        let asks_disk = !redis_is_used || found.degraded;
+        for (layer, was_asked) in [
+            (LastLayer::L1, policy.memory),
+            (LastLayer::L2, redis_is_used && !found.degraded),
+            (LastLayer::L3, asks_disk && self.disk_of(policy).is_some()),
+        ] {
+            if was_asked && below(layer) {
+                namespace.misses_in(layer).inc();
+            }
+        }
     }
 
     pub(super) async fn read_below(

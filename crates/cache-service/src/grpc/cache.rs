@@ -18,10 +18,11 @@ use super::stream::{Answers, StreamLimits};
 use crate::config::CacheConfig;
 use crate::engine::{Engine, Namespace};
 use crate::key::Key;
-use crate::layer::disk::Disk;
+use crate::layer::disk::{Disk, HeldOnDisk};
 use crate::layer::memory::PoolFigures;
 use crate::layer::redis::RedisLayer;
 use crate::metrics::{LastLayer, WindowFigures};
+use crate::origin::OriginFigures;
 
 /// Decodes, calls the engine, encodes.
 #[derive(Debug, Clone)]
@@ -124,9 +125,12 @@ impl CacheService for CacheGrpc {
         let engine = &self.engine;
         let memory = engine.memory.figures();
         let held: HashMap<String, PoolFigures> = engine.memory.figures_by_namespace().into_iter().collect();
+        let on_disk = engine.disk.as_ref().map(|disk| disk.figures_by_namespace()).unwrap_or_default();
+        let on_disk: HashMap<String, HeldOnDisk> = on_disk.into_iter().collect();
         let namespaces = engine.namespaces.all().into_iter().map(|(namespace, used)| {
             let held = held.get(&namespace).copied().unwrap_or_default();
-            encode_namespace(namespace, &used, held)
+            let on_disk = on_disk.get(&namespace).copied().unwrap_or_default();
+            encode_namespace(namespace, &used, held, on_disk)
         });
         Ok(Response::new(pb::StatsResponse {
             memory: Some(pb::MemoryStats {
@@ -141,6 +145,7 @@ impl CacheService for CacheGrpc {
             namespaces: namespaces.collect(),
             disk: engine.disk.as_ref().map(|disk| encode_disk(disk)),
             log_position: engine.invalidation.position(),
+            origins: engine.loads.origins.figures().into_iter().map(encode_origin).collect(),
         }))
     }
 }
@@ -187,7 +192,12 @@ fn encode_window(figures: WindowFigures) -> pb::WindowStats {
     }
 }
 
-fn encode_namespace(namespace: String, used: &Namespace, held: PoolFigures) -> pb::NamespaceStats {
+fn encode_namespace(
+    namespace: String,
+    used: &Namespace,
+    held: PoolFigures,
+    on_disk: HeldOnDisk,
+) -> pb::NamespaceStats {
     let (gets, hits) = (used.gets.get(), used.n_hits());
     pb::NamespaceStats {
         namespace,
@@ -204,6 +214,27 @@ fn encode_namespace(namespace: String, used: &Namespace, held: PoolFigures) -> p
         l1_bytes: held.bytes,
         l1_evictions: held.evictions,
         eviction: used.policy.eviction.as_str().to_owned(),
+        l1_misses: used.misses_in(LastLayer::L1).get(),
+        l2_misses: used.misses_in(LastLayer::L2).get(),
+        l3_misses: used.misses_in(LastLayer::L3).get(),
+        l3_entries: on_disk.entries,
+        l3_bytes: on_disk.bytes,
+        l3_evictions: on_disk.evictions,
+    }
+}
+
+fn encode_origin(origin: OriginFigures) -> pb::OriginStats {
+    let breaker = origin.breaker().to_owned();
+    let endpoints = origin.endpoints.into_iter().map(|endpoint| pb::OriginEndpointStats {
+        endpoint: endpoint.endpoint,
+        breaker: endpoint.breaker.to_owned(),
+        in_flight: endpoint.in_flight,
+    });
+    pb::OriginStats {
+        endpoints: endpoints.collect(),
+        kind: origin.kind.to_owned(),
+        name: origin.name,
+        breaker,
     }
 }
 

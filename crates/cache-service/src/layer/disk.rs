@@ -18,6 +18,7 @@ use crate::key::Key;
 use crate::time::Time;
 
 mod end;
+mod held;
 mod index;
 mod log;
 mod record;
@@ -27,6 +28,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use held::HeldOnDisk;
 use index::{Index, Pending};
 use log::Log;
 pub(crate) use record::Raised;
@@ -209,6 +211,11 @@ impl Disk {
         was_there
     }
 
+    /// Returns what is on disk of each namespace.
+    pub(crate) fn figures_by_namespace(&self) -> Vec<(String, HeldOnDisk)> {
+        self.index.lock().held()
+    }
+
     pub(crate) fn figures(&self) -> DiskFigures {
         DiskFigures {
             available: self.available.load(Ordering::Relaxed),
@@ -276,7 +283,7 @@ impl Disk {
         self.bytes.store(log.bytes(), Ordering::Relaxed);
         match place {
             Ok(Some(place)) => {
-                self.index.lock().written(put.hash, put.pending, place);
+                self.index.lock().written(put.hash, &put.key, put.pending, place);
                 Ok(())
             }
             Ok(None) => {

@@ -11,6 +11,7 @@ use prometheus_client::registry::Registry;
 use super::LastLayer;
 use crate::adaptive::Behaviour;
 use crate::engine::{Engine, Namespace};
+use crate::layer::disk::HeldOnDisk;
 use crate::layer::memory::PoolFigures;
 
 /// Reads at each scrape what each namespace does and what memory holds of it. Namespaces are bounded where they are
@@ -35,6 +36,14 @@ impl Collector for NamespaceCollector {
             for (layer, word) in LastLayer::WITH_ENTRIES {
                 let labels = [("namespace", name.as_str()), ("layer", word)];
                 ConstCounter::new(used.hits_in(layer).get()).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let help = "Reads for which a layer was asked and which it did not answer, by namespace and layer";
+        let mut family = encoder.encode_descriptor("namespace_misses", help, None, MetricType::Counter)?;
+        for (name, used) in &namespaces {
+            for (layer, word) in LastLayer::ASKED {
+                let labels = [("namespace", name.as_str()), ("layer", word)];
+                ConstCounter::new(used.misses_in(layer).get()).encode(family.encode_family(&labels)?)?;
             }
         }
         for (metric, help, value) in [
@@ -73,8 +82,28 @@ impl Collector for NamespaceCollector {
             let labels = [("namespace", name.as_str())];
             ConstCounter::new(figures.evictions).encode(family.encode_family(&labels)?)?;
         }
-        Ok(())
+        engine.disk.as_ref().map_or(Ok(()), |disk| encode_disk(&mut encoder, &disk.figures_by_namespace()))
     }
+}
+
+fn encode_disk(encoder: &mut DescriptorEncoder<'_>, held: &[(String, HeldOnDisk)]) -> Result<(), fmt::Error> {
+    let mut gauge = |metric, help, value: fn(&HeldOnDisk) -> u64| -> fmt::Result {
+        let mut family = encoder.encode_descriptor(metric, help, None, MetricType::Gauge)?;
+        for (name, figures) in held {
+            let gauge = ConstGauge::new(i64::try_from(value(figures)).unwrap_or(i64::MAX));
+            gauge.encode(family.encode_family(&[("namespace", name.as_str())])?)?;
+        }
+        Ok(())
+    };
+    gauge("namespace_l3_entries", "Entries on disk, by namespace", |figures| figures.entries)?;
+    gauge("namespace_l3_bytes", "Bytes of their records, by namespace", |figures| figures.bytes)?;
+    let help = "Entries that left the disk with its oldest file, by namespace";
+    let mut family = encoder.encode_descriptor("namespace_l3_evicted", help, None, MetricType::Counter)?;
+    for (name, figures) in held {
+        let labels = [("namespace", name.as_str())];
+        ConstCounter::new(figures.evictions).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
 }
 
 fn encode_adaptive(

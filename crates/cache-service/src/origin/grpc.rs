@@ -6,12 +6,13 @@ use mainstay_proto::cache::v1 as pb;
 use mainstay_proto::cache::v1::origin_client::OriginClient;
 use mainstay_proto::cache::v1::origin_keys_client::OriginKeysClient;
 use mainstay_rpc::{
-    Call, Failure, Response, Upstream, UpstreamConfig, is_answer_too_large, is_unimplemented,
+    Call, EndpointSnapshot, Failure, Response, Upstream, UpstreamConfig, is_answer_too_large,
+    is_unimplemented,
 };
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{Change, Loaded, OriginError};
+use super::{Change, EndpointFigures, Loaded, OriginError};
 use crate::key::{ContentType, Invalid, Key, Tags, Ttl};
 
 const LOAD: &str = "mainstay.cache.v1.Origin/Load";
@@ -35,6 +36,16 @@ impl GrpcOrigin {
     pub(super) fn try_new(name: &str, config: &UpstreamConfig) -> anyhow::Result<Self> {
         let upstream = Upstream::try_new(format!("origin.{name}"), config)?;
         Ok(Self { upstream, one_by_one_since: Mutex::default() })
+    }
+
+    pub(super) fn endpoints(&self) -> Vec<EndpointFigures> {
+        let endpoints = self.upstream.snapshot().endpoints.into_iter();
+        let figures = |endpoint: EndpointSnapshot| EndpointFigures {
+            endpoint: endpoint.uri,
+            breaker: endpoint.breaker,
+            in_flight: endpoint.in_flight,
+        };
+        endpoints.map(figures).collect()
     }
 
     pub(super) async fn load(&self, key: &Key, within: Duration) -> Result<Option<Loaded>, OriginError> {

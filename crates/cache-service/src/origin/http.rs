@@ -13,12 +13,11 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use mainstay_resilience::breaker::{Breaker, Outcome, Permit, State};
 use mainstay_rpc::{Connector, http_client_tls, trace};
 use parking_lot::Mutex;
-use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use tracing::Instrument as _;
 
-use super::{Change, Loaded, OriginError};
+use super::{Change, EndpointFigures, Loaded, OriginError};
 use crate::config::HttpOriginConfig;
 use crate::engine::WriteOutcome;
 use crate::key::{ContentType, Key, Tags};
@@ -46,10 +45,9 @@ pub(super) struct HttpOrigin {
     headers: HeaderMap,
     client: Client<Connector, Full<Bytes>>,
     slots: Semaphore,
+    max_in_flight: usize,
     max_answer_bytes: usize,
     breaker: Mutex<Breaker>,
-    /// 0 closed, 2 open, as of its last change.
-    breaker_state: Gauge,
 }
 
 /// Says why a server did not do what it was asked.
@@ -94,7 +92,7 @@ struct Answer {
 }
 
 impl HttpOrigin {
-    pub(super) fn try_new(name: &str, config: &HttpOriginConfig, state: Gauge) -> anyhow::Result<Self> {
+    pub(super) fn try_new(name: &str, config: &HttpOriginConfig) -> anyhow::Result<Self> {
         let template = Template::try_new(&config.url)?;
         let is_https = template.example().scheme_str() == Some("https");
         let tls = is_https.then(|| http_client_tls(&config.tls)).transpose()?;
@@ -112,10 +110,23 @@ impl HttpOrigin {
             headers: headers(config)?,
             client,
             slots: Semaphore::new(config.max_in_flight as usize),
+            max_in_flight: config.max_in_flight as usize,
             max_answer_bytes: usize::try_from(config.max_answer.as_u64()).unwrap_or(usize::MAX),
             breaker: Mutex::new(Breaker::new(config.breaker.clone().into())),
-            breaker_state: state,
         })
+    }
+
+    pub(super) fn endpoint(&self) -> EndpointFigures {
+        let url = self.template.example();
+        // No more of it: a path or a query may tell what is not for everybody.
+        let (scheme, authority) = (url.scheme_str().unwrap_or_default(), url.authority());
+        let host = authority.map(|authority| authority.as_str().rsplit('@').next().unwrap_or_default());
+        let in_flight = self.max_in_flight.saturating_sub(self.slots.available_permits());
+        EndpointFigures {
+            endpoint: format!("{scheme}://{}", host.unwrap_or_default()),
+            breaker: self.breaker.lock().state(Instant::now().into_std()).as_str(),
+            in_flight: u32::try_from(in_flight).unwrap_or(u32::MAX),
+        }
     }
 
     /// Asks for a key; none when the server says 404 or 410.
@@ -281,10 +292,8 @@ impl Admission<'_> {
         let Some(change) = change else { return };
         let (origin, from, to) = (&self.origin.name, change.from.as_str(), change.to.as_str());
         if change.to == State::Open {
-            self.origin.breaker_state.set(2);
             tracing::warn!(origin, from, to, "breaker of an origin changed");
         } else {
-            self.origin.breaker_state.set(0);
             tracing::info!(origin, from, to, "breaker of an origin changed");
         }
     }

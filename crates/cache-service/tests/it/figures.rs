@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use cache_service::{CacheConfig, RedisConfig};
+use cache_service::{CacheConfig, HttpOriginConfig, NamespaceOverrides, OriginConfig, RedisConfig, Strategy};
+use mainstay_devstack::wait_until;
+use mainstay_proto::cache::v1 as pb;
 use mainstay_proto::cache::v1::ResetWindowRequest;
 use mainstay_proto::cache::v1::figures_service_client::FiguresServiceClient;
+use mainstay_rpc::UpstreamConfig;
 
-use crate::node::CacheNode;
+use crate::node::{CacheNode, LOOK_EVERY, WITHIN, redis, single};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn figures_tell_each_namespace_and_the_last_operations_until_they_are_reset() {
@@ -29,12 +32,14 @@ async fn figures_tell_each_namespace_and_the_last_operations_until_they_are_rese
     assert_eq!((test.gets, test.hits, test.misses, test.l1_hits, test.stale), (4, 3, 1, 3, 0));
     assert_eq!((test.l1_entries, test.l1_evictions, test.eviction.as_str()), (1, 0, "lfu"));
     assert_eq!(test.l1_bytes, stats.memory.unwrap().bytes);
+    assert_eq!((test.l1_misses, test.l2_misses, test.l3_misses), (1, 0, 1), "{test:?}");
     assert!(stats.disk.unwrap().available);
 
     let metrics = node.cx.openmetrics();
     for line in [
         "mainstay_cache_namespace_hits_total{namespace=\"test\",layer=\"l1\"} 3",
         "mainstay_cache_namespace_l1_entries{namespace=\"test\"} 1",
+        "mainstay_cache_namespace_misses_total{namespace=\"test\",layer=\"l3\"} 1",
         "mainstay_cache_l1_eviction_entries{eviction=\"lfu\"} 1",
     ] {
         assert!(metrics.contains(line), "{line} is missing in\n{metrics}");
@@ -46,4 +51,109 @@ async fn figures_tell_each_namespace_and_the_last_operations_until_they_are_rese
     let after = node.stats().await.operations.unwrap();
     assert_eq!((after.gets, after.get_window.unwrap().operations), (4, 0), "totals go on");
     tokio::time::timeout(Duration::from_secs(10), node.cx.shut_down()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn breakers_of_all_origins_are_told_by_stats_and_metrics() {
+    // Nobody listens there.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut config = CacheConfig::default();
+    let url = format!("http://{nobody}/secret/{{namespace}}/{{key}}");
+    let http = HttpOriginConfig { url, ..HttpOriginConfig::default() };
+    let grpc = UpstreamConfig::of([format!("http://{nobody}")]);
+    config.origins.insert("shop".to_owned(), OriginConfig { http, ..OriginConfig::default() });
+    config.origins.insert("table".to_owned(), OriginConfig { grpc, ..OriginConfig::default() });
+    for (namespace, origin) in [("over-http", "shop"), ("over-grpc", "table")] {
+        let policy = NamespaceOverrides {
+            strategy: Some(Strategy::ReadThrough),
+            origin: Some(origin.to_owned()),
+            ..NamespaceOverrides::default()
+        };
+        config.namespaces.insert(namespace.to_owned(), policy);
+    }
+    let node = CacheNode::start_with(config).await;
+    node.wait_ready(true).await;
+    let stats = node.stats().await;
+    let told: Vec<_> =
+        stats.origins.iter().map(|origin| (&*origin.name, &*origin.kind, &*origin.breaker)).collect();
+    assert_eq!(told, [("shop", "http", "closed"), ("table", "grpc", "closed")]);
+    for origin in &stats.origins {
+        assert_eq!(
+            (origin.endpoints.len(), origin.endpoints[0].endpoint.contains("secret")),
+            (1, false),
+            "{origin:?}"
+        );
+        assert!(origin.endpoints[0].endpoint.contains(&nobody.to_string()), "{origin:?}");
+    }
+    for (namespace, origin) in [("over-http", "shop"), ("over-grpc", "table")] {
+        wait_until("the breaker to be seen open", LOOK_EVERY, WITHIN, || async {
+            let get = pb::GetRequest { namespace: namespace.to_owned(), key: "k".to_owned(), lease: false };
+            assert!(node.client.clone().get(get).await.is_err());
+            let told = node.stats().await.origins.into_iter().find(|stats| stats.name == origin).unwrap();
+            let metrics = node.cx.openmetrics();
+            let of_origin = format!("mainstay_cache_origin_breaker_state{{origin=\"{origin}\"}} 2");
+            let of_endpoint = format!("mainstay_cache_origin_endpoint_breaker_state{{origin=\"{origin}\",");
+            assert!(metrics.contains(&of_endpoint), "{metrics}");
+            if told.breaker == "open" && metrics.contains(&of_origin) {
+                Ok(())
+            } else {
+                Err(format!("{told:?}"))
+            }
+        })
+        .await
+        .unwrap();
+    }
+    node.cx.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_layer_tells_what_it_holds_of_a_namespace_and_how_often_it_was_asked_in_vain() {
+    let stack = redis().await;
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = CacheConfig { redis: single(&stack), ..CacheConfig::default() };
+    config.disk.path = directory.path().to_owned();
+    let node = CacheNode::start_with(config).await;
+    node.wait_ready(true).await;
+    let set = |namespace: &str, key: &str| pb::SetRequest {
+        namespace: namespace.to_owned(),
+        key: key.to_owned(),
+        value: vec![b'v'; 100].into(),
+        ..pb::SetRequest::default()
+    };
+    for request in [set("one", "a"), set("one", "b"), set("two", "a"), set("two", "gone")] {
+        node.client.clone().set(request).await.unwrap();
+    }
+    let delete =
+        pb::DeleteRequest { namespace: "two".to_owned(), key: "gone".to_owned(), ..Default::default() };
+    node.client.clone().delete(delete).await.unwrap();
+    for key in ["a", "absent", "absent"] {
+        let get = pb::GetRequest { namespace: "one".to_owned(), key: key.to_owned(), lease: false };
+        node.client.clone().get(get).await.unwrap();
+    }
+    let of = |stats: &pb::StatsResponse, name: &str| {
+        stats.namespaces.iter().find(|stats| stats.namespace == name).unwrap().clone()
+    };
+    let stats = wait_until("both to be on disk", LOOK_EVERY, WITHIN, || async {
+        let stats = node.stats().await;
+        let (one, two) = (of(&stats, "one"), of(&stats, "two"));
+        if (one.l3_entries, two.l3_entries) == (2, 1) { Ok(stats) } else { Err(format!("{one:?} {two:?}")) }
+    })
+    .await
+    .unwrap();
+    let (one, two) = (of(&stats, "one"), of(&stats, "two"));
+    // The one that is there comes from memory, or from Redis while memory cannot prove that nothing was changed.
+    assert_eq!((one.l1_hits + one.l2_hits, one.l1_misses - one.l2_hits), (1, 2), "{one:?}");
+    assert_eq!((one.l2_misses, one.l3_misses), (2, 0), "{one:?}");
+    assert!(one.l3_bytes > 200 && two.l3_bytes > 100 && two.l3_bytes < one.l3_bytes, "{one:?} {two:?}");
+    let metrics = node.cx.openmetrics();
+    for line in [
+        "mainstay_cache_namespace_misses_total{namespace=\"one\",layer=\"l2\"} 2",
+        "mainstay_cache_namespace_l3_entries{namespace=\"one\"} 2",
+        "mainstay_cache_namespace_l3_evicted_total{namespace=\"two\"} 0",
+        "mainstay_cache_l2_server_evicted_total 0",
+    ] {
+        assert!(metrics.contains(line), "{line} is missing in\n{metrics}");
+    }
+    node.cx.shut_down().await;
+    stack.stop().await.unwrap();
 }

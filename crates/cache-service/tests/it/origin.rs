@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cache_service::{CacheConfig, NamespaceOverrides, OriginConfig, RedisConfig, Strategy};
+use cache_service::{CacheConfig, DiskConfig, NamespaceOverrides, OriginConfig, RedisConfig, Strategy};
 use mainstay_devstack::{ChaosProxy, Devstack, Direction, wait_until};
 use mainstay_proto::cache::v1::cache_admin_client::CacheAdminClient;
 use mainstay_proto::cache::v1::cache_service_client::CacheServiceClient;
@@ -122,7 +122,10 @@ impl Source {
 }
 
 async fn node(redis: RedisConfig, origin: &str, policy: NamespaceOverrides) -> CacheNode {
-    let mut config = CacheConfig { redis, ..CacheConfig::default() };
+    node_of(CacheConfig { redis, ..CacheConfig::default() }, origin, policy).await
+}
+
+async fn node_of(mut config: CacheConfig, origin: &str, policy: NamespaceOverrides) -> CacheNode {
     config.server.max_in_flight = 20_000;
     config.origins.insert(
         "source".to_owned(),
@@ -420,4 +423,47 @@ async fn one_caller_gets_the_lease_and_the_others_what_it_stores() {
     // Used once, it is over.
     assert!(node.client.clone().set(set(lease)).await.is_err());
     end([node.cx], Some(stack)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_loaded_is_read_from_disk_after_a_restart_and_when_nothing_else_answers() {
+    let source = Source::default();
+    source.set("k", "value");
+    let (origin_cx, origin) = source.serve().await;
+    let stack = redis().await;
+    for is_shared in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = DiskConfig { path: directory.path().to_owned(), ..DiskConfig::default() };
+        let redis = if is_shared { single(&stack) } else { RedisConfig::default() };
+        let config = CacheConfig { redis, disk, ..CacheConfig::default() };
+        let policy = NamespaceOverrides { hard_deadline: Some(Duration::from_secs(2)), ..read_through() };
+        let n_before = source.n_loads();
+        let before = node_of(config.clone(), &origin, policy.clone()).await;
+        assert_eq!(before.value("k").await, Some("value".into()));
+        wait_until("the value to be on disk", LOOK_EVERY, WITHIN, || async {
+            let n_entries = before.stats().await.disk.unwrap().entries;
+            if n_entries == 1 { Ok(()) } else { Err(format!("{n_entries} entries")) }
+        })
+        .await
+        .unwrap();
+        before.cx.shut_down().await;
+
+        let after = node_of(config, &origin, policy).await;
+        if is_shared {
+            stack.redis().unwrap().first_primary().kill().await.unwrap();
+            source.fails.store(true, Ordering::Relaxed);
+        }
+        let found = after.get("k").await;
+        assert_eq!(
+            (found.layer(), found.stale, found.degraded),
+            (Layer::L3, is_shared, is_shared),
+            "{found:?}"
+        );
+        assert_eq!(found.entry.unwrap().value, "value");
+        if !is_shared {
+            assert_eq!(source.n_loads(), n_before + 1, "the origin was asked although the disk has it");
+        }
+        after.cx.shut_down().await;
+    }
+    end([origin_cx], Some(stack)).await;
 }

@@ -103,7 +103,7 @@ impl Log {
             last.hashes.push(hash);
         }
         let length = u32::try_from(length).expect("shorter than a segment");
-        Ok(Some(Place { segment: number, offset, length, version: record.version }))
+        Ok(Some(Place { segment: number, offset, length, version: record.version, namespace: 0 }))
     }
 
     /// Returns the file of a place; it can be read without this log.

@@ -153,6 +153,7 @@ fn scan(
             offset: u32::try_from(offset).unwrap_or(u32::MAX),
             length: u32::try_from(length).unwrap_or(u32::MAX),
             version: record.version,
+            namespace: 0,
         };
         offset += length;
         scanned.whole_bytes = offset as u64;
@@ -180,7 +181,7 @@ impl Segment {
         index.remove(hash);
         self.kept_until_unix_ms = self.kept_until_unix_ms.max(record.kept_until_unix_ms);
         if record.kind == Kind::Put && record.kept_until_unix_ms > now_unix_ms {
-            index.found(hash, place);
+            index.found(hash, &record.key, place);
             self.hashes.push(hash);
         }
     }

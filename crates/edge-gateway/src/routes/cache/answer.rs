@@ -41,6 +41,7 @@ pub(crate) struct CacheStats {
     /// Number of the last change that this node has read from the log in Redis.
     log_position: u64,
     namespaces: Vec<NamespaceStats>,
+    origins: Vec<OriginStats>,
 }
 
 #[derive(Clone, Serialize, ToSchema)]
@@ -186,6 +187,31 @@ struct NamespaceStats {
     l1_evictions: u64,
     /// `lfu`, `lru`, `ttl` or `fifo`.
     eviction: String,
+    /// Reads for which a layer was asked and which it did not answer.
+    l1_misses: u64,
+    l2_misses: u64,
+    l3_misses: u64,
+    l3_entries: u64,
+    l3_bytes: u64,
+    l3_evictions: u64,
+}
+
+#[derive(Clone, Serialize, ToSchema)]
+struct OriginStats {
+    name: String,
+    /// `grpc` or `http`.
+    kind: String,
+    /// `closed`, `half_open` or `open`: that of the endpoint which it is best with.
+    breaker: String,
+    endpoints: Vec<OriginEndpointStats>,
+}
+
+#[derive(Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct OriginEndpointStats {
+    endpoint: String,
+    breaker: String,
+    in_flight: u32,
 }
 
 impl From<wire::StatsResponse> for CacheStats {
@@ -219,6 +245,7 @@ impl From<wire::StatsResponse> for CacheStats {
             disk: stats.disk.map(DiskStats::from),
             log_position: stats.log_position,
             namespaces: stats.namespaces.into_iter().map(NamespaceStats::from).collect(),
+            origins: stats.origins.into_iter().map(OriginStats::from).collect(),
         }
     }
 }
@@ -312,7 +339,24 @@ impl From<wire::NamespaceStats> for NamespaceStats {
             l1_bytes: stats.l1_bytes,
             l1_evictions: stats.l1_evictions,
             eviction: stats.eviction,
+            l1_misses: stats.l1_misses,
+            l2_misses: stats.l2_misses,
+            l3_misses: stats.l3_misses,
+            l3_entries: stats.l3_entries,
+            l3_bytes: stats.l3_bytes,
+            l3_evictions: stats.l3_evictions,
         }
+    }
+}
+
+impl From<wire::OriginStats> for OriginStats {
+    fn from(origin: wire::OriginStats) -> Self {
+        let endpoints = origin.endpoints.into_iter().map(|endpoint| OriginEndpointStats {
+            endpoint: endpoint.endpoint,
+            breaker: endpoint.breaker,
+            in_flight: endpoint.in_flight,
+        });
+        Self { endpoints: endpoints.collect(), name: origin.name, kind: origin.kind, breaker: origin.breaker }
     }
 }
 
