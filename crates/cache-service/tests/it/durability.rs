@@ -1,15 +1,19 @@
 //! Writes that are confirmed when a replica has them too, with a real primary and replica.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use cache_service::{CacheConfig, Durability, NamespaceOverrides, RedisConfig};
-use mainstay_devstack::{Devstack, MinReplicas, RedisReply, wait_until};
+use mainstay_devstack::{Devstack, MinReplicas, wait_until};
 use mainstay_proto::cache::v1 as pb;
 use mainstay_proto::cache::v1::cache_admin_client::CacheAdminClient;
+use mainstay_proto::cache::v1::cache_service_client::CacheServiceClient;
 use mainstay_rpc::{ErrorCode, Failure};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tonic::transport::Channel;
 
 use crate::node::{CacheNode, LOOK_EVERY, WITHIN, redis, sentinel, single};
 
@@ -124,6 +128,36 @@ async fn durability_is_changed_at_run_time_and_refused_without_redis() {
     stack.stop().await.unwrap();
 }
 
+/// So many are confirmed when the primary dies.
+const CONFIRMED_BEFORE: usize = 300;
+
+/// Writes until it is over, and deletes every fourth key again; returns for each key whose last change was confirmed
+/// whether it must be there.
+async fn write_durably(
+    mut client: CacheServiceClient<Channel>,
+    writer: usize,
+    n_confirmed: Arc<AtomicUsize>,
+    is_over: Arc<AtomicBool>,
+) -> Vec<(String, bool)> {
+    let (mut confirmed, mut number) = (Vec::new(), 0);
+    while !is_over.load(Ordering::Relaxed) {
+        number += 1;
+        let key = format!("w{writer}-{number}");
+        let is_kept = number % 4 > 0;
+        let mut is_confirmed = client.set(set_in("durable", &key, "")).await.is_ok();
+        if !is_kept {
+            let (namespace, key) = ("durable".to_owned(), key.clone());
+            let delete = pb::DeleteRequest { namespace, key, ..pb::DeleteRequest::default() };
+            is_confirmed = client.delete(delete).await.is_ok();
+        }
+        if is_confirmed {
+            n_confirmed.fetch_add(1, Ordering::Relaxed);
+            confirmed.push((key, is_kept));
+        }
+    }
+    confirmed
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_replica_confirmed_outlives_the_death_of_the_primary_at_once() {
     // Without `min-replicas-to-write`: nothing but the acknowledgement keeps these writes.
@@ -132,25 +166,23 @@ async fn what_a_replica_confirmed_outlives_the_death_of_the_primary_at_once() {
     let stack = stack.start().await.unwrap();
     let servers = stack.redis().unwrap();
     let node = durable_node(sentinel(&stack)).await;
-    let mut writes = JoinSet::new();
+    let (n_confirmed, is_over) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
+    let mut writers = JoinSet::new();
     for writer in 0..8 {
-        let client = node.client.clone();
-        writes.spawn(async move {
-            let mut confirmed = Vec::new();
-            for number in 0..1_000 {
-                let key = format!("w{writer}-{number}");
-                match client.clone().set(set_in("durable", &key, "")).await {
-                    Ok(_) => confirmed.push(key),
-                    Err(_) => break,
-                }
-            }
-            confirmed
-        });
+        let (n_confirmed, is_over) = (Arc::clone(&n_confirmed), Arc::clone(&is_over));
+        writers.spawn(write_durably(node.client.clone(), writer, n_confirmed, is_over));
     }
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    // Not after a time: on a busy machine nothing might have been confirmed by then.
+    wait_until("enough writes to be confirmed", Duration::from_millis(2), WITHIN, || async {
+        let n_confirmed = n_confirmed.load(Ordering::Relaxed);
+        if n_confirmed >= CONFIRMED_BEFORE { Ok(()) } else { Err(format!("{n_confirmed} are")) }
+    })
+    .await
+    .unwrap();
     servers.first_primary().kill().await.unwrap();
-    let confirmed: Vec<String> = writes.join_all().await.into_iter().flatten().collect();
-    assert!(confirmed.len() > 50, "{} writes confirmed", confirmed.len());
+    is_over.store(true, Ordering::Relaxed);
+    let confirmed: Vec<(String, bool)> = writers.join_all().await.into_iter().flatten().collect();
+    assert!(confirmed.len() >= CONFIRMED_BEFORE, "{} changes", confirmed.len());
 
     wait_until("the replica to be promoted", LOOK_EVERY, WITHIN, || async {
         let named = servers.primary().await.map_err(|error| error.to_string())?.public_address();
@@ -158,15 +190,24 @@ async fn what_a_replica_confirmed_outlives_the_death_of_the_primary_at_once() {
     })
     .await
     .unwrap();
-    for some in confirmed.chunks(100) {
-        let names: Vec<String> = some.iter().map(|key| format!("mainstay:durable:{key}")).collect();
-        let words: Vec<&str> = std::iter::once("MGET").chain(names.iter().map(String::as_str)).collect();
-        let RedisReply::List(values) = servers.first_replica().command(&words).await.unwrap() else {
-            panic!("MGET gives a list")
-        };
-        let lost = values.iter().filter(|value| **value == RedisReply::Nil).count();
-        assert_eq!(lost, 0, "of {} confirmed writes", confirmed.len());
+    // A node that has nothing in memory sees what the new primary has.
+    let fresh = durable_node(sentinel(&stack)).await;
+    let mut n_deleted = 0;
+    for (key, is_there) in &confirmed {
+        let get = pb::GetRequest { namespace: "durable".to_owned(), key: key.clone(), lease: false };
+        let found = fresh.client.clone().get(get).await.unwrap().into_inner();
+        assert!(!found.degraded, "{key}: {found:?}");
+        let value = found.entry.map(|entry| entry.value);
+        assert_eq!(
+            value.as_deref(),
+            is_there.then_some(key.as_bytes()),
+            "{key}, of {} confirmed",
+            confirmed.len()
+        );
+        n_deleted += usize::from(!is_there);
     }
+    assert!(n_deleted > 0);
+    fresh.cx.shut_down().await;
     // The new primary has no replica: it cannot promise anything yet.
     wait_until("the new primary to be written to", LOOK_EVERY, WITHIN, || async {
         match ask(&node, set_in("durable", "after", "")).await {

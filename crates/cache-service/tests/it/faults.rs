@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use bytesize::ByteSize;
 use cache_service::{CacheConfig, DiskConfig, NamespaceOverrides, RedisConfig};
-use mainstay_devstack::{ChaosProxy, Direction, wait_until};
+use mainstay_devstack::{ChaosProxy, Direction, RedisReply, wait_until};
 use mainstay_proto::cache::v1 as pb;
 use mainstay_proto::cache::v1::Layer;
 use mainstay_proto::cache::v1::cache_admin_client::CacheAdminClient;
@@ -145,10 +145,12 @@ async fn a_redis_without_enough_replicas_degrades_writes_and_leaves_reads_alone(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_out_of_range_is_one_clear_error_and_stores_nothing() {
-    let mut config = CacheConfig { open_namespaces: false, ..CacheConfig::default() };
+    let stack = redis().await;
+    let mut config = CacheConfig { redis: single(&stack), open_namespaces: false, ..CacheConfig::default() };
     config.namespaces.insert("test".to_owned(), NamespaceOverrides::default());
     config.namespace_defaults.max_value_size = ByteSize::kib(1);
     let node = CacheNode::start_with(config).await;
+    node.wait_ready(true).await;
     let legal = || pb::SetRequest {
         namespace: "test".to_owned(),
         key: "k".to_owned(),
@@ -216,5 +218,9 @@ async fn what_is_out_of_range_is_one_clear_error_and_stores_nothing() {
         assert_eq!(Failure::from(refused.map(drop).unwrap_err()).reason(), "NAMESPACE_INVALID");
     }
     assert_eq!(node.stats().await.memory.unwrap().entries, 0);
+    let server = stack.redis().unwrap().first_primary();
+    assert_eq!(server.command(&["KEYS", "mainstay:test:*"]).await.unwrap(), RedisReply::List(Vec::new()));
+    assert_eq!(server.command(&["EXISTS", "mainstay:!policies"]).await.unwrap(), RedisReply::Integer(0));
     node.cx.shut_down().await;
+    stack.stop().await.unwrap();
 }

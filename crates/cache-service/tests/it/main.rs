@@ -14,6 +14,7 @@ mod hot_keys;
 mod http_origin;
 mod insight;
 mod invalidation;
+mod layers;
 mod node;
 mod origin;
 mod outcomes;
