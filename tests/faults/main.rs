@@ -5,6 +5,7 @@
 mod backup;
 mod browsers;
 mod checks;
+mod churn;
 mod config;
 mod dependency;
 mod deployed;
