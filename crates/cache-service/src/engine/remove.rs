@@ -34,8 +34,7 @@ impl Engine {
         if removal.fence.is_some() || removal.once.is_some() {
             return self.remove_if(key, policy, &removal, left).await;
         }
-        let version = self.versions.next(self.time.unix_us());
-        let told = self.tell_first(key, policy, None, version, left).await?;
+        let told = self.tell_first(key, policy, None, left).await?;
         let removed = self.forget(key, policy, &removal, left).await;
         match removed {
             Err(error) if told.is_some() => Err(self.not_stored(key, policy, error, left).await),

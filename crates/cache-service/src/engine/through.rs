@@ -30,6 +30,8 @@ const TO_STORE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Told<'a> {
     _turn: Turn<'a>,
+    /// What the origin was told: above the version that the change replaces, as far as that was looked at.
+    pub(super) version: u64,
 }
 
 /// What speaks for a write while the origin takes it.
@@ -50,7 +52,6 @@ impl Engine {
         key: &'a Key,
         policy: &Policy,
         draft: Option<&mut Draft>,
-        version: u64,
         left: Duration,
     ) -> Result<Option<Told<'a>>, CacheError> {
         if !policy.strategy.writes_first() {
@@ -67,6 +68,8 @@ impl Engine {
             Some(draft) if is_alone => Some(self.reserve(key, policy, draft, until).await?),
             _ => None,
         };
+        // Only now: it has to be above that of whoever had the turn before, and of what is there.
+        let version = self.versions.next(self.time.unix_us());
         let value = draft.as_deref().map(|draft| Loaded {
             value: draft.value.clone().unwrap_or_default(),
             content_type: draft.content_type.clone(),
@@ -88,7 +91,7 @@ impl Engine {
                 Reserved::Here => None,
             };
         }
-        Ok(Some(Told { _turn: turn }))
+        Ok(Some(Told { _turn: turn, version }))
     }
 
     /// Says how a change ended that the origin has taken and that was not stored here. What the cache holds may be older
@@ -165,10 +168,8 @@ impl Engine {
             return Ok(());
         }
         let version = redis.version(key, time_to(until)).await.map_err(CacheError::NotReserved)?;
-        check(condition, version).inspect_err(|_| {
-            self.versions.see(version.unwrap_or(0));
-            self.memory.outdate(key, version.unwrap_or(0));
-        })
+        self.versions.see(version.unwrap_or(0));
+        check(condition, version).inspect_err(|_| self.memory.outdate(key, version.unwrap_or(0)))
     }
 
     /// Returns the version of the entry that a read would give where Redis is not used.
@@ -178,7 +179,10 @@ impl Engine {
             self.found_on_disk(key, policy, loading).await;
         }
         let now = self.time.now();
-        self.held(key).filter(|held| held.has_value && held.is_alive(now)).map(|held| held.version)
+        let version =
+            self.held(key).filter(|held| held.has_value && held.is_alive(now)).map(|held| held.version);
+        self.versions.see(version.unwrap_or(0));
+        version
     }
 
     async fn unreserve(&self, redis: &RedisLayer, key: &Key, token: u64) {

@@ -46,10 +46,11 @@ impl Engine {
             once,
             replica_ack: policy.durability == Durability::ReplicaAck,
         };
-        let version = self.versions.next(self.time.unix_us());
         let writes_around =
             namespace.writes_around() && condition == Condition::Always && draft.lease.is_none();
-        let told = self.tell_first(&key, policy, Some(&mut draft), version, left).await?;
+        let told = self.tell_first(&key, policy, Some(&mut draft), left).await?;
+        let version =
+            told.as_ref().map_or_else(|| self.versions.next(self.time.unix_us()), |told| told.version);
         if let Some(adaptive) = &namespace.adaptive {
             adaptive.wrote(&key);
         }

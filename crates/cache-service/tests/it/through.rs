@@ -23,6 +23,7 @@ use crate::node::{CacheNode, LOOK_EVERY, WITHIN, redis, single};
 struct Table {
     rows: Arc<Mutex<HashMap<String, Bytes>>>,
     taken: Arc<Mutex<Vec<Bytes>>>,
+    versions: Arc<Mutex<Vec<u64>>>,
     n_asked: Arc<AtomicU64>,
     gate: Arc<Semaphore>,
     refuses: Arc<AtomicBool>,
@@ -47,6 +48,7 @@ impl Origin for Table {
             return Err(Status::failed_precondition("told to refuse"));
         }
         for change in request.into_inner().changes {
+            self.versions.lock().push(change.version);
             match change.value {
                 Some(loaded) => {
                     self.taken.lock().push(loaded.value.clone());
@@ -64,6 +66,7 @@ impl Table {
         let table = Self {
             rows: Arc::default(),
             taken: Arc::default(),
+            versions: Arc::default(),
             n_asked: Arc::default(),
             gate: Arc::new(Semaphore::new(1_000_000)),
             refuses: Arc::default(),
@@ -197,6 +200,8 @@ async fn of_many_conditional_writers_each_win_is_one_change_of_the_origin_and_no
     }
     writers.join_all().await;
     assert_eq!(table.n_taken(), WRITERS * WINS_OF_EACH);
+    // An origin that drops what is older than what it has drops none of them.
+    assert!(table.versions.lock().is_sorted(), "{:?}", table.versions.lock());
     let last = table.rows.lock()["k"].clone();
     for node in [&a, &b] {
         wait_until("the cache to have what the origin has", LOOK_EVERY, WITHIN, || async {
