@@ -15,11 +15,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::origin::OriginPattern;
 
+mod backend;
 mod broker;
 mod channels;
 mod drain;
 mod limits;
 
+pub use backend::{BackendConfig, HttpBackendConfig};
 pub use broker::BrokerConfig;
 pub use channels::{ChannelsConfig, NamespaceConfig, Recovery, Slow, Who};
 pub use drain::DrainConfig;
@@ -38,6 +40,7 @@ pub struct GatewayConfig {
     pub redis: RedisConfig,
     pub broker: BrokerConfig,
     pub drain: DrainConfig,
+    pub backend: BackendConfig,
 }
 
 /// The port of the clients, and what one connection may cost.
@@ -115,6 +118,7 @@ impl Default for GatewayConfig {
             redis: RedisConfig::default(),
             broker: BrokerConfig::default(),
             drain: DrainConfig::default(),
+            backend: BackendConfig::default(),
         }
     }
 }
@@ -270,6 +274,7 @@ impl ServiceConfig for GatewayConfig {
         );
         self.broker.check(problems);
         self.drain.check(problems);
+        self.backend.check(problems);
     }
 }
 

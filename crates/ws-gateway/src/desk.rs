@@ -35,6 +35,10 @@ pub(crate) fn carry_out(seat: &Seat, actions: Vec<Action>) {
                 later(Errand::Open(open));
             }
             Action::Open(open) => desk.open(&open),
+            Action::Call { id, call } => match seat.hub().backend() {
+                Some(backend) => backend.rpc(seat.hub(), desk.connection, id, *call),
+                None => desk.refuse(id, Method::Rpc, ReplyError::NOT_AVAILABLE),
+            },
             Action::Ask { id, ask } if broker.is_some() => {
                 later(Errand::Ask { id, ask });
             }

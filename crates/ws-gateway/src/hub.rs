@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use crate::backend::Backend;
 use crate::broker::Broker;
 use crate::channel::Channel;
 use crate::codes::Disconnect;
@@ -166,6 +167,7 @@ pub(crate) struct Hub {
     broker: OnceLock<Weak<Broker>>,
     /// Takes who comes and goes, for other nodes.
     untold: OnceLock<Arc<Untold>>,
+    backend: OnceLock<Arc<Backend>>,
 }
 
 #[derive(Default)]
@@ -191,6 +193,7 @@ impl Hub {
             watchers,
             broker: OnceLock::new(),
             untold: OnceLock::new(),
+            backend: OnceLock::new(),
         })
     }
 
@@ -323,6 +326,17 @@ impl Hub {
     pub(crate) fn tell_attendance(&self, untold: Arc<Untold>) {
         // A second one would be told the same.
         let _ = self.untold.set(untold);
+    }
+
+    /// Lets clients call the application from now on.
+    pub(crate) fn serve_by(&self, backend: Arc<Backend>) {
+        // A second one would do the same as the first.
+        let _ = self.backend.set(backend);
+    }
+
+    /// Returns the application behind the gateway, if clients may call it.
+    pub(crate) fn backend(&self) -> Option<&Arc<Backend>> {
+        self.backend.get()
     }
 
     /// Returns what joins this node to others, if anything does.

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod backend;
 mod broker;
 mod channel;
 pub mod codec;
@@ -30,8 +31,8 @@ mod session;
 mod watch;
 
 pub use config::{
-    AuthConfig, BrokerConfig, ChannelsConfig, DrainConfig, GatewayConfig, NamespaceConfig, RateConfig,
-    RatesConfig, Recovery, Slow, WebSocketConfig, Who,
+    AuthConfig, BackendConfig, BrokerConfig, ChannelsConfig, DrainConfig, GatewayConfig, HttpBackendConfig,
+    NamespaceConfig, RateConfig, RatesConfig, Recovery, Slow, WebSocketConfig, Who,
 };
 pub use mainstay_redis::{RedisConfig, RedisMode};
 pub use service::start;

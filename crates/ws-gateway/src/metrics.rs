@@ -18,6 +18,9 @@ use crate::watch::WatchFigures;
 const SECONDS: [f64; 11] =
     [0.000_01, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.25];
 
+/// Upper bounds of the histogram of the backend, in seconds.
+const BACKEND_SECONDS: [f64; 10] = [0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0];
+
 /// What the node counts. Clones count together.
 #[derive(Clone)]
 pub(crate) struct Metrics(Arc<Figures>);
@@ -44,6 +47,8 @@ pub(crate) struct Figures {
     pub(crate) broker_messages: Counter,
     pub(crate) nodes: Gauge,
     pub(crate) drained: Counter,
+    pub(crate) backend_seconds: Histogram,
+    backend_calls: Family<BackendLabels, Counter>,
     pub(crate) nodes_buried: Counter,
     pub(crate) attendance_late: Counter,
     pub(crate) canary_silences: Counter,
@@ -91,6 +96,12 @@ struct GapLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BackendLabels {
+    /// `ok`, `error` (of the application), `failed` or `refused`.
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct AskLabels {
     /// `no` when a node did not answer.
     complete: &'static str,
@@ -132,6 +143,8 @@ impl Metrics {
             broker_messages: Counter::default(),
             nodes: Gauge::default(),
             drained: Counter::default(),
+            backend_seconds: Histogram::new(BACKEND_SECONDS),
+            backend_calls: Family::default(),
             nodes_buried: Counter::default(),
             attendance_late: Counter::default(),
             canary_silences: Counter::default(),
@@ -252,6 +265,8 @@ impl Figures {
             "Times that publications did not arrive in channels with a history",
             self.broker_gaps.clone(),
         );
+        registry.register("backend_seconds", "Time for the backend to answer", self.backend_seconds.clone());
+        registry.register("backend_calls", "Calls of clients to the backend", self.backend_calls.clone());
         registry.register("drained", "Connections sent away at a pace", self.drained.clone());
         registry.register("nodes", "Nodes that live, this one included", self.nodes.clone());
         registry.register("node_asks", "Questions asked of all other nodes", self.asks.clone());
@@ -293,6 +308,11 @@ impl Figures {
     pub(crate) fn gap(&self, filled: bool) {
         let filled = if filled { "yes" } else { "no" };
         self.broker_gaps.get_or_create(&GapLabels { filled }).inc();
+    }
+
+    /// Counts a call of a client to the backend.
+    pub(crate) fn backend_answered(&self, outcome: &'static str) {
+        self.backend_calls.get_or_create(&BackendLabels { outcome }).inc();
     }
 
     /// Counts a question that all other nodes were asked.

@@ -8,10 +8,10 @@ mod reply;
 
 pub(crate) use command::{
     Command, ConnectRequest, HistoryRequest, Malformed, Method, PublishRequest, RefreshRequest, Request,
-    SubRefreshRequest, SubscribeRequest,
+    RpcRequest, SubRefreshRequest, SubscribeRequest,
 };
 pub(crate) use reply::{
     About, ClientInfo, ConnectResult, Empty, HistoryResult, Lifetime, PING, PresenceResult,
     PresenceStatsResult, Publication, Push, RefreshResult, SubRefreshResult, SubscribeResult, Subscribed,
-    error_reply, push, reply,
+    error_reply, push, reply, told_error,
 };

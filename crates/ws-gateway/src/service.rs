@@ -13,6 +13,7 @@ use mainstay_runtime::{ComponentKind, Context, Schedule};
 use socket2::SockRef;
 use tokio::time::Instant;
 
+use crate::backend::Backend;
 use crate::broker::{Broker, Listener};
 use crate::config::{GatewayConfig, bytes};
 use crate::door::{self, Door};
@@ -69,6 +70,10 @@ pub async fn start(cx: Context, config: GatewayConfig) -> anyhow::Result<()> {
         swept_hub.sweep(Instant::now());
         std::future::ready(Ok(()))
     });
+
+    if let Some(backend) = Backend::try_new(&config.backend, hub.metrics().clone(), &cx).context("backend")? {
+        hub.serve_by(Arc::new(backend));
+    }
 
     // 4. What servers may ask, and what joins this node to others.
     let node = NodeIdentity {
@@ -175,6 +180,7 @@ fn rules(
         max_channel_bytes: config.channels.max_length,
         max_channels: websocket.max_channels_per_client as usize,
         history_limit: config.channels.history_limit,
+        rpc: config.backend.rpc,
         rates: websocket.rates.clone(),
         ping_every: websocket.ping_every,
         pong_within: websocket.pong_within,

@@ -11,6 +11,7 @@ use mainstay_auth::jwt::Verifier;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
+use crate::backend::RpcCall;
 use crate::channel::Channel;
 use crate::codes::{Disconnect, ReplyError};
 use crate::config::{NamespaceConfig, RatesConfig};
@@ -44,6 +45,8 @@ pub(crate) struct Rules {
     pub(crate) max_channel_bytes: usize,
     pub(crate) max_channels: usize,
     pub(crate) history_limit: usize,
+    /// Clients may call the application.
+    pub(crate) rpc: bool,
     pub(crate) rates: RatesConfig,
     pub(crate) ping_every: Duration,
     pub(crate) pong_within: Duration,
@@ -71,6 +74,8 @@ pub(crate) enum Action {
     Open(Box<Open>),
     /// Carry out a command that takes the hub, and answer it.
     Ask { id: u32, ask: Box<Ask> },
+    /// Ask the application behind the gateway, and pass its answer on.
+    Call { id: u32, call: Box<RpcCall> },
     /// Queue the reply to a command; `code` is 0 when it went well.
     Reply { frame: Bytes, method: Method, code: u32 },
     /// Queue something that is no reply.

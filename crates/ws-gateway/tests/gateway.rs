@@ -4,6 +4,9 @@
 #[path = "gateway/auth.rs"]
 mod auth;
 #[cfg(test)]
+#[path = "gateway/backend.rs"]
+mod backend;
+#[cfg(test)]
 #[path = "gateway/channels.rs"]
 mod channels;
 #[cfg(test)]

@@ -32,7 +32,12 @@ pub(crate) struct Connection {
     /// None once the connection is out of the hub: from then on it joins nothing.
     channels: Mutex<Option<Vec<Channel>>>,
     errands: Mutex<Errands>,
+    /// Calls of the application that are under way.
+    n_calls: AtomicU32,
 }
+
+/// A call of the application on behalf of a connection, until it is dropped.
+pub(crate) struct CallUnderWay(Arc<Connection>);
 
 /// What went over a connection.
 #[derive(Debug, Default)]
@@ -62,6 +67,7 @@ impl Connection {
             profile: OnceLock::new(),
             channels: Mutex::new(Some(Vec::new())),
             errands: Mutex::default(),
+            n_calls: AtomicU32::new(0),
         }
     }
 
@@ -103,6 +109,13 @@ impl Connection {
         errand::next(&mut self.errands.lock())
     }
 
+    /// Begins a call of the application; none when there are too many.
+    pub(crate) fn begin_call(self: &Arc<Self>, most: u32) -> Option<CallUnderWay> {
+        let one_more = |n_calls| (n_calls < most).then_some(n_calls + 1);
+        let begun = self.n_calls.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        begun.ok().map(|_| CallUnderWay(Arc::clone(self)))
+    }
+
     pub(super) fn identify(&self, profile: Profile) -> bool {
         self.profile.set(Box::new(profile)).is_ok()
     }
@@ -110,6 +123,18 @@ impl Connection {
     /// Locks the list of channels. Whoever changes it changes the hub under the same lock, so both stay equal.
     pub(super) fn lock_channels(&self) -> MutexGuard<'_, Option<Vec<Channel>>> {
         self.channels.lock()
+    }
+}
+
+impl CallUnderWay {
+    pub(crate) fn connection(&self) -> &Arc<Connection> {
+        &self.0
+    }
+}
+
+impl Drop for CallUnderWay {
+    fn drop(&mut self) {
+        self.0.n_calls.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -14,7 +14,7 @@ impl Seat {
         Self { hub, connection, retired: false }
     }
 
-    pub(crate) fn hub(&self) -> &Hub {
+    pub(crate) fn hub(&self) -> &Arc<Hub> {
         &self.hub
     }
 

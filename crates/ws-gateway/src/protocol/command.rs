@@ -30,7 +30,8 @@ pub(crate) enum Request<'a> {
     History(HistoryRequest<'a>),
     /// Asynchronous message to the server; has no reply.
     Send,
-    /// Rpc and the like.
+    Rpc(RpcRequest<'a>),
+    /// What is known and not served.
     Unserved(Method),
     /// A command with an id and no body that is known.
     Unknown,
@@ -152,6 +153,16 @@ pub(crate) struct PublishRequest<'a> {
     pub(crate) data: Option<&'a RawValue>,
     #[serde(rename = "type")]
     pub(crate) kind: i32,
+}
+
+/// Asks the application behind the gateway.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct RpcRequest<'a> {
+    #[serde(borrow)]
+    pub(crate) data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(crate) method: Cow<'a, str>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -283,6 +294,7 @@ impl<'a> Envelope<'a> {
             Method::Presence => Request::Presence(object(body)?),
             Method::PresenceStats => Request::PresenceStats(object(body)?),
             Method::History => Request::History(object(body)?),
+            Method::Rpc => Request::Rpc(object(body)?),
             Method::Send => Request::Send,
             method => Request::Unserved(method),
         })
@@ -334,7 +346,7 @@ mod tests {
             (r#"{"send":{"data":{}}}"#, "0 Send"),
             (r#"{"id":7}"#, "7 Unknown"),
             (r#"{"id":7,"future":{}}"#, "7 Unknown"),
-            (r#"{"id":4294967295,"rpc":{}}"#, "4294967295 Unserved"),
+            (r#"{"id":4294967295,"rpc":{}}"#, "4294967295 Rpc"),
             ("", "malformed"),
             ("null", "malformed"),
             ("[]", "malformed"),

@@ -28,6 +28,13 @@ pub(crate) fn error_reply(id: u32, error: ReplyError) -> Bytes {
     format!("{{\"id\":{id},\"error\":{{\"code\":{code},\"message\":\"{message}\"{temporary}}}}}").into()
 }
 
+/// Writes what the application says against a command.
+pub(crate) fn told_error(id: u32, code: u32, message: &str, temporary: bool) -> Bytes {
+    let message = serde_json::Value::from(message);
+    let temporary = if temporary { ",\"temporary\":true" } else { "" };
+    format!("{{\"id\":{id},\"error\":{{\"code\":{code},\"message\":{message}{temporary}}}}}").into()
+}
+
 /// Writes what happens in a channel, for those who listen.
 pub(crate) fn push(channel: &str, push: &Push<'_>) -> Bytes {
     #[derive(Serialize)]

@@ -34,6 +34,7 @@ impl Kind {
             Request::History(_) => (Self::Read, Method::History),
             Request::Unsubscribe(_) => (Self::Other, Method::Unsubscribe),
             Request::Refresh(_) => (Self::Other, Method::Refresh),
+            Request::Rpc(_) => (Self::Other, Method::Rpc),
             Request::SubRefresh(_) => (Self::Other, Method::SubRefresh),
             // It has no reply, and ends the connection anyhow.
             Request::Send => return None,

@@ -9,14 +9,15 @@ use super::pace::Kind;
 use super::permission::{Allowed, allowed};
 use super::pulse::Pong;
 use super::{Action, Ask, Connected, Now, Rules};
+use crate::backend::RpcCall;
 use crate::channel::Channel;
 use crate::codes::{Disconnect, ReplyError};
 use crate::engine::{HistoryQuery, Since};
 use crate::filter::Filter;
 use crate::hub::Subscription;
 use crate::protocol::{
-    HistoryRequest, Method, PublishRequest, RefreshRequest, RefreshResult, Request, SubRefreshRequest,
-    SubscribeRequest,
+    HistoryRequest, Method, PublishRequest, RefreshRequest, RefreshResult, Request, RpcRequest,
+    SubRefreshRequest, SubscribeRequest,
 };
 
 /// Bit of `SubscribeRequest.flag`: answer with an error rather than with `recovered: false`.
@@ -24,6 +25,9 @@ const REJECT_UNRECOVERED: i64 = 2;
 
 /// The one kind of deltas served.
 const FOSSIL: &str = "fossil";
+
+/// Longest name of what a client calls.
+const MAX_RPC_METHOD_BYTES: usize = 128;
 
 /// What a command comes to: something for the hub, or an error.
 type Outcome = Result<Ask, ReplyError>;
@@ -47,6 +51,10 @@ impl Turn<'_> {
         }
         let (method, outcome) = match request {
             Request::Pong => return self.pong(),
+            Request::Rpc(request) => {
+                self.rpc(request);
+                return Ok(());
+            }
             Request::Send => return Err(Disconnect::NOT_AVAILABLE),
             Request::Connect(_) => return Err(Disconnect::BAD_REQUEST),
             Request::Refresh(request) => return self.refresh(request),
@@ -201,6 +209,20 @@ impl Turn<'_> {
             };
             Ok(Ask::History { channel, options, query, members_only })
         }))
+    }
+
+    /// Passes a call on to the application.
+    fn rpc(&mut self, request: &RpcRequest<'_>) {
+        let action = if !self.rules.rpc {
+            Action::refuse(self.id, Method::Rpc, ReplyError::NOT_AVAILABLE)
+        } else if request.method.len() > MAX_RPC_METHOD_BYTES {
+            Action::refuse(self.id, Method::Rpc, ReplyError::BAD_REQUEST)
+        } else {
+            let call =
+                RpcCall { method: (*request.method).into(), data: request.data.map(ToOwned::to_owned) };
+            Action::Call { id: self.id, call: Box::new(call) }
+        };
+        self.actions.push(action);
     }
 
     /// Notes when a subscription ends unless it is prolonged.

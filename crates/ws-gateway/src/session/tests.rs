@@ -53,6 +53,7 @@ fn rules() -> Rules {
         max_channel_bytes: 255,
         max_channels: 3,
         history_limit: 300,
+        rpc: false,
         rates: crate::config::RatesConfig::default(),
         ping_every: Duration::from_secs(20),
         pong_within: Duration::from_secs(8),
@@ -129,6 +130,7 @@ fn shown(actions: &[Action]) -> Vec<String> {
             format!("open {} {} ttl {} {}", open.id, open.client, open.lifetime.ttl, channels.join(","))
         }
         Action::Ask { id, ask } => format!("{id} {}", asked(ask)),
+        Action::Call { id, call } => format!("{id} call {}", call.method),
         Action::Expire(channel) => format!("expire {}", channel.as_str()),
         Action::RoundTrip(took) => format!("round trip {took:?}"),
         Action::Close(disconnect) => format!("close {} {}", disconnect.code, disconnect.reason),
