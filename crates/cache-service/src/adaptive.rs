@@ -61,6 +61,19 @@ struct Judgement {
     chooser: Chooser,
     last: Option<Report>,
     since_unix_ms: u64,
+    /// Why it changed its mind last; empty for what it began with.
+    chosen_because: String,
+}
+
+impl Judgement {
+    /// Says what the last look found, and why the present choice was made if that was an earlier one.
+    fn told(&self, is_new: bool, reason: &str) -> String {
+        if is_new || self.chosen_because.is_empty() {
+            reason.to_owned()
+        } else {
+            format!("{reason}; chosen because {}", self.chosen_because)
+        }
+    }
 }
 
 /// What was seen last, and what follows.
@@ -96,6 +109,7 @@ impl Adaptive {
             chooser: Chooser::default(),
             last: None,
             since_unix_ms: 0,
+            chosen_because: String::new(),
         };
         Arc::new(Self {
             choice: AtomicU8::new(Behaviour::WriteThrough as u8),
@@ -165,6 +179,7 @@ impl Adaptive {
             self.choice.store(chosen as u8, Ordering::Relaxed);
             self.n_switches.fetch_add(1, Ordering::Relaxed);
             judgement.since_unix_ms = around.now_unix_ms;
+            judgement.chosen_because.clone_from(&reason);
             // What was counted under the other behaviour says little of this one.
             judgement.window.restart();
         }
@@ -172,7 +187,7 @@ impl Adaptive {
             chosen,
             since_unix_ms: judgement.since_unix_ms,
             n_switches: self.n_switches(),
-            reason: reason.clone(),
+            reason: judgement.told(chosen != before, &reason),
             observed,
             estimates,
         });

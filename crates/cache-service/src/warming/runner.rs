@@ -221,27 +221,33 @@ impl Drive<'_> {
         Ok(())
     }
 
-    /// Brings some keys in, together. When none of them can be, they are tried again a little later.
+    /// Brings some keys in, together. What the origin or Redis did not give is tried again a little later.
     async fn bring(&mut self, source: WarmSource, some: &[Wanted]) {
         let mut wait = TRY_AGAIN_AFTER;
-        let mut ended = Vec::new();
-        for attempt in 1..=TRIES {
+        let mut left: Vec<_> = some.iter().collect();
+        for tries_left in (0..TRIES).rev() {
             self.wait_for_calm().await;
-            self.pace(some.len()).await;
-            ended = self.try_all(some).await;
-            let is_outage = ended.iter().all(|ended| matches!(ended, Err(error) if !is_of_the_line(error)));
-            if !is_outage || attempt == TRIES {
-                break;
+            self.pace(left.len()).await;
+            let ended = self.try_all(&left).await;
+            let mut again = Vec::new();
+            for (wanted, ended) in left.into_iter().zip(ended) {
+                let may_pass = matches!(&ended, Err(error) if !is_of_the_line(error));
+                if may_pass && tries_left > 0 {
+                    again.push(wanted);
+                } else {
+                    self.count(source, wanted, &ended);
+                }
             }
+            if again.is_empty() {
+                return;
+            }
+            left = again;
             sleep(wait).await;
             wait = (wait * 2).min(TRY_AGAIN_AFTER_MOST);
         }
-        for (wanted, ended) in some.iter().zip(ended) {
-            self.count(source, wanted, &ended);
-        }
     }
 
-    async fn try_all(&self, some: &[Wanted]) -> Vec<Result<Warmed, CacheError>> {
+    async fn try_all(&self, some: &[&Wanted]) -> Vec<Result<Warmed, CacheError>> {
         let engine = &self.warming.engine;
         // Those that have to be loaded are loaded in one call, where the origin can.
         let first = Seat::first();
