@@ -14,6 +14,8 @@
 #
 # What Compose is asked is what .env and COMPOSE_FILE say, so other files and environments are named there. On success
 # MAINSTAY_VERSION is written to .env, so that the next `docker compose up` means the same images.
+# With MAINSTAY_PURGE_URL in the environment that address is called by POST at the end, so that a CDN in front of the edge forgets
+# the pages of the old version; MAINSTAY_PURGE_HEADER is one more header for it. A call that fails is told and changes nothing.
 # Exit code 0: the new version runs; 1: nothing was changed; 3: rolled back; 4: the way back failed too, look at once.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -140,6 +142,10 @@ if grep -q '^MAINSTAY_VERSION=' .env; then
   sed -i "s/^MAINSTAY_VERSION=.*/MAINSTAY_VERSION=$version/" .env
 else
   printf '\n# Written by scripts/deploy.sh.\nMAINSTAY_VERSION=%s\n' "$version" >>.env
+fi
+if [ -n "${MAINSTAY_PURGE_URL:-}" ]; then
+  step "purge hook"
+  if purge_pages "$version"; then say "  called"; else say "  failed: purge /dashboard, /docs and /openapi.json by hand"; fi
 fi
 say ""
 say "version $version runs; the images before it are tagged 'previous'"

@@ -125,3 +125,16 @@ local_api_key() {
     (cd "$ROOT" && docker-compose run --rm secrets show 2>/dev/null | sed -n 's/^admin *//p')
   fi
 }
+
+# Tells a CDN in front of the edge that a new version runs: POST to MAINSTAY_PURGE_URL, if it is set, with the pages that are
+# asked for anew; hashed assets stay good for ever. MAINSTAY_PURGE_HEADER is one more header, like `Authorization: Bearer ...`.
+purge_pages() {
+  [ -n "${MAINSTAY_PURGE_URL:-}" ] || return 0
+  # By standard input: arguments of a program are seen by everybody on this machine.
+  {
+    printf 'url = "%s"\n' "$MAINSTAY_PURGE_URL"
+    printf 'header = "content-type: application/json"\n'
+    if [ -n "${MAINSTAY_PURGE_HEADER:-}" ]; then printf 'header = "%s"\n' "$MAINSTAY_PURGE_HEADER"; fi
+  } | curl --config - --silent --show-error --fail --output /dev/null --max-time 10 --retry 2 --request POST \
+    --data "{\"version\":\"$1\",\"paths\":[\"/dashboard\",\"/docs\",\"/openapi.json\"]}"
+}
