@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, and the line tells where")]
 
+mod access;
 mod alerting;
 mod cache;
 mod cache_doors;

@@ -2,6 +2,7 @@
 //!
 //! Every test starts what it breaks.
 
+mod access;
 mod backup;
 mod browsers;
 mod checks;

@@ -5,20 +5,25 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use mainstay_auth::api_key::ApiKeys;
+use mainstay_auth::api_key::{ApiKey, ApiKeys, StoredKeys};
 use mainstay_auth::jwt::{RotatingKeys, Verifier, VerifierConfig};
+use mainstay_auth::scope::Scope;
 use mainstay_auth::{Authenticator, Role};
 use mainstay_jwks::JwksConfig;
 use mainstay_runtime::{Problems, Secret, ServerConfig, ServiceConfig, TelemetryConfig, UpstreamConfig};
 use serde::{Deserialize, Serialize};
 
+mod deprecation;
 mod http;
 mod idempotency;
 mod limits;
+mod stored_keys;
 
 pub(crate) use self::http::HttpConfig;
+pub(crate) use deprecation::DeprecationConfig;
 pub(crate) use idempotency::IdempotencyConfig;
 pub(crate) use limits::LimitsConfig;
+pub(crate) use stored_keys::StoredKeysConfig;
 
 /// The whole configuration; every section has working defaults for one machine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -49,6 +54,8 @@ pub struct AuthConfig {
     pub audience: String,
     /// API keys by id; only their SHA-256 is kept.
     pub api_keys: BTreeMap<String, ApiKeyConfig>,
+    /// API keys that are made over REST.
+    pub stored_keys: StoredKeysConfig,
 }
 
 /// One API key.
@@ -115,16 +122,25 @@ impl AuthConfig {
     }
 
     /// Builds what checks credentials; `rotating` are the keys of [`Self::jwks`], kept by somebody else.
-    pub(crate) fn authenticator(&self, rotating: &RotatingKeys) -> anyhow::Result<Authenticator> {
+    pub(crate) fn authenticator(
+        &self,
+        rotating: &RotatingKeys,
+        stored: StoredKeys,
+    ) -> anyhow::Result<Authenticator> {
         let verifier = self.takes_tokens().then(|| self.verifier(rotating)).transpose()?;
-        let keys = ApiKeys::try_new(self.api_keys.iter().map(|(id, key)| mainstay_auth::api_key::ApiKey {
+        let keys = ApiKeys::try_new(self.configured_keys()).context("reading auth.api_keys")?;
+        Ok(Authenticator::new(verifier, keys).with_stored(stored))
+    }
+
+    /// Lists the keys of the configuration.
+    pub(crate) fn configured_keys(&self) -> Vec<ApiKey> {
+        let key = |(id, key): (&String, &ApiKeyConfig)| ApiKey {
             id: id.clone(),
             sha256: key.sha256.expose().to_owned(),
             role: key.role,
             scopes: key.scopes.clone(),
-        }))
-        .context("reading auth.api_keys")?;
-        Ok(Authenticator::new(verifier, keys))
+        };
+        self.api_keys.iter().map(key).collect()
     }
 
     fn verifier(&self, rotating: &RotatingKeys) -> anyhow::Result<Verifier> {
@@ -176,7 +192,13 @@ impl AuthConfig {
             problems.add("auth.jwt_public_keys", format!("{error:#}"));
         }
         self.jwks.check(problems, "auth.jwks", &self.audience);
+        self.stored_keys.check(problems);
         for (id, key) in &self.api_keys {
+            for scope in &key.scopes {
+                if let Err(error) = scope.parse::<Scope>() {
+                    problems.add(format!("auth.api_keys.{id}.scopes"), format!("{error}, is {scope:?}"));
+                }
+            }
             let digest = key.sha256.expose();
             let is_digest = digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
             problems.ensure(
@@ -226,7 +248,8 @@ mod tests {
         let sha256 = serde_json::from_str("\"abc\"").expect("a secret is a string");
         config.auth.jwt_public_keys = vec!["/nowhere/key.pem".into()];
         config.auth.jwks.source = "http://id.example.org/jwks".to_owned();
-        let key = ApiKeyConfig { sha256, role: Role::Viewer, scopes: Vec::new() };
+        let key = ApiKeyConfig { sha256, role: Role::Viewer, scopes: vec!["cache".to_owned()] };
+        config.auth.stored_keys.refresh_every = Duration::ZERO;
         config.auth.api_keys.insert("ci".to_owned(), key);
         config.upstreams.cache.endpoints = vec!["ftp://nowhere".to_owned()].into();
 
@@ -245,6 +268,8 @@ mod tests {
             "auth.jwt_public_keys",
             "auth.jwks.source",
             "auth.api_keys.ci.sha256",
+            "auth.api_keys.ci.scopes",
+            "auth.stored_keys.refresh_every",
             "upstreams.cache.endpoints",
         ] {
             assert!(lines.contains(key), "{key} is missing from\n{lines}");

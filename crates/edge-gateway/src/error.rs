@@ -94,6 +94,12 @@ impl Problem {
         self
     }
 
+    /// Adds something for programs, under a name of its own.
+    pub(crate) fn extension(mut self, name: &str, value: &str) -> Self {
+        self.extensions.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     pub(crate) fn status(&self) -> StatusCode {
         self.status
     }
@@ -163,6 +169,7 @@ pub(crate) fn schema() -> serde_json::Value {
             "instance": { "type": "string", "description": "path of the request" },
             "requestId": { "type": "string" },
             "retryAfter": { "type": "integer", "description": "seconds" },
+            "scope": { "type": "string", "description": "a scope that would do, like cache.write:orders" },
             "sqlState": { "type": "string", "description": "PostgreSQL's error code" },
             "errors": {
                 "type": "array",

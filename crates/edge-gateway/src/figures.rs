@@ -47,6 +47,10 @@ pub(crate) struct Figures {
     seconds: Family<TimeLabels, Histogram>,
     limited: Family<ClassLabels, Counter>,
     limit_asks: Family<CountedLabels, Counter>,
+    stored_keys: Gauge,
+    stored_keys_age_seconds: Gauge,
+    audit_waiting: Gauge,
+    audit_dropped: Counter,
     pub(crate) recent: Arc<Recent>,
     pub(crate) in_flight: Gauge,
     pub(crate) shed: Counter,
@@ -60,6 +64,10 @@ impl Figures {
             seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             limited: Family::default(),
             limit_asks: Family::default(),
+            stored_keys: Gauge::default(),
+            stored_keys_age_seconds: Gauge::default(),
+            audit_waiting: Gauge::default(),
+            audit_dropped: Counter::default(),
             recent: Arc::default(),
             in_flight: Gauge::default(),
             shed: Counter::default(),
@@ -85,7 +93,28 @@ impl Figures {
             "Requests with missing or bad credentials",
             figures.unauthorized.clone(),
         );
+        figures.register_access(registry);
         figures
+    }
+
+    fn register_access(&self, registry: &mut Registry) {
+        let figures = [
+            ("stored_keys", "API keys made over REST that are trusted", &self.stored_keys),
+            (
+                "stored_keys_age_seconds",
+                "Time since monitor-service confirmed them",
+                &self.stored_keys_age_seconds,
+            ),
+            ("audit_waiting", "Changes that are not on record yet", &self.audit_waiting),
+        ];
+        for (name, help, gauge) in figures {
+            registry.register(name, help, gauge.clone());
+        }
+        registry.register(
+            "audit_dropped",
+            "Changes that never came on record: too many waited, or they were refused",
+            self.audit_dropped.clone(),
+        );
     }
 
     /// Counts one answered request.
@@ -105,6 +134,18 @@ impl Figures {
         self.limited.get_or_create(&ClassLabels { class }).inc();
     }
 
+    /// Tells how many stored keys are trusted, and for how long nobody has confirmed them.
+    pub(crate) fn stored_keys(&self, n_keys: usize, age: Duration) {
+        self.stored_keys.set(i64::try_from(n_keys).unwrap_or(i64::MAX));
+        self.stored_keys_age_seconds.set(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+    }
+
+    /// Tells how many changes wait to be put on record, and counts those that are lost.
+    pub(crate) fn audited(&self, waiting: usize, dropped: usize) {
+        self.audit_waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        self.audit_dropped.inc_by(dropped as u64);
+    }
+
     /// Counts one question to the shared count.
     pub(crate) fn limit_asked(&self, counted: &'static str) {
         self.limit_asks.get_or_create(&CountedLabels { counted }).inc();
@@ -112,7 +153,7 @@ impl Figures {
 }
 
 /// Keeps the label set closed: a client can send any word as a method.
-fn method_label(method: &http::Method) -> &'static str {
+pub(crate) fn method_label(method: &http::Method) -> &'static str {
     match method.as_str() {
         "GET" => "GET",
         "HEAD" => "HEAD",

@@ -1,10 +1,12 @@
 #![doc = include_str!("../README.md")]
 
+mod audit;
 mod body;
 mod config;
 mod error;
 mod etag;
 mod figures;
+mod keyring;
 mod limits;
 mod live;
 mod map;
@@ -14,6 +16,7 @@ mod part;
 mod recent;
 mod router;
 mod routes;
+mod scope;
 mod service;
 mod state;
 mod upstream;

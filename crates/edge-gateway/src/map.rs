@@ -1,5 +1,6 @@
 //! Turns the URL map into two things that therefore cannot differ: the router and the OpenAPI document.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use axum::Router;
@@ -48,6 +49,17 @@ impl Map {
     fn with(mut self, path: &'static str, role: Option<Role>, handlers: Handlers) -> Self {
         self.0.push(Door { path, role, handlers });
         self
+    }
+
+    /// Names every path.
+    pub(crate) fn paths(&self) -> HashSet<&'static str> {
+        self.0.iter().map(|door| door.path).collect()
+    }
+
+    /// Names every path with the smallest role that may use it.
+    #[cfg(test)]
+    pub(crate) fn roles(&self) -> Vec<(&'static str, Option<Role>)> {
+        self.0.iter().map(|door| (door.path, door.role)).collect()
     }
 
     /// Writes the OpenAPI document of these paths.

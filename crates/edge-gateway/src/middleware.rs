@@ -1,6 +1,7 @@
 //! What every request passes through, outermost first: [`envelope`], then [`authorize`] where a path needs a role.
 
 pub(crate) mod authorize;
+pub(crate) mod deprecation;
 pub(crate) mod envelope;
 pub(crate) mod idempotency;
 pub(crate) mod web;

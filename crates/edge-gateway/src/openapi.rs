@@ -60,6 +60,7 @@ pub(crate) fn document(operations: Vec<Operation>, schemas: Vec<(String, RefOr<S
             { "name": "coordination", "description": "What all nodes share: rate limits, locks, counters." },
             { "name": "database", "description": "SQL, and the PostgreSQL nodes." },
             { "name": "realtime", "description": "Publishing, and who listens." },
+            { "name": "access", "description": "Who may come in, and what was changed." },
             { "name": "pages", "description": "Pages for people, and this document." },
         ],
         "paths": paths,
@@ -116,7 +117,7 @@ fn complete(operation: &mut Value, path: &str, role: Option<Role>) {
     }
     if let Some(role) = role {
         problems.push((401, "credentials are missing, or not good"));
-        problems.push((403, "the role of the credentials is too low"));
+        problems.push((403, "the role of the credentials is too low, or their scopes do not name this"));
         problems
             .push((429, "too many requests with these credentials; `retry-after` says when to come back"));
         operation["security"] = json!([{ "apiKey": [] }, { "bearer": [] }]);

@@ -1,6 +1,7 @@
 //! The whole URL map: one file per area, each path with the smallest role that may use it. Everything else about a path
 //! stands at its handler.
 
+mod access;
 mod alerting;
 mod analysis;
 mod cache;
@@ -26,6 +27,7 @@ pub(crate) fn map() -> Map {
         coordination::paths,
         database::paths,
         realtime::paths,
+        access::paths,
         pages::paths,
     ];
     areas.into_iter().fold(Map::default(), |map, paths| paths(map))

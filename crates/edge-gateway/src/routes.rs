@@ -2,6 +2,7 @@
 
 pub(crate) mod alerting;
 pub(crate) mod analysis;
+pub(crate) mod audit;
 pub(crate) mod batch;
 pub(crate) mod cache;
 pub(crate) mod cache_monitor;
@@ -12,6 +13,7 @@ pub(crate) mod database;
 pub(crate) mod docs;
 pub(crate) mod health;
 pub(crate) mod invalidation;
+pub(crate) mod keys;
 pub(crate) mod live;
 pub(crate) mod monitoring;
 pub(crate) mod partitions;

@@ -3,17 +3,19 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use mainstay_auth::api_key::StoredKeys;
 use mainstay_auth::jwt::RotatingKeys;
 use mainstay_rpc::{Routes, ServeOptions, server_tls};
 use mainstay_runtime::{ComponentKind, Context};
 
 use crate::config::EdgeConfig;
 use crate::figures::Figures;
+use crate::middleware::deprecation::Deprecations;
 use crate::routes::docs::Pages;
 use crate::routes::live;
 use crate::state::App;
 use crate::upstream::{self, Upstreams};
-use crate::{middleware, router};
+use crate::{audit, keyring, middleware, router};
 
 /// Starts the edge: everything it needs is built here, in this order.
 ///
@@ -25,7 +27,8 @@ pub async fn start(cx: Context, config: EdgeConfig) -> anyhow::Result<()> {
 
     // 2. Who may come in.
     let rotating = RotatingKeys::default();
-    let authenticator = config.auth.authenticator(&rotating)?;
+    let stored = StoredKeys::default();
+    let authenticator = config.auth.authenticator(&rotating, stored.clone())?;
     if config.auth.jwks.is_configured() {
         mainstay_jwks::keep(&cx, &config.auth.jwks, rotating).context("reading auth.jwks")?;
     }
@@ -37,8 +40,11 @@ pub async fn start(cx: Context, config: EdgeConfig) -> anyhow::Result<()> {
     // 4. Figures and the state that handlers share.
     let figures = cx.metrics(Figures::register);
     let map = router::map();
-    let pages = Pages::new(&map.document());
-    let app = Arc::new(App::new(cx.clone(), &config, authenticator, upstreams, peers, figures, pages));
+    let mut document = map.document();
+    Deprecations::new(&config.http.deprecated).mark(&mut document);
+    let pages = Pages::new(&document);
+    let app =
+        Arc::new(App::new(cx.clone(), &config, (authenticator, stored), upstreams, peers, figures, pages));
 
     // 5. A look at every peer each second, for readiness and for the age in merged answers.
     for peer in &app.peers {
@@ -53,7 +59,13 @@ pub async fn start(cx: Context, config: EdgeConfig) -> anyhow::Result<()> {
     // 6. What watchers are told, once for all of them.
     app.live_is_told_by(live::tell_watchers(&cx, &app));
 
-    // 7. The public door, and the internal one.
+    // 7. API keys made over REST, and the record of changes: both are kept by the monitor.
+    if !config.upstreams.monitor.endpoints.is_empty() {
+        keyring::keep(&cx, &app, config.auth.stored_keys.refresh_every);
+        audit::run(&cx, &app);
+    }
+
+    // 8. The public door, and the internal one.
     let options = ServeOptions {
         tls: server_tls(&config.http.tls).context("reading http.tls")?,
         max_connections: config.http.max_connections,

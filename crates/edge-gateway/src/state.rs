@@ -4,13 +4,17 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use mainstay_auth::Authenticator;
+use mainstay_auth::api_key::{ApiKey, StoredKeys};
 use mainstay_runtime::{Context, Trigger};
 use tokio::sync::Semaphore;
 
+use crate::audit::Auditor;
 use crate::config::EdgeConfig;
 use crate::figures::Figures;
+use crate::keyring::Keyring;
 use crate::limits::Limiter;
 use crate::live::Live;
+use crate::middleware::deprecation::Deprecations;
 use crate::middleware::idempotency::Once;
 use crate::routes::docs::Pages;
 use crate::upstream::{Peer, Upstreams};
@@ -19,6 +23,12 @@ use crate::upstream::{Peer, Upstreams};
 pub(crate) struct App {
     pub(crate) cx: Context,
     pub(crate) authenticator: Authenticator,
+    /// API keys of the configuration.
+    pub(crate) configured_keys: Vec<ApiKey>,
+    /// API keys that were made over REST.
+    pub(crate) keyring: Keyring,
+    /// Changes that are to be put on record.
+    pub(crate) auditor: Auditor,
     pub(crate) upstreams: Upstreams,
     /// Every configured instance of every service, one by one.
     pub(crate) peers: Vec<Peer>,
@@ -30,6 +40,7 @@ pub(crate) struct App {
     live_trigger: OnceLock<Trigger>,
     /// Requests that may be under way at once; health checks do not count.
     pub(crate) admission: Arc<Semaphore>,
+    pub(crate) deprecations: Deprecations,
     pub(crate) request_within: Duration,
     pub(crate) once: Once,
     pub(crate) access_log: bool,
@@ -44,7 +55,7 @@ impl App {
     pub(crate) fn new(
         cx: Context,
         config: &EdgeConfig,
-        authenticator: Authenticator,
+        (authenticator, stored): (Authenticator, StoredKeys),
         upstreams: Upstreams,
         peers: Vec<Peer>,
         figures: Figures,
@@ -53,6 +64,9 @@ impl App {
         Self {
             cx,
             authenticator,
+            configured_keys: config.auth.configured_keys(),
+            keyring: Keyring::new(&config.auth.stored_keys, stored, figures.clone()),
+            auditor: Auditor::new(!config.upstreams.monitor.endpoints.is_empty(), figures.clone()),
             upstreams,
             peers,
             limiter: Limiter::new(&config.limits, figures.clone()),
@@ -61,6 +75,7 @@ impl App {
             live: Live::default(),
             live_trigger: OnceLock::new(),
             admission: Arc::new(Semaphore::new(config.http.max_in_flight as usize)),
+            deprecations: Deprecations::new(&config.http.deprecated),
             request_within: config.http.request_within,
             once: config.idempotency.once(config.http.request_within),
             access_log: config.http.access_log,

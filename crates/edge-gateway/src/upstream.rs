@@ -19,6 +19,7 @@ use mainstay_proto::introspect::v1::introspection_client::IntrospectionClient;
 use mainstay_proto::introspect::v1::{
     Component, ComponentsRequest, DescribeRequest, DescribeResponse, MetricsRequest,
 };
+use mainstay_proto::monitor::v1::access_service_client::AccessServiceClient;
 use mainstay_proto::monitor::v1::analysis_service_client::AnalysisServiceClient;
 use mainstay_proto::monitor::v1::monitor_service_client::MonitorServiceClient;
 use mainstay_proto::realtime::v1::realtime_service_client::RealtimeServiceClient;
@@ -105,6 +106,7 @@ impl Upstreams {
     typed_call!(switchover, replica, SwitchoverServiceClient);
     typed_call!(monitor, monitor, MonitorServiceClient);
     typed_call!(analysis, monitor, AnalysisServiceClient);
+    typed_call!(access, monitor, AccessServiceClient);
 }
 
 fn not_configured(section: &str) -> Failure {

@@ -9,6 +9,10 @@ use subtle::{ConditionallySelectable, ConstantTimeEq};
 
 use crate::{Method, Principal, Role};
 
+mod stored;
+
+pub use stored::{LONGEST_NAME_BYTES, StoredKey, StoredKeys, is_name, text};
+
 /// Longer texts are no keys of ours, and hashing them would be work for nothing.
 const LONGEST_KEY_BYTES: usize = 1_024;
 

@@ -1,6 +1,6 @@
 use std::fmt;
 
-use crate::api_key::ApiKeys;
+use crate::api_key::{ApiKeys, StoredKeys};
 use crate::jwt::{TokenError, Verifier};
 use crate::{Method, Principal};
 
@@ -9,12 +9,19 @@ use crate::{Method, Principal};
 pub struct Authenticator {
     verifier: Option<Verifier>,
     keys: ApiKeys,
+    stored: StoredKeys,
 }
 
 impl Authenticator {
     /// Accepts tokens if there is a verifier, and the given API keys.
     pub fn new(verifier: Option<Verifier>, keys: ApiKeys) -> Self {
-        Self { verifier, keys }
+        Self { verifier, keys, stored: StoredKeys::default() }
+    }
+
+    /// Accepts these API keys too; of two with the same text the one given first counts.
+    #[must_use]
+    pub fn with_stored(self, stored: StoredKeys) -> Self {
+        Self { stored, ..self }
     }
 
     /// Checks a credential at `now_unix_s`, in seconds since the Unix epoch.
@@ -22,7 +29,9 @@ impl Authenticator {
     /// A token needs a `sub` and a `role`, and must not be a subscription token (see the crate's invariants).
     pub fn authenticate(&self, credential: Credential<'_>, now_unix_s: u64) -> Result<Principal, AuthError> {
         match credential {
-            Credential::ApiKey(key) => self.keys.verify(key).ok_or(AuthError::UnknownApiKey),
+            Credential::ApiKey(key) => {
+                self.keys.verify(key).map_or_else(|| self.stored.verify(key, now_unix_s), Ok)
+            }
             Credential::Bearer(token) => self.authenticate_token(token, now_unix_s),
         }
     }
@@ -96,6 +105,9 @@ pub enum AuthError {
     /// Nobody has this key.
     #[error("api key is unknown")]
     UnknownApiKey,
+    /// The key was good once.
+    #[error("api key has expired")]
+    ApiKeyExpired,
 }
 
 impl AuthError {
@@ -108,6 +120,7 @@ impl AuthError {
             Self::NoSubject => "no_subject",
             Self::NoRole => "no_role",
             Self::UnknownApiKey => "unknown_api_key",
+            Self::ApiKeyExpired => "api_key_expired",
         }
     }
 }

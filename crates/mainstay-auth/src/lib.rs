@@ -5,6 +5,7 @@ mod authenticator;
 pub mod jwt;
 mod principal;
 mod role;
+pub mod scope;
 
 pub use authenticator::{AuthError, Authenticator, Credential};
 pub use principal::{Method, Principal};

@@ -1,5 +1,6 @@
 //! The gRPC door: decode, call, encode.
 
+mod access;
 mod analysis;
 mod decode;
 mod encode;
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+pub(crate) use access::AccessGrpc;
 pub(crate) use analysis::AnalysisGrpc;
 
 use crate::alert::state::Transition;

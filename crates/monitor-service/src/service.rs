@@ -11,9 +11,10 @@ use parking_lot::Mutex;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Access;
 use crate::collect::Puller;
 use crate::config::Config;
-use crate::grpc::{AnalysisGrpc, MonitorGrpc};
+use crate::grpc::{AccessGrpc, AnalysisGrpc, MonitorGrpc};
 use crate::host::Host;
 use crate::metrics::MonitorMetrics;
 use crate::monitor::{Monitor, Parts};
@@ -34,7 +35,7 @@ pub async fn start(cx: Context, config: Config) -> anyhow::Result<()> {
     let metrics = cx.metrics(MonitorMetrics::register);
     let (settings, registered, now) = (config.store.clone(), metrics.clone(), cx.clock().now());
     let opened = tokio::task::spawn_blocking(move || store::open(&settings, registered, now));
-    let Opened { store, writer, restored } = opened.await?.context("store")?;
+    let Opened { store, writer, mut restored } = opened.await?.context("store")?;
     if config.store.is_copied() {
         let (from, to) = (config.store.path.clone(), config.store.copy_to.clone());
         let copies = Copies { from, to, clock: cx.clock().clone(), metrics: metrics.clone() };
@@ -48,6 +49,8 @@ pub async fn start(cx: Context, config: Config) -> anyhow::Result<()> {
         store: store.clone(),
         outbox: outbox.clone(),
     };
+    let keys = std::mem::take(&mut restored.keys);
+    let access = Access::new(keys, store.clone(), cx.clock().clone());
     let monitor = Arc::new(Monitor::new(parts, restored));
     let around = Surroundings {
         clock: cx.clock().clone(),
@@ -96,7 +99,8 @@ pub async fn start(cx: Context, config: Config) -> anyhow::Result<()> {
     // 5. Doors.
     let analysis = AnalysisGrpc::new(Arc::clone(&monitor)).into_server();
     let monitor = MonitorGrpc::new(monitor, channels, cx.stopping()).into_server();
-    cx.serve(Routes::new(monitor).add_service(analysis)).await
+    let access = AccessGrpc::new(access).into_server();
+    cx.serve(Routes::new(monitor).add_service(analysis).add_service(access)).await
 }
 
 fn read_host(cx: &Context, config: &Config, monitor: &Arc<Monitor>) {

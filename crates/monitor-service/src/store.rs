@@ -4,6 +4,7 @@
 //! many in one transaction; whoever promises durability waits for the commit. Without a path the same tables are held in
 //! memory, and nothing survives.
 
+mod access;
 mod copies;
 mod open;
 mod schema;
@@ -18,6 +19,7 @@ use std::time::{Duration, SystemTime};
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::access::{ApiKey, ChangeFilter, RecordedChange};
 use crate::alert::{Kept, Record};
 use crate::metrics::MonitorMetrics;
 use crate::notify::Delivery;
@@ -35,6 +37,7 @@ pub(crate) use writer::{Surroundings, Writer};
 pub(crate) struct Store {
     work_tx: mpsc::Sender<Work>,
     resync: Arc<AtomicBool>,
+    rekey: Arc<AtomicBool>,
     metrics: MonitorMetrics,
 }
 
@@ -73,6 +76,10 @@ pub(crate) struct Changes {
     pub rules: Vec<(String, Option<Rule>)>,
     /// Silences made, or ended.
     pub silences: Vec<(uuid::Uuid, Option<Silence>)>,
+    /// API keys made, changed or removed.
+    pub keys: Vec<(String, Option<ApiKey>)>,
+    /// What was changed through edges.
+    pub recorded: Vec<RecordedChange>,
 }
 
 /// Holds what an earlier process stored.
@@ -88,6 +95,8 @@ pub(crate) struct Restored {
     pub rules: Vec<Rule>,
     /// Ended ones too.
     pub silences: Vec<Silence>,
+    /// API keys.
+    pub keys: Vec<ApiKey>,
 }
 
 impl Changes {
@@ -99,6 +108,8 @@ impl Changes {
             && self.deliveries.is_empty()
             && self.rules.is_empty()
             && self.silences.is_empty()
+            && self.keys.is_empty()
+            && self.recorded.is_empty()
     }
 }
 
@@ -119,7 +130,7 @@ const RECORDS_MAX: i64 = 10_000;
 impl Store {
     fn new(metrics: MonitorMetrics) -> (Self, mpsc::Receiver<Work>) {
         let (work_tx, work_rx) = mpsc::channel(QUEUE);
-        (Self { work_tx, resync: Arc::default(), metrics }, work_rx)
+        (Self { work_tx, resync: Arc::default(), rekey: Arc::default(), metrics }, work_rx)
     }
 
     /// Queues changes, in order; when there is no room, all alerts are stored anew as soon as there is.
@@ -178,6 +189,14 @@ impl Store {
         self.read(move |connection| work::records(connection, alert, before, limit)).await
     }
 
+    /// Lists recorded changes, newest first, each with its number.
+    pub(crate) async fn recorded(
+        &self,
+        filter: ChangeFilter,
+    ) -> Result<Vec<(u64, RecordedChange)>, StoreError> {
+        self.read(move |connection| access::recorded(connection, &filter)).await
+    }
+
     /// Reads rolled-up points; see [`tiers::read`].
     pub(crate) async fn tier_points(&self, query: tiers::Query) -> Result<Vec<TierSeries>, StoreError> {
         self.read(move |connection| tiers::read(connection, &query)).await
@@ -186,6 +205,11 @@ impl Store {
     /// Tells, once, that all alerts have to be stored anew.
     pub(crate) fn take_resync(&self) -> bool {
         self.resync.swap(false, Ordering::Relaxed)
+    }
+
+    /// Tells, once, that the file was begun anew and knows no API keys.
+    pub(crate) fn take_rekey(&self) -> bool {
+        self.rekey.swap(false, Ordering::Relaxed)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The public port.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -7,6 +8,9 @@ use bytesize::ByteSize;
 use mainstay_rpc::{ServerTls, server_tls};
 use mainstay_runtime::Problems;
 use serde::{Deserialize, Serialize};
+
+use super::DeprecationConfig;
+use crate::router;
 
 /// The public port.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,6 +41,8 @@ pub struct HttpConfig {
     #[serde(with = "humantime_serde")]
     pub hsts: Duration,
     pub cors: CorsConfig,
+    /// Paths that will go.
+    pub deprecated: BTreeMap<String, DeprecationConfig>,
 }
 
 /// Which pages of other origins may ask this door from a browser.
@@ -65,6 +71,7 @@ impl Default for HttpConfig {
             access_log: false,
             hsts: Duration::from_secs(365 * 24 * 3_600),
             cors: CorsConfig::default(),
+            deprecated: BTreeMap::new(),
         }
     }
 }
@@ -95,6 +102,12 @@ impl HttpConfig {
         );
         if let Err(error) = server_tls(&self.tls) {
             problems.add("http.tls", error.to_string());
+        }
+        if !self.deprecated.is_empty() {
+            let paths = router::map().paths();
+            for (path, deprecation) in &self.deprecated {
+                deprecation.check(problems, path, paths.contains(&path.as_str()));
+            }
         }
         let day = Duration::from_secs(24 * 3_600);
         problems.duration("http.hsts", self.hsts, Duration::ZERO..=730 * day);

@@ -3,17 +3,22 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{ConnectInfo, FromRequestParts as _, MatchedPath, RawPathParams, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::header::{AUTHORIZATION, USER_AGENT, WWW_AUTHENTICATE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use mainstay_auth::scope::Action;
 use mainstay_auth::{Credential, Principal, Role};
 
-use super::envelope::Subject;
+use super::envelope::{MAX_AGENT_CHARS, RequestId, Subject};
 use super::idempotency::once;
+use crate::audit::{Asked, Ended};
 use crate::error::Problem;
+use crate::figures::method_label;
 use crate::limits::{Class, Standing};
+use crate::scope;
 use crate::state::App;
 
 /// What a group of paths asks for.
@@ -23,56 +28,150 @@ pub(crate) struct Gate {
     pub(crate) role: Role,
 }
 
-/// Authenticates the caller, compares roles and counts the request; handlers find the [`Principal`] in the extensions.
+/// Authenticates the caller, compares roles and scopes, counts the request and puts changes on record; handlers find the
+/// [`Principal`] in the extensions.
 pub(crate) async fn authorize(
     State(gate): State<Gate>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Response {
-    let principal = match admit(&gate, request.headers(), peer.ip()) {
-        Ok(principal) => principal,
-        Err(problem) => return refuse(&gate, problem),
-    };
     let app = &gate.app;
-    let subject = app.access_log.then(|| Subject(principal.subject.clone()));
-    let standing = app.limiter.count(&app.upstreams, Class::of(gate.role), &principal).await;
-    let refusal = standing.as_ref().and_then(Standing::refusal);
-    let mut response = match refusal {
-        Some(problem) => problem.into_response(),
-        None => {
-            request.extensions_mut().insert(principal.clone());
-            once(app, &principal, gate.role, request, next).await
-        }
+    let principal = match recognize(app, request.headers(), peer.ip()) {
+        Ok(principal) => principal,
+        Err(problem) => return refuse(app, problem),
     };
-    if let Some(standing) = standing {
-        standing.stamp(response.headers_mut());
-    }
+    let subject = app.access_log.then(|| Subject(principal.subject.clone()));
+    let mut response = admitted(&gate, peer.ip(), principal, request, next).await;
     if let Some(subject) = subject {
         response.extensions_mut().insert(subject);
     }
     response
 }
 
-fn admit(gate: &Gate, headers: &HeaderMap, peer: IpAddr) -> Result<Principal, Problem> {
+async fn admitted(gate: &Gate, peer: IpAddr, principal: Principal, request: Request, next: Next) -> Response {
+    let app = &gate.app;
+    let is_read = gate.role == Role::Viewer || matches!(*request.method(), Method::GET | Method::HEAD);
+    let (mut parts, body) = request.into_parts();
+    let entry = (!is_read).then(|| Entry::new(app, &principal, &parts, peer));
+    if let Err(problem) = allowed(gate, &principal, &mut parts, is_read).await {
+        let response = problem.into_response();
+        if let Some(entry) = entry {
+            entry.ended(&response, true);
+        }
+        return response;
+    }
+    let standing = app.limiter.count(&app.upstreams, Class::of(gate.role), &principal).await;
+    let refusal = standing.as_ref().and_then(Standing::refusal);
+    let mut response = match refusal {
+        // Not put on record: it would be as many lines as there are requests, and they are limited for being too many.
+        Some(problem) => {
+            if let Some(entry) = entry {
+                entry.forget();
+            }
+            problem.into_response()
+        }
+        None => {
+            parts.extensions.insert(principal.clone());
+            let request = Request::from_parts(parts, body);
+            let response = once(app, &principal, gate.role, request, next).await;
+            if let Some(entry) = entry {
+                entry.ended(&response, false);
+            }
+            response
+        }
+    };
+    if let Some(standing) = standing {
+        standing.stamp(response.headers_mut());
+    }
+    response
+}
+
+fn recognize(app: &App, headers: &HeaderMap, peer: IpAddr) -> Result<Principal, Problem> {
     let credential = credential(headers)?;
-    let limiter = &gate.app.limiter;
+    let limiter = &app.limiter;
     if let Some(wait) = limiter.guesses_wait(peer) {
-        gate.app.figures.limited("refused");
+        app.figures.limited("refused");
         let detail = "too many bad credentials from this address";
         let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_BAD_CREDENTIALS", detail);
         return Err(problem.retry_after(wait));
     }
-    let now = gate.app.cx.clock().unix_s();
-    let principal = gate.app.authenticator.authenticate(credential, now).map_err(|error| {
+    app.authenticator.authenticate(credential, app.cx.clock().unix_s()).map_err(|error| {
         limiter.guessed(peer);
         Problem::new(StatusCode::UNAUTHORIZED, "CREDENTIALS_REFUSED", error.to_string())
-    })?;
+    })
+}
+
+/// Compares what the path needs with what the credentials carry.
+async fn allowed(
+    gate: &Gate,
+    principal: &Principal,
+    parts: &mut Parts,
+    is_read: bool,
+) -> Result<(), Problem> {
     if principal.role < gate.role {
         let detail = format!("this needs the role {}, the credentials carry {}", gate.role, principal.role);
         return Err(Problem::new(StatusCode::FORBIDDEN, "ROLE_TOO_LOW", detail));
     }
-    Ok(principal)
+    if !mainstay_auth::scope::are_limiting(&principal.scopes) {
+        return Ok(());
+    }
+    // What is not UTF-8 is refused by the handler, as without scopes; here it names nothing.
+    let parameters = RawPathParams::from_request_parts(parts, &()).await.ok();
+    let parameter = |wanted: &str| {
+        let mut found = parameters.iter().flatten().filter(|(name, _)| *name == wanted);
+        found.next().map(|(_, value)| value.to_owned())
+    };
+    let action = if is_read { Action::Read } else { Action::Write };
+    scope::check(&principal.scopes, template(parts), action, parameter)
+}
+
+fn template(parts: &Parts) -> &str {
+    parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str)
+}
+
+/// A change that is put on record once it has ended, also when nobody waits for its answer any more.
+struct Entry {
+    app: Arc<App>,
+    who: Principal,
+    asked: Option<Asked>,
+}
+
+impl Entry {
+    fn new(app: &Arc<App>, who: &Principal, parts: &Parts, peer: IpAddr) -> Self {
+        let agent = parts.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+        let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone());
+        let asked = Asked {
+            verb: method_label(&parts.method),
+            route: template(parts).to_owned(),
+            path: parts.uri.path().to_owned(),
+            address: peer.to_string(),
+            agent: agent.chars().take(MAX_AGENT_CHARS).collect(),
+            request_id: request_id.unwrap_or_default(),
+        };
+        Self { app: Arc::clone(app), who: who.clone(), asked: Some(asked) }
+    }
+
+    fn ended(mut self, response: &Response, at_door: bool) {
+        let code = response.extensions().get::<Problem>().map_or("", Problem::code);
+        self.note(&Ended { status: response.status().as_u16(), code, at_door });
+    }
+
+    fn forget(mut self) {
+        self.asked = None;
+    }
+
+    fn note(&mut self, ended: &Ended<'_>) {
+        if let Some(asked) = self.asked.take() {
+            self.app.auditor.note(&self.app.cx, &self.who, asked, ended);
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.note(&Ended { status: 0, code: "NOT_FINISHED", at_door: false });
+    }
 }
 
 fn credential(headers: &HeaderMap) -> Result<Credential<'_>, Problem> {
@@ -96,10 +195,10 @@ fn credential(headers: &HeaderMap) -> Result<Credential<'_>, Problem> {
     }
 }
 
-fn refuse(gate: &Gate, problem: Problem) -> Response {
+fn refuse(app: &App, problem: Problem) -> Response {
     let unauthorized = problem.status() == StatusCode::UNAUTHORIZED;
     if unauthorized {
-        gate.app.figures.unauthorized.inc();
+        app.figures.unauthorized.inc();
     }
     let mut response = problem.into_response();
     if unauthorized {

@@ -26,16 +26,18 @@ const MAX_REQUEST_ID_BYTES: usize = 128;
 /// How long a body that is too large is read without being kept.
 const DISCARD_WITHIN: Duration = Duration::from_secs(1);
 /// What is logged of the name of a client, in characters.
-const MAX_AGENT_CHARS: usize = 200;
+pub(super) const MAX_AGENT_CHARS: usize = 200;
 
 /// Wraps a request from its head to its answer's head.
-pub(crate) async fn envelope(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub(crate) async fn envelope(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let began_at = Instant::now();
     let request_id = request_id(request.headers());
+    request.extensions_mut().insert(RequestId(request_id.clone()));
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let visitor = app.access_log.then(|| Visitor::of(&request));
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
+    let shown = without_secret(&route, &path).to_owned();
 
     let span = tracing::info_span!(
         "http.request",
@@ -44,7 +46,7 @@ pub(crate) async fn envelope(State(app): State<Arc<App>>, request: Request, next
         otel.status_code = Empty,
         http.request.method = %method,
         http.route = route,
-        url.path = path,
+        url.path = shown,
         http.response.status_code = Empty,
         error.r#type = Empty,
         request_id,
@@ -70,19 +72,24 @@ pub(crate) async fn envelope(State(app): State<Arc<App>>, request: Request, next
     let took = began_at.elapsed();
     app.figures.answered(&method, &route, status.as_u16(), took);
     span.in_scope(|| {
-        tracing::debug!(%method, path, status = status.as_u16(), took_ms = took.as_secs_f64() * 1e3, "answered");
+        tracing::debug!(%method, path = shown, status = status.as_u16(), took_ms = took.as_secs_f64() * 1e3, "answered");
     });
     if let Some(visitor) = visitor {
         let subject = response.extensions().get::<Subject>().map_or("", |subject| subject.0.as_str());
         let Visitor { peer, agent } = visitor;
         tracing::info!(
-            target: "access", %method, path, route, status = status.as_u16(), took_ms = took.as_secs_f64() * 1e3,
+            target: "access", %method, path = shown, route, status = status.as_u16(), took_ms = took.as_secs_f64() * 1e3,
             peer, subject, agent, request_id, "request"
         );
     }
+    app.deprecations.stamp(&route, response.headers_mut());
     stamp(&mut response, &request_id, traceparent, app.hsts);
     response
 }
+
+/// Name of a request, for whatever is said of it inside.
+#[derive(Clone)]
+pub(super) struct RequestId(pub(super) String);
 
 /// Who was let in; the authorisation leaves it on the answer, for the access log.
 #[derive(Clone)]
@@ -101,6 +108,11 @@ impl Visitor {
         let agent = agent.unwrap_or_default().chars().take(MAX_AGENT_CHARS).collect();
         Self { peer: peer.unwrap_or_default(), agent }
     }
+}
+
+/// Gives the path as it may be written down: who knows the id of a session has the session.
+pub(crate) fn without_secret<'a>(route: &'a str, path: &'a str) -> &'a str {
+    if route.starts_with("/sessions/") { route } else { path }
 }
 
 /// Counts a request as under way until it is dropped, also when its client goes away.
@@ -206,6 +218,18 @@ fn is_plain(byte: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ids_of_sessions_are_not_written_down() {
+        for (route, path, told) in [
+            ("/sessions/{id}", "/sessions/s3cret", "/sessions/{id}"),
+            ("/sessions/{id}/touch", "/sessions/s3cret/touch", "/sessions/{id}/touch"),
+            ("/users/{user}/sessions", "/users/ann/sessions", "/users/ann/sessions"),
+            ("/cache/{namespace}/{key}", "/cache/a/b", "/cache/a/b"),
+        ] {
+            assert_eq!(without_secret(route, path), told);
+        }
+    }
 
     #[test]
     fn request_id_of_the_caller_is_kept_only_when_short_and_plain() {

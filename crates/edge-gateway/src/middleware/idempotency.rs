@@ -9,7 +9,7 @@ use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use http::header::CONTENT_TYPE;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use mainstay_auth::{Principal, Role};
 use mainstay_proto::cache::v1::cache_service_client::CacheServiceClient;
@@ -192,7 +192,10 @@ async fn settle(app: &App, place: &str, fingerprint: String, response: Response)
         }
         return response;
     }
-    if !status.is_success() {
+    // What must not be kept anywhere, like the secret of a new API key, cannot be given again: a repetition is refused until
+    // the claim runs out.
+    let is_unkept = response.headers().get(CACHE_CONTROL).is_some_and(|value| value == "no-store");
+    if !status.is_success() || is_unkept {
         return response;
     }
     let (parts, body) = response.into_parts();

@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 use super::words::rfc3339;
 use crate::body::{Json, Params, Who};
 use crate::error::Problem;
+use crate::scope;
 use crate::state::App;
 
 type Client = RealtimeServiceClient<Lane>;
@@ -177,6 +178,7 @@ pub(crate) async fn subscribe(
     Who(caller): Who,
     Json(body): Json<SubscriptionBody>,
 ) -> Result<Answer<Subscribed>, Problem> {
+    scope::demand_channels(&caller.scopes, [&body.channel])?;
     let request = wire::SubscribeRequest { user, channel: body.channel, client: body.client };
     let send = async |mut client: Client, request| client.subscribe(request).await;
     let answer = app.upstreams.realtime(Call::write(SUBSCRIBE).by(caller), request, send).await?;
@@ -194,6 +196,7 @@ pub(crate) async fn unsubscribe(
     Who(caller): Who,
     Json(body): Json<SubscriptionBody>,
 ) -> Result<Answer<Unsubscribed>, Problem> {
+    scope::demand_channels(&caller.scopes, [&body.channel])?;
     let request = wire::UnsubscribeRequest { user, channel: body.channel, client: body.client };
     let send = async |mut client: Client, request| client.unsubscribe(request).await;
     let answer = app.upstreams.realtime(Call::write(UNSUBSCRIBE).by(caller), request, send).await?;

@@ -7,6 +7,7 @@ use axum::Json as Answer;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use http::HeaderMap;
+use mainstay_auth::scope::Action;
 use mainstay_proto::replica::v1::replica_service_client::ReplicaServiceClient;
 use mainstay_proto::replica::v1::{
     ExecuteRequest, Node, Prefer, QueryRequest, QueryStreamRequest, TopologyRequest, TopologyResponse,
@@ -30,6 +31,7 @@ use super::sql_json;
 use super::words::wire_duration;
 use crate::body::{Json, Who};
 use crate::error::Problem;
+use crate::scope;
 use crate::state::App;
 
 type Client = ReplicaServiceClient<Lane>;
@@ -102,6 +104,7 @@ pub(crate) async fn query(
     headers: HeaderMap,
     Json(body): Json<QueryBody>,
 ) -> Result<Response, Problem> {
+    scope::demand_sql(&caller.scopes, Action::Read, &body.sql)?;
     let params = sql_json::params(body.params)?;
     let max_staleness = body.max_lag.map(wire_duration);
     let prefer = match body.prefer {
@@ -156,6 +159,7 @@ pub(crate) async fn execute(
     Who(caller): Who,
     Json(body): Json<ExecuteBody>,
 ) -> Result<Answer<ExecuteAnswer>, Problem> {
+    scope::demand_sql(&caller.scopes, Action::Write, &body.sql)?;
     let request = ExecuteRequest { sql: body.sql, params: sql_json::params(body.params)? };
     let send = async |mut client: Client, request| client.execute(request).await;
     let answer = app.upstreams.replica(Call::write(EXECUTE).by(caller), request, send).await?;

@@ -28,6 +28,7 @@ pub(crate) use draining::*;
 
 use crate::body::{Json, Params, Who};
 use crate::error::Problem;
+use crate::scope;
 use crate::state::App;
 
 type Client = RealtimeServiceClient<Lane>;
@@ -101,6 +102,7 @@ pub(crate) async fn publish(
     Who(caller): Who,
     Json(body): Json<PublishBody>,
 ) -> Result<Answer<Published>, Problem> {
+    scope::demand_channels(&caller.scopes, [&body.channel])?;
     let request = PublishRequest {
         channel: body.channel,
         data: raw(&body.data),
@@ -121,6 +123,7 @@ pub(crate) async fn broadcast(
     Who(caller): Who,
     Json(body): Json<BroadcastBody>,
 ) -> Result<Answer<BroadcastAnswer>, Problem> {
+    scope::demand_channels(&caller.scopes, &body.channels)?;
     let request = BroadcastRequest {
         channels: body.channels,
         data: raw(&body.data),

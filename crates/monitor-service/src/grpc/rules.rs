@@ -93,7 +93,7 @@ pub(super) fn silence(
     all(problems).map_or(Ok(silence), Err)
 }
 
-fn all(problems: Vec<(String, String)>) -> Option<Failure> {
+pub(super) fn all(problems: Vec<(String, String)>) -> Option<Failure> {
     let mut problems = problems.into_iter();
     let (field, message) = problems.next()?;
     let first = Failure::invalid(field, message);

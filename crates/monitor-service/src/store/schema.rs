@@ -2,6 +2,8 @@
 
 use rusqlite::Connection;
 
+use super::access;
+
 /// Version of the tables below; a file of another version is put aside.
 pub(super) const VERSION: i64 = 1;
 
@@ -27,11 +29,11 @@ pub(super) fn prepare(connection: &mut Connection) -> Result<(), rusqlite::Error
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA journal_size_limit = 16777216;",
     )?;
     let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    if version == VERSION {
-        return Ok(());
+    if version != VERSION {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(TABLES)?;
+        transaction.pragma_update(None, "user_version", VERSION)?;
+        transaction.commit()?;
     }
-    let transaction = connection.transaction()?;
-    transaction.execute_batch(TABLES)?;
-    transaction.pragma_update(None, "user_version", VERSION)?;
-    transaction.commit()
+    connection.execute_batch(access::TABLES)
 }

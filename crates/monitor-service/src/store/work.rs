@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use super::{Changes, RECORDS_MAX, Restored, StoreError, tiers};
+use super::{Changes, RECORDS_MAX, Restored, StoreError, access, tiers};
 use crate::alert::Record;
 
 /// Holds the rolled-up points of all series of one target over one step of the finest tier.
@@ -68,10 +68,10 @@ pub(super) fn change(transaction: &Transaction<'_>, changes: &Changes) -> Result
     for (id, silence) in &changes.silences {
         upsert(transaction, "silences", "id", &id.to_string(), silence.as_ref())?;
     }
-    Ok(())
+    access::change(transaction, changes)
 }
 
-fn upsert<T: Serialize>(
+pub(super) fn upsert<T: Serialize>(
     transaction: &Transaction<'_>,
     table: &'static str,
     key: &'static str,
@@ -148,6 +148,7 @@ pub(super) fn restore(connection: &Connection) -> Result<Restored, StoreError> {
         deliveries: rows(connection, "SELECT body FROM deliveries ORDER BY event")?,
         rules: rows(connection, "SELECT body FROM rules ORDER BY name")?,
         silences: rows(connection, "SELECT body FROM silences")?,
+        keys: rows(connection, "SELECT body FROM api_keys ORDER BY name")?,
     })
 }
 
@@ -184,11 +185,11 @@ fn rows<T: DeserializeOwned>(connection: &Connection, select: &str) -> Result<Ve
     bodies.iter().map(|body| serde_json::from_str(body).map_err(StoreError::Row)).collect()
 }
 
-fn json<T: Serialize>(row: &T) -> Result<String, StoreError> {
+pub(super) fn json<T: Serialize>(row: &T) -> Result<String, StoreError> {
     serde_json::to_string(row).map_err(StoreError::Row)
 }
 
 /// SQLite has no unsigned numbers; ours stay far below.
-fn signed(number: u64) -> i64 {
+pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

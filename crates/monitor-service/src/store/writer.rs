@@ -134,6 +134,7 @@ impl Writer {
             let kept_at = kept_at.unwrap_or_default();
             self.trouble = Some(format!("damaged file kept as {}; began anew", kept_at.display()));
             self.store.resync.store(true, std::sync::atomic::Ordering::Relaxed);
+            self.store.rekey.store(true, std::sync::atomic::Ordering::Relaxed);
         }
     }
 

@@ -1,5 +1,6 @@
 //! The monitor against real targets: services of mainstay-runtime in this process, over real sockets.
 
+mod access;
 mod alerts;
 mod analysis;
 mod collection;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Json as Answer;
 use axum::extract::State;
+use mainstay_auth::scope::Action;
 use mainstay_proto::replica::v1::replica_service_client::ReplicaServiceClient;
 use mainstay_proto::replica::v1::{Isolation, SqlStatement, TransactionRequest};
 use mainstay_rpc::{Call, Lane};
@@ -16,6 +17,7 @@ use super::answer::Served;
 use crate::body::{Json, Who};
 use crate::error::Problem;
 use crate::routes::sql_json;
+use crate::scope;
 use crate::state::App;
 
 const TRANSACTION: &str = "mainstay.replica.v1.ReplicaService/Transaction";
@@ -81,6 +83,9 @@ pub(crate) async fn transaction(
     Who(caller): Who,
     Json(body): Json<TransactionBody>,
 ) -> Result<Answer<TransactionAnswer>, Problem> {
+    for one in &body.statements {
+        scope::demand_sql(&caller.scopes, Action::Write, &one.sql)?;
+    }
     let statement =
         |one: BodyStatement| Ok(SqlStatement { sql: one.sql, params: sql_json::params(one.params)? });
     let request = TransactionRequest {
