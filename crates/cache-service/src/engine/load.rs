@@ -197,8 +197,8 @@ impl Engine {
         Ok(self.found_at_origin(loaded, policy, 0))
     }
 
-    /// Returns what Redis has by now, or nothing when the load is ours to do: under the lease, or because Redis does not
-    /// say who has it.
+    /// Returns what memory or Redis has by now, or nothing when the load is ours to do: under the lease, or because Redis
+    /// does not say who has it.
     async fn wait_for_lease(
         &self,
         key: &Key,
@@ -211,6 +211,10 @@ impl Engine {
         let redis = self.redis_of(policy)?;
         let mut again = again;
         loop {
+            // Who came late to this, as on a busy machine, finds what the load before has brought.
+            if !again && let Some(found) = self.brought_meanwhile(key, policy) {
+                return Some(found);
+            }
             // The other half is the origin's.
             let answered_by = until.min(Instant::now() + policy.hard_deadline / 2);
             match self.take_turn(redis, key, policy, token, again, answered_by).await {
@@ -225,6 +229,12 @@ impl Engine {
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// Returns what memory may answer with by now.
+    fn brought_meanwhile(&self, key: &Key, policy: &Policy) -> Option<Found> {
+        let held = if policy.memory { self.held(key)? } else { return None };
+        self.alone(key, policy, &held, self.time.now())
     }
 
     /// Looks whether Redis has it, and asks for the lease.
