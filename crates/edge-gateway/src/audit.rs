@@ -1,7 +1,7 @@
 //! Tells the monitor of every change that was asked for here: who, what, when, from where, and how it ended.
 //!
 //! Answers do not wait for it. What is waiting is told twice a second, told again while the monitor is away, and bounded:
-//! the oldest goes, counted.
+//! the newest goes, counted, and what passes through the house before what says how it is run.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -100,7 +100,13 @@ impl Auditor {
 
     fn settle(&self, waiting: &mut VecDeque<wire::RecordedChange>) {
         let dropped = waiting.len().saturating_sub(WAITING_MAX);
-        waiting.drain(..dropped);
+        for _ in 0..dropped {
+            // Nobody may push out what he did by what he does next, nor by traffic.
+            match waiting.iter().rposition(|change| change.kind() == wire::ChangeKind::Data) {
+                Some(newest) => waiting.remove(newest),
+                None => waiting.pop_back(),
+            };
+        }
         self.figures.audited(waiting.len(), dropped);
     }
 
@@ -210,11 +216,24 @@ mod tests {
         let auditor = auditor();
         auditor.keep(numbered(0..WAITING_MAX + 10));
         let batch = auditor.take();
-        assert_eq!((batch[0].id.as_str(), batch.len()), ("10", BATCH), "the oldest have gone");
+        assert_eq!((batch[0].id.as_str(), batch.len()), ("0", BATCH), "the newest have gone");
         auditor.give_back(batch);
-        assert_eq!(auditor.take()[0].id, "10", "what was not taken goes first again");
+        assert_eq!(auditor.take()[0].id, "0", "what was not taken goes first again");
         auditor.keep(numbered(0..BATCH));
         assert_eq!(auditor.waiting.lock().len(), WAITING_MAX);
+    }
+
+    #[test]
+    fn traffic_makes_room_for_how_the_house_is_run() {
+        let auditor = auditor();
+        let of = |kind: wire::ChangeKind| move |change| wire::RecordedChange { kind: kind.into(), ..change };
+        auditor.keep(numbered(0..1).map(of(wire::ChangeKind::Control)));
+        auditor.keep(numbered(1..WAITING_MAX + 10).map(of(wire::ChangeKind::Data)));
+        auditor.keep(numbered(7_000_000..7_000_002).map(of(wire::ChangeKind::Control)));
+        let waiting = auditor.waiting.lock();
+        let ids = |from: usize| waiting.range(from..).map(|change| change.id.as_str()).collect::<Vec<_>>();
+        assert_eq!((waiting.len(), waiting[0].id.as_str()), (WAITING_MAX, "0"));
+        assert_eq!(ids(WAITING_MAX - 3), ["9997", "7000000", "7000001"]);
     }
 
     #[test]
