@@ -182,9 +182,9 @@ impl Pair {
     }
 
     /// Returns everything that speaks against a larger share of reads for the partitioned table.
-    fn against_more_reads(&self, record: &Record) -> Vec<String> {
+    fn against_more_reads(&self, record: &Record, catalog: &Catalog) -> Vec<String> {
         let needed = ["tables", "columns", "keys", "triggers", "parity", "partitions"];
-        let mut refused = self.standing_in_the_way(|check| needed.contains(&check));
+        let mut refused = self.standing_in_the_way(catalog, |check| needed.contains(&check));
         if record.verified_at.is_none() {
             refused.push("the tables are not known to be equal: verify comes first".to_owned());
         }
@@ -195,17 +195,19 @@ impl Pair {
         refused
     }
 
-    /// Returns the checks that do not pass.
+    /// Returns the checks that do not pass, for tables that are like `catalog` now.
     ///
     /// Ranges that are being verified anew, as those of new rows always are, stand in nobody's way: that the tables are
     /// equal is known from the record.
-    fn standing_in_the_way(&self, counts: impl Fn(&str) -> bool) -> Vec<String> {
+    fn standing_in_the_way(&self, catalog: &Catalog, counts: impl Fn(&str) -> bool) -> Vec<String> {
         let blocks = |check: &Check| match check.state {
             State::Pass => false,
             State::Fail => true,
             State::Unknown => !matches!(check.name, "parity" | "row_counts"),
         };
-        let checks = self.view().checks.into_iter().filter(|check| counts(check.name) && blocks(check));
+        let standing = self.known.lock().ledger.standing(Instant::now().into_std());
+        let checks = self.checks(Some(catalog), &standing).into_iter();
+        let checks = checks.filter(|check| counts(check.name) && blocks(check));
         checks.map(|check| format!("{}: {}", check.name, check.reason)).collect()
     }
 
@@ -232,17 +234,17 @@ impl Pair {
         let fresh = catalog.filter(|(_, _, at)| now - *at <= self.parity.max_age);
         let fresh = fresh.map(|(catalog, ..)| catalog);
         View {
-            checks: readiness::checks(
-                fresh,
-                &standing,
-                self.parity.max_age,
-                &named_at(self.stage(), &self.config),
-            ),
+            checks: self.checks(fresh, &standing),
             standing,
             catalog: catalog.map(|(catalog, wall, _)| (catalog.clone(), *wall)),
             node: known.node.clone(),
             failure: known.failure.clone(),
         }
+    }
+
+    fn checks(&self, catalog: Option<&Catalog>, standing: &Standing) -> Vec<Check> {
+        let named = named_at(self.stage(), &self.config);
+        readiness::checks(catalog, standing, self.parity.max_age, &named)
     }
 
     fn publish(&self) {

@@ -122,6 +122,13 @@ impl Steps {
         Ok(catalog::inspect(&self.asker(Prefer::Primary), &self.pair.config, stage, n_future).await?)
     }
 
+    /// Looks at the tables for a step that rests on what they are like now: what the watch saw last may be gone by now,
+    /// or not yet seen.
+    async fn look_anew(&self) -> Result<Catalog, StepError> {
+        let stage = self.told_record().await?.stage;
+        self.inspect(stage).await
+    }
+
     async fn install(&self, actor: &str) -> Result<(), StepError> {
         let pair = &self.pair;
         let work = self.begin().await?;
@@ -241,6 +248,7 @@ impl Steps {
     }
 
     async fn advance(&self, to: Option<u32>, actor: &str) -> Result<(), StepError> {
+        let catalog = self.look_anew().await?;
         let work = self.begin().await?;
         let record = Record::lock(&work, &self.pair.name).await?;
         if record.stage != Stage::DualWrite {
@@ -265,7 +273,7 @@ impl Steps {
                     next.unwrap_or(now)
                 )));
             }
-            let refused = self.pair.against_more_reads(&record);
+            let refused = self.pair.against_more_reads(&record, &catalog);
             if !refused.is_empty() {
                 return Err(StepError::Refused(refused));
             }

@@ -156,7 +156,6 @@ async fn a_swap_carries_over_what_belongs_to_the_name_or_refuses_it_by_name() {
     assert!(refused.message().contains("foreign key carried_child_id_fkey of carried_child"), "{refused:?}");
     assert_eq!(switched.state().await.stage(), SwitchoverStage::DualWrite);
     connection.batch_execute("DROP TABLE carried_child").await.unwrap();
-    switched.wait_ready().await;
     switched.take(SwitchoverStep::Swap).await;
 
     let insert = "INSERT INTO carried (at) VALUES (now()) RETURNING id, note";

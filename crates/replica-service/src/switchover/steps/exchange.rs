@@ -27,6 +27,7 @@ impl Steps {
     /// Gives the partitioned table the name of the legacy one.
     pub(super) async fn swap(&self, actor: &str) -> Result<(), StepError> {
         self.come_close().await?;
+        let catalog = self.look_anew().await?;
         let work = self.begin().await?;
         let record = Record::lock(&work, &self.pair.name).await?;
         if record.stage.is_swapped() {
@@ -37,7 +38,7 @@ impl Steps {
             refused
                 .push(format!("{} % of the reads go to the partitioned table, not all", record.read_percent));
         }
-        refused.extend(self.pair.standing_in_the_way(|_| true));
+        refused.extend(self.pair.standing_in_the_way(&catalog, |_| true));
         if !refused.is_empty() {
             return Err(StepError::Refused(refused));
         }
