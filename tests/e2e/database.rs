@@ -1,5 +1,5 @@
 use mainstay_auth::Role;
-use mainstay_tests::{House, Rest, shared};
+use mainstay_tests::{House, Rest, eventually, shared};
 use serde_json::{Value, json};
 
 async fn table(admin: &Rest, name: &str) {
@@ -17,10 +17,14 @@ async fn admin() -> (&'static House, Rest) {
 async fn read_runs_on_a_replica_and_says_how_stale_it_may_be() {
     let rest = shared().await.rest(Role::Viewer);
     let body = json!({ "sql": "select count(*) as n from revenue_transactions" });
-    let answer = rest.post("/database/query", &body).await.ok();
+    // On a busy machine replicas fall behind for a while, and are passed over.
+    let answer = eventually("an answer of a replica", || async {
+        let answer = rest.post("/database/query", &body).await.ok();
+        if answer["served"]["role"] == "replica" { Ok(answer) } else { Err(answer.to_string()) }
+    })
+    .await;
     assert_eq!(answer["columns"], json!([{ "name": "n", "type": "int8" }]));
     assert_eq!(answer["rows"], json!([[200_000]]));
-    assert_eq!(answer["served"]["role"], "replica", "{answer}");
     assert!(answer["served"]["stalenessSeconds"].as_f64().unwrap() < 5.0, "{answer}");
 }
 
@@ -153,15 +157,23 @@ async fn topology_health_lag_and_pools_are_real_figures_of_three_nodes() {
     assert_eq!(roles.iter().filter(|role| **role == "primary").count(), 1, "{info}");
     assert_eq!(roles.iter().filter(|role| **role == "replica").count(), 2, "{info}");
 
-    for node in admin.get("/database/replica/health").await.ok()["nodes"].as_array().unwrap() {
-        assert_eq!(node["healthy"], true, "{node}");
-    }
-    for node in admin.get("/database/replica/lag").await.ok()["nodes"].as_array().unwrap() {
-        if node["node"] != primary.as_str() {
-            assert_eq!(node["receiver"], "streaming", "{node}");
-            assert!(node["stalenessSeconds"].as_f64().unwrap() < 5.0, "{node}");
-        }
-    }
+    // A replica that fell behind on a busy machine comes back by itself.
+    let all = |answer: Value, fits: &dyn Fn(&Value) -> bool| {
+        let nodes = answer["nodes"].as_array().unwrap();
+        if nodes.len() == 3 && nodes.iter().all(fits) { Ok(()) } else { Err(answer.to_string()) }
+    };
+    eventually("all nodes to be healthy", || async {
+        all(admin.get("/database/replica/health").await.ok(), &|node| node["healthy"] == true)
+    })
+    .await;
+    eventually("both replicas to stream and to be fresh", || async {
+        let is_fresh = |node: &Value| {
+            node["receiver"] == "streaming" && node["stalenessSeconds"].as_f64().is_some_and(|age| age < 5.0)
+        };
+        let answer = admin.get("/database/replica/lag").await.ok();
+        all(answer, &|node| node["node"] == primary.as_str() || is_fresh(node))
+    })
+    .await;
     admin.post("/database/query", &json!({ "sql": "select 1" })).await.ok();
     let pools = admin.get("/database/replica/pool-stats").await.ok();
     let sizes = pools["nodes"].as_array().unwrap().iter().map(|node| node["size"].as_u64().unwrap());

@@ -22,6 +22,48 @@ async fn history_of_every_service_grows() {
     rest.get("/monitoring/history").await.problem(400, "INVALID_FIELD");
 }
 
+#[tokio::test]
+async fn hosts_and_processes_are_told_with_rates() {
+    let rest = shared().await.rest(Role::Viewer);
+    let answer = eventually("figures of the host and of every service that is watched", || async {
+        let answer = rest.get("/monitoring/system/metrics").await.ok();
+        let host = &answer["hosts"][0];
+        let complete = |process: &Value| {
+            ["cpuCores", "residentBytes", "openFds", "uptimeSeconds"]
+                .iter()
+                .all(|field| process[field].is_f64())
+        };
+        let known = ["cpuUsedRatio", "memoryUsedRatio", "load1"].iter().all(|field| host[field].is_f64())
+            && host["network"]["lo"]["receivedBytesPerSecond"].is_f64();
+        let services = answer["processes"].as_array().unwrap();
+        let n_complete = services.iter().filter(|process| complete(process)).count();
+        if known && n_complete == 4 { Ok(answer) } else { Err(answer.to_string()) }
+    })
+    .await;
+    let share = answer["hosts"][0]["cpuUsedRatio"].as_f64().unwrap();
+    assert!((0.0..=1.0).contains(&share), "{answer}");
+    let resident = answer["processes"][0]["residentBytes"].as_f64().unwrap();
+    assert!(resident > 1e6, "{answer}");
+}
+
+#[tokio::test]
+async fn the_dashboard_gets_everything_in_one_answer() {
+    let rest = shared().await.rest(Role::Viewer);
+    let answer = eventually("a full answer", || async {
+        let answer = rest.get("/monitoring/dashboard").await;
+        let complete = answer.header("x-mainstay-completeness") == "full";
+        let body = answer.ok();
+        if complete { Ok(body) } else { Err(body.to_string()) }
+    })
+    .await;
+    for part in ["system", "edge", "partitions", "cache", "replicas", "websockets", "host", "alerts"] {
+        assert!(answer["figures"][part].is_object(), "{part}: {answer}");
+    }
+    assert!(answer["performance"]["endpoints"].is_array() && answer["bottlenecks"]["bottlenecks"].is_array());
+    let services = answer["components"]["services"].as_array().unwrap();
+    assert!(services.len() >= 5 && answer["version"].is_string(), "{answer}");
+}
+
 /// Waits for an alert about the replica in the given state.
 async fn alert(rest: &Rest, state: &str) -> Value {
     let found = eventually(format!("a {state} alert about postgres.replica1"), || async {

@@ -19,7 +19,7 @@ use crate::{Rest, eventually};
 /// Names under which distributions have it.
 const NAMES: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "chrome"];
 /// Longest wait for one answer of the browser.
-const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+const ANSWER_WITHIN: Duration = Duration::from_mins(1);
 
 /// One headless browser with one page.
 pub struct Browser {

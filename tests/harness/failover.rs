@@ -67,7 +67,7 @@ pub struct FailoverOutcome {
 
 /// Longer than the service itself takes to say that Redis does not answer.
 const CALL_WITHIN: Duration = Duration::from_secs(2);
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_mins(2);
 const OFTEN: Duration = Duration::from_millis(25);
 const NAMESPACE: &str = "failover";
 

@@ -5,14 +5,14 @@ use std::time::Duration;
 use mainstay_devstack::wait_until;
 
 /// Longest wait for anything that should happen by itself, on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 /// How often a condition is looked at.
 pub(crate) const OFTEN: Duration = Duration::from_millis(25);
 
 /// Waits until the condition answers `Ok`.
 ///
 /// # Panics
-/// After 30 s, with the last state the condition told.
+/// After two minutes, with the last state the condition told.
 pub async fn eventually<T, F, Fut>(what: impl Into<String>, condition: F) -> T
 where
     F: FnMut() -> Fut,

@@ -23,6 +23,8 @@ use tokio::net::TcpListener;
 mod many;
 #[path = "cache/origin.rs"]
 mod origin;
+#[path = "pace.rs"]
+mod pace;
 #[path = "cache/redis.rs"]
 mod redis;
 #[path = "cache/server.rs"]

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use futures_util::Stream;
 use mainstay_proto::monitor::v1 as pb;
 use mainstay_proto::monitor::v1::monitor_service_server::{MonitorService, MonitorServiceServer};
-use mainstay_rpc::{Caller, Reply, Request, Response, Status};
+use mainstay_rpc::{Caller, Failure, Reply, Request, Response, Status};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -190,6 +190,16 @@ impl MonitorService for MonitorGrpc {
     ) -> Reply<pb::ListErrorGroupsResponse> {
         let groups = rules::errors(self.monitor.errors(), &request.into_inner());
         Ok(Response::new(pb::ListErrorGroupsResponse { groups }))
+    }
+
+    async fn latest(&self, request: Request<pb::LatestRequest>) -> Reply<pb::LatestResponse> {
+        let metrics = request.into_inner().metrics;
+        if metrics.is_empty() {
+            return Err(Failure::invalid("metrics", "must name 1 to 50 metrics, names none").into());
+        }
+        rules::metrics(&metrics)?;
+        let figures = rules::figures(self.monitor.figures(&metrics), self.monitor.clock().now());
+        Ok(Response::new(pb::LatestResponse { figures: Some(figures) }))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<pb::WatchResponse, Status>> + Send>>;

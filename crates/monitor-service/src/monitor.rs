@@ -71,6 +71,7 @@ pub(crate) struct Parts {
 pub(crate) use insight::{LookError, SteppedSeries};
 pub(crate) use people::{DeleteError, PutError};
 pub(crate) use slo::SloStatus;
+pub(crate) use watch::Figure;
 
 /// Holds alerts of one page, copied out.
 #[derive(Debug, Default)]

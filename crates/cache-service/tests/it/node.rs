@@ -21,7 +21,7 @@ pub(crate) struct CacheNode {
 
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Long enough for a machine with other work to do; nothing here comes near it.
-pub(crate) const WITHIN: Duration = Duration::from_secs(15);
+pub(crate) const WITHIN: Duration = Duration::from_mins(1);
 pub(crate) const MEMORY_TTL: Duration = Duration::from_millis(300);
 
 /// Starts Redis with replica and Sentinels, which take writes without a replica too.

@@ -19,6 +19,13 @@ M.verdict = () => {
   return { status: status === "healthy" && open.length ? "degraded" : status, needsAttention: status === "healthy" && open.length > 0, faults, firing };
 };
 
+/** Memory, and the disk that is fullest. */
+M.hostNote = (host) => {
+  if (!host) return "not looked at";
+  const fullest = Object.entries(host.disks).sort(([, one], [, other]) => other - one)[0];
+  return ["memory " + M.percent(host.memoryUsedRatio), fullest && `disk ${M.percent(fullest[1])} at ${fullest[0]}`].filter(Boolean).join(" · ");
+};
+
 M.views.overview = (root) => {
   const hero = h("section", { class: "card verdict", "aria-label": "Verdict", "aria-live": "polite" });
   const tiles = h("div", { class: "tiles" }), services = h("div", { class: "services" }), alerts = h("div");
@@ -47,7 +54,7 @@ M.views.overview = (root) => {
   const showTiles = () => {
     const f = M.state.figures;
     if (!f) return;
-    const { cache, websockets, replicas, edge, parts } = f, away = (part) => parts[part]?.reason ?? "no answer";
+    const { cache, websockets, replicas, edge, host, parts } = f, away = (part) => parts[part]?.reason ?? "no answer";
     const nodes = replicas?.nodes ?? [], good = nodes.filter((node) => node.health === "healthy").length;
     tiles.replaceChildren(...[
       edge && tile("#performance", "Requests", M.rate(edge.requestsPerSecond), "/s", M.percent(edge.requestsPerSecond ? edge.errorsPerSecond / edge.requestsPerSecond : 0) + " failed", "requests"),
@@ -56,6 +63,7 @@ M.views.overview = (root) => {
       tile("#cache", "Redis", cache ? (cache.redisStats.available ? "up" : cache.redisStats.type === "none" ? "none" : "away") : "–", "", cache ? cache.redisStats.type + (cache.redisStats.primary ? " · " + cache.redisStats.primary : "") : away("cache"), "memory"),
       tile("#websockets", "WebSocket clients", websockets ? M.count(websockets.connections) : "–", "", websockets ? M.rate(M.latest("sent")) + " messages/s" : away("websockets"), "connections"),
       tile("#database", "PostgreSQL nodes", replicas ? `${good}` : "–", replicas ? `of ${nodes.length} well` : "", replicas ? (replicas.primary ? "primary: " + replicas.primary : "no primary known") : away("replicas")),
+      tile("#performance", "Host", M.percent(host?.hosts[0]?.cpuUsedRatio), "CPU", host ? M.hostNote(host.hosts[0]) : away("host")),
     ].filter(Boolean));
   };
   const showServices = () => services.replaceChildren(...M.services().map((service) => h("div", { class: "service" },

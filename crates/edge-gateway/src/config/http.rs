@@ -63,7 +63,7 @@ impl Default for HttpConfig {
             tls: ServerTls::default(),
             max_body_size: ByteSize::mib(2),
             max_in_flight: 2048,
-            max_connections: 8192,
+            max_connections: 16_384,
             header_within: Duration::from_secs(5),
             request_within: Duration::from_secs(5),
             part_within: Duration::from_millis(800),

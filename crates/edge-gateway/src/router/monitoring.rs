@@ -3,7 +3,7 @@
 use utoipa_axum::routes;
 
 use crate::map::Map;
-use crate::routes::{cache_monitor, invalidation, live, monitoring, realtime};
+use crate::routes::{cache_monitor, glance, invalidation, live, monitoring, realtime, system};
 
 pub(super) fn paths(map: Map) -> Map {
     map.public("/monitoring/unified/health", routes!(monitoring::unified_health))
@@ -11,6 +11,8 @@ pub(super) fn paths(map: Map) -> Map {
         .viewer("/monitoring/unified/alerts", routes!(monitoring::alerts))
         .operator("/monitoring/unified/acknowledge-alert", routes!(monitoring::acknowledge))
         .viewer("/monitoring/live", routes!(live::events))
+        .viewer("/monitoring/dashboard", routes!(glance::dashboard))
+        .viewer("/monitoring/system/metrics", routes!(system::metrics))
         .viewer("/monitoring/history", routes!(monitoring::history))
         .viewer("/monitoring/websocket/connections", routes!(realtime::connections))
         .viewer("/monitoring/websocket/connections/{id}", routes!(realtime::connection))

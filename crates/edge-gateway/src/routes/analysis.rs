@@ -2,16 +2,18 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json as Answer;
 use axum::extract::State;
 use mainstay_proto::monitor::v1 as wire;
 use mainstay_proto::monitor::v1::analysis_service_client::AnalysisServiceClient;
-use mainstay_rpc::{Call, Lane};
+use mainstay_rpc::{Call, Caller, Lane};
 
 mod answer;
 
-use answer::{Anomalies, Bottlenecks, Endpoints, Forecasts, Slos, Trends};
+use answer::{Anomalies, Forecasts, Slos, Trends};
+pub(crate) use answer::{Bottlenecks, Endpoints};
 
 use super::alerting::rule::{METHODS, word};
 use super::words::{time, wire_duration};
@@ -125,9 +127,22 @@ pub(crate) async fn endpoints(
         service: query.remove("service").unwrap_or_default(),
     };
     nothing_else(&query)?;
+    Ok(Answer(ask_endpoints(&app, Call::read(ENDPOINTS).by(caller), request).await?))
+}
+
+/// Sums up what the last minutes asked, for an answer that has it as a part.
+pub(crate) async fn endpoints_now(
+    app: &App,
+    caller: Option<Caller>,
+    within: Duration,
+) -> Result<Endpoints, Problem> {
+    let call = Call::read(ENDPOINTS).by(caller).within(within);
+    ask_endpoints(app, call, wire::EndpointsRequest::default()).await
+}
+
+async fn ask_endpoints(app: &App, call: Call, request: wire::EndpointsRequest) -> Result<Endpoints, Problem> {
     let send = async |mut client: Client, request| client.endpoints(request).await;
-    let answer = app.upstreams.analysis(Call::read(ENDPOINTS).by(caller), request, send).await?;
-    Ok(Answer(answer.into()))
+    Ok(app.upstreams.analysis(call, request, send).await?.into())
 }
 
 /// Ranks what holds the system up, with the figures that speak for it.
@@ -141,9 +156,26 @@ pub(crate) async fn bottlenecks(
 ) -> Result<Answer<Bottlenecks>, Problem> {
     let request = wire::BottlenecksRequest { window: length(&mut query, "window")? };
     nothing_else(&query)?;
+    Ok(Answer(ask_bottlenecks(&app, Call::read(BOTTLENECKS).by(caller), request).await?))
+}
+
+/// Ranks what holds the system up now, for an answer that has it as a part.
+pub(crate) async fn bottlenecks_now(
+    app: &App,
+    caller: Option<Caller>,
+    within: Duration,
+) -> Result<Bottlenecks, Problem> {
+    let call = Call::read(BOTTLENECKS).by(caller).within(within);
+    ask_bottlenecks(app, call, wire::BottlenecksRequest::default()).await
+}
+
+async fn ask_bottlenecks(
+    app: &App,
+    call: Call,
+    request: wire::BottlenecksRequest,
+) -> Result<Bottlenecks, Problem> {
     let send = async |mut client: Client, request| client.bottlenecks(request).await;
-    let answer = app.upstreams.analysis(Call::read(BOTTLENECKS).by(caller), request, send).await?;
-    Ok(Answer(answer.into()))
+    Ok(app.upstreams.analysis(call, request, send).await?.into())
 }
 
 /// Tells how the configured objectives stand, and how fast their error budgets are used up.

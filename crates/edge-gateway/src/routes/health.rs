@@ -16,9 +16,10 @@ use serde::Deserialize;
 
 mod answer;
 
+pub(crate) use answer::AllComponents;
 use answer::{
-    AllComponents, ComponentInstance, ComponentInstances, ComponentState, HealthCheck, HealthDocument,
-    Liveness, Readiness, ServiceComponents, ServiceSummary, SystemStatus,
+    ComponentInstance, ComponentInstances, ComponentState, HealthCheck, HealthDocument, Liveness, Readiness,
+    ServiceComponents, ServiceSummary, SystemStatus,
 };
 
 use super::words::{self, Status, rfc3339};
@@ -250,12 +251,17 @@ fn health_json(app: &App, processes: &[Process]) -> Response {
 pub(crate) async fn components(State(app): State<Arc<App>>) -> Response {
     let processes = processes(&app).await;
     let all_fresh = processes.iter().all(|process| process.part.is_fresh());
-    let services = processes.iter().map(|process| ServiceComponents {
-        summary: process.summary(),
-        components: process.components().iter().map(ComponentState::from).collect(),
-    });
-    let body = AllComponents { status: overall(&processes), services: services.collect() };
-    ([completeness(all_fresh)], axum::Json(body)).into_response()
+    ([completeness(all_fresh)], axum::Json(AllComponents::of(&processes))).into_response()
+}
+
+impl AllComponents {
+    pub(crate) fn of(processes: &[Process]) -> Self {
+        let services = processes.iter().map(|process| ServiceComponents {
+            summary: process.summary(),
+            components: process.components().iter().map(ComponentState::from).collect(),
+        });
+        Self { status: overall(processes), services: services.collect() }
+    }
 }
 
 /// Tells one component of one service, of every instance that has it.

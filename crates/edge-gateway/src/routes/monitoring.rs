@@ -21,16 +21,15 @@ use utoipa::ToSchema;
 mod answer;
 
 pub(crate) use answer::Alert;
-use answer::{
-    Acknowledged, AlertsPage, AlertsSummary, History, HistorySeries, Parts, QuickCheck, SystemFigures,
-    UnifiedMetrics,
-};
+use answer::{Acknowledged, AlertsPage, AlertsSummary, History, HistorySeries, QuickCheck, SystemFigures};
+pub(crate) use answer::{Parts, UnifiedMetrics};
 
 use super::cache::CacheStats;
 use super::database::{self, DatabaseInfo};
 use super::health::{Process, completeness, overall, processes, uptime_seconds};
 use super::partitions::{self, PartitionFigures};
 use super::realtime::{self, WebsocketFigures};
+use super::system;
 use super::words::{self, seconds, time, wire_duration};
 use crate::body::{Json, Params, Who};
 use crate::error::Problem;
@@ -71,13 +70,23 @@ pub(crate) async fn unified_metrics(State(app): State<Arc<App>>, Who(caller): Wh
 
 /// Asks every service at once; says also whether every part answered.
 pub(crate) async fn unified(app: &App, caller: impl Into<Option<Caller>>) -> (UnifiedMetrics, bool) {
-    let (within, caller) = (app.part_within, caller.into());
-    let (processes, partitions, cache, topology, nodes, alerts) = tokio::join!(
+    let (figures, _, complete) = with_processes(app, caller.into()).await;
+    (figures, complete)
+}
+
+/// Asks for the figures of [`unified`], and gives the processes that were looked at for them.
+pub(crate) async fn with_processes(
+    app: &App,
+    caller: Option<Caller>,
+) -> (UnifiedMetrics, Vec<Process>, bool) {
+    let within = app.part_within;
+    let (processes, partitions, cache, topology, nodes, host, alerts) = tokio::join!(
         processes(app),
         Box::pin(partitions::fetch(app, caller.clone(), within)),
         cache_stats(app, caller.clone(), within),
         database::topology(app, caller.clone(), within),
         realtime::nodes(app, realtime::nodes_call(caller.clone()).within(within)),
+        system::fetch(app, system::call().by(caller.clone()).within(within)),
         recent_alerts(app, caller, within),
     );
     let mut parts = Parts::default();
@@ -92,10 +101,11 @@ pub(crate) async fn unified(app: &App, caller: impl Into<Option<Caller>>) -> (Un
         cache: parts.take("cache", cache),
         replicas: parts.take("replicas", topology.map(|topology| DatabaseInfo::from(&topology))),
         websockets: parts.take("websockets", nodes.map(|nodes| WebsocketFigures::from(&*nodes))),
+        host: parts.take("host", host),
         alerts: parts.take("alerts", alerts.map(AlertsSummary::from)),
         parts: parts.told,
     };
-    (figures, !parts.incomplete)
+    (figures, processes, !parts.incomplete)
 }
 
 async fn cache_stats(app: &App, caller: Option<Caller>, within: Duration) -> Result<CacheStats, Problem> {

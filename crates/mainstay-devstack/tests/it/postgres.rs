@@ -5,7 +5,7 @@ use std::time::Duration;
 use mainstay_devstack::{Component, Devstack, Error, PostgresNode, demo, redis_command, wait_until};
 
 const EVERY: Duration = Duration::from_millis(20);
-const WITHIN: Duration = Duration::from_secs(20);
+const WITHIN: Duration = Duration::from_mins(1);
 
 async fn rows(node: &PostgresNode) -> String {
     node.query_text("select count(*) from t").await.unwrap().unwrap()

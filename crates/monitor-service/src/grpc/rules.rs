@@ -6,17 +6,20 @@ use std::time::{Duration, SystemTime};
 use mainstay_proto::common::v1 as common;
 use mainstay_proto::introspect::v1 as introspect;
 use mainstay_proto::monitor::v1 as pb;
-use mainstay_rpc::{ErrorCode, Failure};
+use mainstay_rpc::Failure;
 use uuid::Uuid;
 
 use super::{analysis, decode, encode};
 use crate::alert::Record;
+use crate::monitor::Figure;
 use crate::notify::ChannelStatus;
 use crate::roster::ErrorReport;
 use crate::rule::definition::{Comparison, RuleKind, RuleSpec, check_name};
 use crate::rule::{Episode, Origin, Rule, RuleStatus};
-use crate::series::Latest;
+
 use crate::silence::Silence;
+
+const METRICS_MAX: usize = 50;
 
 /// Reads a rule and tells everything that is wrong with it at once.
 pub(super) fn rule(rule: Option<pb::Rule>, keep: Duration) -> Result<Rule, Failure> {
@@ -229,8 +232,23 @@ pub(super) fn event(record: Record, silenced: bool) -> pb::AlertEvent {
     }
 }
 
-pub(super) fn figure((metric, latest): (String, Latest)) -> pb::Figure {
-    pb::Figure { metric, labels: latest.labels.into_iter().collect(), value: latest.value }
+fn figure(Figure { metric, latest, rate }: Figure) -> pb::Figure {
+    pb::Figure { metric, labels: latest.labels.into_iter().collect(), value: latest.value, per_second: rate }
+}
+
+pub(super) fn figures(figures: Vec<Figure>, at: SystemTime) -> pb::Figures {
+    pb::Figures { at: Some(at.into()), figures: figures.into_iter().map(figure).collect() }
+}
+
+/// Reads the names of metrics that figures are asked of.
+pub(super) fn metrics(metrics: &[String]) -> Result<(), Failure> {
+    if metrics.len() > METRICS_MAX {
+        return Err(Failure::invalid(
+            "metrics",
+            format!("must be at most {METRICS_MAX}, are {}", metrics.len()),
+        ));
+    }
+    Ok(())
 }
 
 /// Joins the groups of several instances of a service; latest first.
@@ -287,9 +305,6 @@ pub(super) fn watch(request: &pb::WatchRequest) -> Result<Duration, Failure> {
     if !(Duration::from_secs(1)..=Duration::from_mins(1)).contains(&every) {
         return Err(Failure::invalid("every", "must be 1s to 1m"));
     }
-    if request.metrics.len() > 50 {
-        return Err(Failure::new(ErrorCode::InvalidArgument, "INVALID_FIELD", "too many metrics")
-            .field("metrics", "must be at most 50"));
-    }
+    metrics(&request.metrics)?;
     Ok(every)
 }

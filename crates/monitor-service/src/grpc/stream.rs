@@ -76,9 +76,8 @@ impl Watcher {
                     Err(RecvError::Closed) => return None,
                 },
                 _ = self.tick.tick(), if !self.metrics.is_empty() => {
-                    let figures = self.monitor.figures(&self.metrics).into_iter().map(rules::figure).collect();
-                    let at = Some(self.monitor.clock().now().into());
-                    let figures = Some(pb::Figures { at, figures });
+                    let figures = self.monitor.figures(&self.metrics);
+                    let figures = Some(rules::figures(figures, self.monitor.clock().now()));
                     self.ready.push_back(pb::WatchResponse { figures, ..Default::default() });
                 }
             }

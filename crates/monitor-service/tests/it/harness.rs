@@ -277,7 +277,7 @@ impl Watcher {
 }
 
 /// Far more than anything takes when the machine is busy; a test that needs it all is about to fail.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Watches these targets, some times as fast as by default; a busy machine must not look like a dead target.
 pub(crate) fn quick(targets: &[(&str, &TargetService)]) -> Config {

@@ -14,6 +14,7 @@ use crate::routes::cache::CacheStats;
 use crate::routes::database::DatabaseInfo;
 use crate::routes::partitions::PartitionFigures;
 use crate::routes::realtime::WebsocketFigures;
+use crate::routes::system::SystemMetrics;
 use crate::routes::words::{Status, alert_state, rfc3339, severity};
 
 /// One status and its reasons.
@@ -35,6 +36,8 @@ pub(crate) struct UnifiedMetrics {
     pub(super) cache: Option<CacheStats>,
     pub(super) replicas: Option<DatabaseInfo>,
     pub(super) websockets: Option<WebsocketFigures>,
+    /// The machines, and what each process takes of them.
+    pub(super) host: Option<SystemMetrics>,
     pub(super) alerts: Option<AlertsSummary>,
     pub(super) parts: BTreeMap<&'static str, PartInfo>,
 }
@@ -140,14 +143,14 @@ struct HistoryPoint {
 
 /// Collects the parts of a merged answer and what is to be said of each.
 #[derive(Default)]
-pub(super) struct Parts {
-    pub(super) told: BTreeMap<&'static str, PartInfo>,
-    pub(super) incomplete: bool,
+pub(crate) struct Parts {
+    pub(crate) told: BTreeMap<&'static str, PartInfo>,
+    pub(crate) incomplete: bool,
 }
 
 impl Parts {
     /// Takes one part's outcome; a service that is left out on purpose makes nothing incomplete.
-    pub(super) fn take<T>(&mut self, name: &'static str, outcome: Result<T, Problem>) -> Option<T> {
+    pub(crate) fn take<T>(&mut self, name: &'static str, outcome: Result<T, Problem>) -> Option<T> {
         let (value, freshness, reason) = match outcome {
             Ok(value) => (Some(value), Freshness::Fresh, None),
             Err(problem) if problem.code() == "SERVICE_NOT_CONFIGURED" => {
