@@ -1,6 +1,6 @@
 use mainstay_auth::Role;
 use mainstay_auth::jwt::{Claims, sign_hs256};
-use mainstay_tests::{Centrifuge, shared};
+use mainstay_tests::{Centrifuge, eventually, shared};
 use serde_json::json;
 
 #[tokio::test]
@@ -77,4 +77,31 @@ async fn a_gateway_node_is_named_and_can_be_told_to_drain_or_not() {
     assert_eq!((&answer["node"], &answer["seconds"]), (&json!(node), &json!(null)), "{answer}");
     let answer = rest.post("/realtime/nodes/nobody/drain", &json!({ "connectionsPerSecond": 1 })).await;
     assert_eq!((answer.status.as_u16(), &answer.json()["code"]), (404, &json!("NODE_UNKNOWN")));
+}
+
+#[tokio::test]
+async fn the_crowd_is_told_with_its_rates_its_peak_and_its_kinds() {
+    let house = shared().await;
+    let rest = house.rest(Role::Operator);
+    let answer = eventually("rates above zero", || async {
+        // What is told are rates: somebody has to come and go.
+        let mut erin = house.websocket("erin").await;
+        erin.subscribe("e2e-crowd").await;
+        rest.post("/realtime/publish", &json!({ "channel": "e2e-crowd", "data": 1 })).await.ok();
+        assert_eq!(erin.next_publication("e2e-crowd").await, json!(1));
+        let answer = rest.get("/monitoring/websocket/analytics").await;
+        let is_full = answer.header("x-mainstay-completeness") == "full";
+        let body = answer.ok();
+        let rates = &body["perSecond"];
+        let flows = ["publications", "messagesSent", "bytesSent", "connects", "joins", "disconnects"];
+        let all_flow = flows.iter().all(|flow| rates[flow].as_f64() > Some(0.0));
+        let has_peak = body["peak"]["connections"].as_f64() >= Some(1.0);
+        if is_full && all_flow && has_peak { Ok(body) } else { Err(body.to_string()) }
+    })
+    .await;
+    assert!(answer["now"]["connections"].as_u64() >= Some(1), "{answer}");
+    assert!(answer["now"]["nodes"][0]["id"].is_string(), "{answer}");
+    let clients = &answer["clients"];
+    assert!(clients["users"].as_u64() >= Some(1) && clients["lookedAt"] == clients["total"], "{answer}");
+    assert!(clients["kinds"][0]["connections"].as_u64() >= Some(1), "{answer}");
 }

@@ -8,6 +8,7 @@ pub(crate) mod cache;
 pub(crate) mod cache_monitor;
 pub(crate) mod channels;
 pub(crate) mod coordination;
+pub(crate) mod crowd;
 pub(crate) mod dashboard;
 pub(crate) mod database;
 pub(crate) mod docs;
