@@ -70,7 +70,7 @@ pub(crate) async fn unified_metrics(State(app): State<Arc<App>>, Who(caller): Wh
 
 /// Asks every service at once; says also whether every part answered.
 pub(crate) async fn unified(app: &App, caller: impl Into<Option<Caller>>) -> (UnifiedMetrics, bool) {
-    let (figures, _, complete) = with_processes(app, caller.into()).await;
+    let (figures, _, complete) = Box::pin(with_processes(app, caller.into())).await;
     (figures, complete)
 }
 
