@@ -18,7 +18,7 @@ pub(crate) fn stock() -> Vec<Rule> {
                 critical: Some(0.5),
                 clear: Some(0.75),
                 min_traffic: 100.0,
-                summary: "cache hit rate is {value}, below {threshold}".to_owned(),
+                summary: "cache hit rate is {percent}".to_owned(),
                 ..RuleSpec::default()
             },
         ),
@@ -62,10 +62,10 @@ pub(crate) fn stock() -> Vec<Rule> {
                 ..RuleSpec::default()
             },
         ),
-        rule("host_cpu", of_host("host_cpu_used_ratio", "CPU in use: {value}")),
-        rule("host_memory", of_host("host_memory_used_ratio", "memory in use: {value}")),
-        rule("host_disk", of_host("host_disk_used_ratio", "disk in use at {label.mount}: {value}")),
-        rule("host_fds", of_host("host_fds_used_ratio", "file descriptors in use: {value}")),
+        rule("host_cpu", of_host("host_cpu_used_ratio", "CPU in use: {percent}")),
+        rule("host_memory", of_host("host_memory_used_ratio", "memory in use: {percent}")),
+        rule("host_disk", of_host("host_disk_used_ratio", "disk in use at {label.mount}: {percent}")),
+        rule("host_fds", of_host("host_fds_used_ratio", "file descriptors in use: {percent}")),
     ]
 }
 

@@ -14,7 +14,7 @@ pub(super) struct Words<'w> {
     pub(super) facts: &'w BTreeMap<&'static str, f64>,
 }
 
-const NAMES: [&str; 6] = ["rule", "metric", "value", "threshold", "service", "endpoint"];
+const NAMES: [&str; 7] = ["rule", "metric", "value", "percent", "threshold", "service", "endpoint"];
 /// Names of facts; empty where a rule has none of that name.
 const FACTS: [&str; 6] = ["now", "expected", "lower", "upper", "limit", "earliest"];
 const LABEL: &str = "label.";
@@ -50,6 +50,8 @@ pub(super) fn fill(text: &str, words: &Words<'_>) -> String {
             Part::Name("rule") => filled.push_str(words.rule),
             Part::Name("metric") => filled.push_str(words.metric),
             Part::Name("value") => filled.push_str(&number(words.value)),
+            // Of a share of one.
+            Part::Name("percent") => filled.push_str(&format!("{:.1} %", words.value * 100.0)),
             Part::Name("threshold") => filled.push_str(&number(words.threshold)),
             Part::Name(name) if FACTS.contains(&name) => {
                 filled.push_str(&words.facts.get(name).copied().map(number).unwrap_or_default());
@@ -111,6 +113,9 @@ mod tests {
         let text = "{label.node} of {service}: {value} > {threshold}{label.none}";
         assert_eq!(fill(text, &words), "replica1 of replica-service: 12.5 > 10");
         assert_eq!(check(text), Ok(()));
+        let half = Words { value: 0.5, ..words };
+        assert_eq!(fill("{percent} of {metric}", &half), "50.0 % of m");
+        assert_eq!(check("{percent}"), Ok(()));
         assert!(check("{nonsense}").is_err());
         assert!(check("{label.}").is_err());
         assert_eq!(check("{value"), Err("has a { without }".to_owned()));

@@ -102,7 +102,7 @@ pub(crate) struct RuleBody {
     /// Of a ratio or quantile: least traffic in the window before it may fire.
     #[serde(default)]
     min_traffic: f64,
-    /// One line with `{metric}`, `{value}`, `{threshold}`, `{service}`, `{endpoint}`, `{rule}` and `{label.NAME}`.
+    /// One line with `{metric}`, `{value}`, `{percent}`, `{threshold}`, `{service}`, `{endpoint}`, `{rule}` and `{label.NAME}`.
     #[serde(default)]
     summary: String,
     /// Added to its alerts.
