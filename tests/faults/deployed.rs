@@ -26,16 +26,16 @@ async fn files_of_every_environment_are_legal_and_find_their_secrets() {
         fs::write(folder.path().join(format!("api-key-{role}-sha256")), "ab".repeat(32)).unwrap();
     }
     let config: PathBuf = [env!("CARGO_MANIFEST_DIR"), "..", "deploy", "config"].iter().collect();
-    for environment in ["development", "staging", "production"] {
-        for service in SERVICES {
-            let shipped = config.join(environment).join(format!("{service}.toml"));
-            let text = fs::read_to_string(&shipped).unwrap();
-            let local = folder.path().join("service.toml");
-            fs::write(&local, text.replace("/run/secrets", folder.path().to_str().unwrap())).unwrap();
-            let arguments = ["--config", local.to_str().unwrap(), "--check-config"];
-            let finished = run_to_end(service, &arguments, &[]).await;
-            assert_eq!(finished.code, Some(0), "{}: {}", shipped.display(), finished.stderr);
-        }
+    let environments = ["development", "staging", "production"];
+    let shipped = environments.into_iter().flat_map(|folder| SERVICES.map(|service| (folder, service)));
+    for (environment, service) in shipped.chain([("cluster", "cache-service")]) {
+        let shipped = config.join(environment).join(format!("{service}.toml"));
+        let text = fs::read_to_string(&shipped).unwrap();
+        let local = folder.path().join("service.toml");
+        fs::write(&local, text.replace("/run/secrets", folder.path().to_str().unwrap())).unwrap();
+        let arguments = ["--config", local.to_str().unwrap(), "--check-config"];
+        let finished = run_to_end(service, &arguments, &[]).await;
+        assert_eq!(finished.code, Some(0), "{}: {}", shipped.display(), finished.stderr);
     }
 }
 

@@ -25,6 +25,11 @@ async fn no_acknowledged_write_is_lost_or_doubled_when_the_primary_freezes() {
 }
 
 #[tokio::test]
+async fn no_acknowledged_write_is_lost_or_doubled_when_the_primary_is_moved_on_purpose() {
+    holds(FailoverEvent::Planned).await;
+}
+
+#[tokio::test]
 async fn no_acknowledged_write_is_lost_or_doubled_when_the_primary_is_killed() {
     holds(FailoverEvent::Killed).await;
 }

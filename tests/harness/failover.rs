@@ -3,6 +3,7 @@
 //! Writes go through a cache-service process at a steady rate: every other one sets a key of its own, the rest increment a
 //! counter of their own under an idempotency key. Afterwards Redis itself is asked what became of each.
 
+mod cluster;
 mod ledger;
 
 use std::fmt;
@@ -14,7 +15,9 @@ use mainstay_devstack::{Devstack, Redis, Service, http_get, wait_until};
 use mainstay_proto::cache::v1 as pb;
 use mainstay_proto::cache::v1::cache_service_client::CacheServiceClient;
 use mainstay_proto::cache::v1::counter_service_client::CounterServiceClient;
+use tokio::process::Command;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 
 use ledger::Ledger;
@@ -24,8 +27,10 @@ use crate::binaries::bin_dir;
 /// What happens to the primary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailoverEvent {
-    /// `SENTINEL FAILOVER`.
+    /// As operators are told to do it: `deploy/redis/failover.sh`.
     Planned,
+    /// `SENTINEL FAILOVER` alone, which promotes a replica while the primary goes on taking writes.
+    Unprepared,
     /// SIGKILL; it is started again after `away_for`.
     Killed,
     /// SIGSTOP, and SIGCONT after `away_for`.
@@ -65,20 +70,30 @@ pub struct FailoverOutcome {
     pub doubled: usize,
 }
 
+impl FailoverOutcome {
+    /// Tells whether nothing was lost or doubled, and the gap was shorter than `bar`.
+    pub fn holds(&self, bar: Duration) -> bool {
+        self.gap < bar && self.lost == 0 && self.doubled == 0
+    }
+}
+
 /// Longer than the service itself takes to say that Redis does not answer.
 const CALL_WITHIN: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_mins(2);
 const OFTEN: Duration = Duration::from_millis(25);
 const NAMESPACE: &str = "failover";
+/// Of all keys in Redis; in a cluster the tag of the partition follows.
+const PREFIX: &str = "mainstay:";
 
 impl FailoverEvent {
-    pub const ALL: [Self; 3] = [Self::Planned, Self::Killed, Self::Frozen];
+    pub const ALL: [Self; 4] = [Self::Planned, Self::Unprepared, Self::Killed, Self::Frozen];
 }
 
 impl fmt::Display for FailoverEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Planned => "planned failover",
+            Self::Unprepared => "SENTINEL FAILOVER alone",
             Self::Killed => "kill -9 of the primary",
             Self::Frozen => "primary frozen",
         })
@@ -104,44 +119,44 @@ impl FailoverPlan {
             .bin_dir(bin_dir())
             .start()
             .await?;
-        let address = stack.service(Service::CacheService)?.address();
-        wait_until("the cache to be ready", OFTEN, PATIENCE, || async {
-            match http_get(address, "/readyz", CALL_WITHIN).await {
-                Ok((200, _)) => Ok(()),
-                other => Err(format!("{other:?}")),
-            }
-        })
-        .await?;
-        let channel =
-            Endpoint::from_shared(format!("http://{address}"))?.timeout(CALL_WITHIN).connect().await?;
+        let channel = connect(&stack).await?;
         let redis = stack.redis().context("the stack has redis")?;
         let ledger = Arc::new(Ledger::default());
-        let (written, named_after) = tokio::join!(self.write(&channel, &ledger), self.strike(event, redis));
+        let (written, named_after) =
+            tokio::join!(self.write(&channel, &ledger, 0..), self.strike(event, redis));
         let named_after = named_after?;
         ensure!(written > 0, "nothing was written");
         ledger.settle(&channel).await?;
         redis.wait_settled().await?;
-        let outcome = ledger.audit(redis.primary().await?).await?;
+        let outcome = ledger.audit(redis.primary().await?, PREFIX).await?;
         stack.stop().await?;
         Ok(FailoverOutcome { named_after, ..outcome })
     }
 
-    /// Writes until the plan is over, and waits for every answer.
-    async fn write(&self, channel: &Channel, ledger: &Arc<Ledger>) -> usize {
+    /// Writes until the plan is over, and waits for every answer. Returns how many there were.
+    async fn write(
+        &self,
+        channel: &Channel,
+        ledger: &Arc<Ledger>,
+        numbers: impl Iterator<Item = usize>,
+    ) -> usize {
         let until = Instant::now() + self.quiet_for + self.away_for + self.settle_for;
         let mut ticks = tokio::time::interval(Duration::from_secs(1) / self.writes_per_second);
-        let (mut writes, mut number) = (JoinSet::new(), 0);
-        while Instant::now() < until {
+        let (mut writes, mut n_written) = (JoinSet::new(), 0);
+        for number in numbers {
             ticks.tick().await;
+            if Instant::now() >= until {
+                break;
+            }
             let (channel, ledger) = (channel.clone(), Arc::clone(ledger));
             writes.spawn(async move {
                 let answer = write(channel, number).await;
                 ledger.note(number, answer);
             });
-            number += 1;
+            n_written += 1;
         }
         while writes.join_next().await.is_some() {}
-        number
+        n_written
     }
 
     /// Does it, undoes it after its time, and returns how long the Sentinels took to name another primary.
@@ -152,10 +167,12 @@ impl FailoverPlan {
         let back_at = struck_at + self.away_for;
         let strike = async {
             match event {
-                FailoverEvent::Planned => redis.promote(replica).await,
-                FailoverEvent::Killed => primary.kill().await,
-                FailoverEvent::Frozen => primary.pause().await,
+                FailoverEvent::Planned => fail_over(redis).await?,
+                FailoverEvent::Unprepared => redis.promote(replica).await?,
+                FailoverEvent::Killed => primary.kill().await?,
+                FailoverEvent::Frozen => primary.pause().await?,
             }
+            anyhow::Ok(())
         };
         let named = wait_until("another primary to be named", OFTEN, PATIENCE, || async {
             let named = redis.primary().await.map_err(|error| error.to_string())?.public_address();
@@ -165,12 +182,41 @@ impl FailoverPlan {
         struck?;
         tokio::time::sleep_until(back_at).await;
         match event {
-            FailoverEvent::Planned => {}
+            FailoverEvent::Planned | FailoverEvent::Unprepared => {}
             FailoverEvent::Killed => primary.start().await?,
             FailoverEvent::Frozen => primary.resume().await?,
         }
         Ok(named_after?)
     }
+}
+
+/// Waits until the cache of a stack is ready.
+async fn connect(stack: &Devstack) -> anyhow::Result<Channel> {
+    let address = stack.service(Service::CacheService)?.address();
+    wait_until("the cache to be ready", OFTEN, PATIENCE, || async {
+        match http_get(address, "/readyz", CALL_WITHIN).await {
+            Ok((200, _)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await?;
+    Ok(Endpoint::from_shared(format!("http://{address}"))?.timeout(CALL_WITHIN).connect().await?)
+}
+
+/// Runs the script that operators have.
+async fn fail_over(redis: &Redis) -> anyhow::Result<()> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/redis/failover.sh");
+    let sentinel = redis.sentinel_addresses().first().context("the stack has Sentinels")?;
+    let run = Command::new("sh")
+        .arg(script)
+        .args([sentinel.ip().to_string(), sentinel.port().to_string()])
+        .env("REDIS_PASSWORD", redis.password())
+        .kill_on_drop(true)
+        .output();
+    let output = timeout(PATIENCE, run).await.context("failover.sh does not end")??;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "failover.sh: {}: {said}", output.status);
+    Ok(())
 }
 
 /// How one write was answered.

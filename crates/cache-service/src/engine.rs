@@ -216,7 +216,9 @@ impl Engine {
             LastLayer::Origin => metrics.hits_origin.inc(),
             LastLayer::None => metrics.misses.inc(),
         };
-        metrics.stale.inc_by(found.stale.into());
+        if found.stale {
+            metrics.stale_from(found.layer);
+        }
         metrics.degraded.inc_by(found.degraded.into());
         Ok(found)
     }

@@ -1,9 +1,11 @@
 //! Every metric of the cache-service; all names begin with `mainstay_cache_`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -32,6 +34,7 @@ pub(crate) use namespace::NamespaceCollector;
 pub(crate) use origins::{OriginCollector, OriginMetrics, breaker_level};
 pub(crate) use pubsub::PubSubMetrics;
 pub(crate) use shared::{Outcome, SharedMetrics};
+pub(crate) use timings::TimingFigures;
 use timings::Timings;
 pub(crate) use warming::WarmingMetrics;
 use window::Window;
@@ -47,6 +50,8 @@ pub(crate) struct CacheMetrics {
     pub(crate) get: OperationMetrics,
     pub(crate) set: OperationMetrics,
     pub(crate) delete: OperationMetrics,
+    /// Requests to invalidate; what the log brings is counted with the log.
+    pub(crate) invalidate: OperationMetrics,
     pub(crate) hits_l1: Counter,
     pub(crate) hits_l2: Counter,
     pub(crate) hits_l3: Counter,
@@ -57,7 +62,8 @@ pub(crate) struct CacheMetrics {
     pub(crate) load_seconds: Histogram,
     pub(crate) refreshes: Counter,
     pub(crate) misses: Counter,
-    pub(crate) stale: Counter,
+    /// By the layer that had the entry.
+    stale: [Counter; 4],
     pub(crate) degraded: Counter,
     pub(crate) streams: StreamMetrics,
     /// Reads answered with what another one was told by Redis.
@@ -65,6 +71,9 @@ pub(crate) struct CacheMetrics {
     pub(crate) hot_kept: Gauge,
     pub(crate) hot_refills: Counter,
     l2_errors: Family<KindLabel, Counter>,
+    l2_seconds: Family<CommandLabel, Timings>,
+    /// Those of the commands that were used, by name.
+    l2_commands: RwLock<BTreeMap<&'static str, Timings>>,
     replica_acked: Counter,
     replica_unacked: Counter,
 }
@@ -112,6 +121,11 @@ struct KindLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CommandLabel {
+    command: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LayerLabel {
     layer: &'static str,
 }
@@ -132,6 +146,7 @@ impl CacheMetrics {
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let registry = registry.sub_registry_with_prefix("mainstay_cache");
         let hits = Family::<LayerLabel, Counter>::default();
+        let stale = Family::<LayerLabel, Counter>::default();
         let errors = Family::<OpLabel, Counter>::default();
         let seconds = Family::<OpLayerLabels, Timings>::default();
         // Handles are taken once: counting needs no look-up by label, and every series is there from the start.
@@ -146,6 +161,7 @@ impl CacheMetrics {
             get: operation("get"),
             set: operation("set"),
             delete: operation("delete"),
+            invalidate: operation("invalidate"),
             hits_l1: hits.get_or_create_owned(&LayerLabel { layer: "l1" }),
             hits_l2: hits.get_or_create_owned(&LayerLabel { layer: "l2" }),
             hits_l3: hits.get_or_create_owned(&LayerLabel { layer: "l3" }),
@@ -155,13 +171,15 @@ impl CacheMetrics {
             load_seconds: histogram(),
             refreshes: Counter::default(),
             misses: Counter::default(),
-            stale: Counter::default(),
+            stale: LastLayer::WITH_ENTRIES.map(|(_, layer)| stale.get_or_create_owned(&LayerLabel { layer })),
             degraded: Counter::default(),
             streams: StreamMetrics::default(),
             coalesced: Counter::default(),
             hot_kept: Gauge::default(),
             hot_refills: Counter::default(),
             l2_errors: Family::default(),
+            l2_seconds: Family::default(),
+            l2_commands: RwLock::default(),
             replica_acked: Counter::default(),
             replica_unacked: Counter::default(),
         };
@@ -175,7 +193,12 @@ impl CacheMetrics {
         registry.register("gets", "Reads answered", metrics.get.done.clone());
         registry.register("sets", "Writes that were stored", metrics.set.done.clone());
         registry.register("deletes", "Deletes that were done", metrics.delete.done.clone());
-        registry.register("stale", "Reads answered with an entry past its time", metrics.stale.clone());
+        let help = "Reads answered with an entry past its time, by the layer that had it";
+        registry.register("stale", help, stale);
+        let help = "Requests to invalidate that were done";
+        registry.register("invalidation_requests", help, metrics.invalidate.done.clone());
+        let help = "Time of a command of this node to Redis until its answer, or until it was given up, by what it is for";
+        registry.register("l2_command_seconds", help, metrics.l2_seconds.clone());
         registry.register(
             "degraded",
             "Answers given without Redis although it is configured",
@@ -219,6 +242,34 @@ impl CacheMetrics {
         } else {
             self.replica_unacked.inc()
         };
+    }
+
+    /// Counts a read answered with an entry of `layer` past its time.
+    pub(crate) fn stale_from(&self, layer: LastLayer) {
+        if let Some(at) = LastLayer::WITH_ENTRIES.iter().position(|(with, _)| *with == layer) {
+            self.stale[at].inc();
+        }
+    }
+
+    /// Returns the reads answered with an entry past its time.
+    pub(crate) fn n_stale(&self) -> u64 {
+        self.stale.iter().map(Counter::get).sum()
+    }
+
+    /// Times a command that Redis was sent; `span` is the name of its span.
+    pub(crate) fn l2_took(&self, span: &'static str, took: Duration) {
+        let command = span.strip_prefix("redis.").unwrap_or(span);
+        if let Some(timings) = self.l2_commands.read().get(command) {
+            return timings.observe(took, 1);
+        }
+        let timings = self.l2_seconds.get_or_create_owned(&CommandLabel { command });
+        timings.observe(took, 1);
+        self.l2_commands.write().insert(command, timings);
+    }
+
+    /// Returns how long the commands of each kind took so far, by name.
+    pub(crate) fn l2_commands(&self) -> Vec<(&'static str, TimingFigures)> {
+        self.l2_commands.read().iter().map(|(command, timings)| (*command, timings.figures())).collect()
     }
 
     pub(crate) fn l2_error(&self, kind: &'static str) {

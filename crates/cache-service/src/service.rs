@@ -28,7 +28,7 @@ use crate::insight::Insight;
 use crate::invalidation::{Invalidation, InvalidationMetrics, Reader};
 use crate::layer::disk::{Disk, Raised, Writer};
 use crate::layer::memory::Memory;
-use crate::layer::redis::RedisLayer;
+use crate::layer::redis::{Census, RedisLayer};
 use crate::metrics::{
     CacheMetrics, DiskCollector, EvictionCollector, LayerCollector, NamespaceCollector, OriginCollector,
     OriginMetrics, WarmingMetrics,
@@ -154,7 +154,24 @@ fn connect(cx: &Context, config: &CacheConfig, metrics: &Arc<CacheMetrics>) -> A
         let redis = Arc::clone(&redis);
         cx.spawn("redis.durable", redis.make_durable_changes(partition, config.redis.clone(), cx.clone()));
     }
-    Arc::new(RedisLayer::new(redis, &config.redis, Arc::clone(metrics)))
+    let layer = Arc::new(RedisLayer::new(redis, &config.redis, Arc::clone(metrics)));
+    count_keys(cx, &layer);
+    layer
+}
+
+/// Looks from time to time at what of each namespace lies in Redis.
+fn count_keys(cx: &Context, layer: &Arc<RedisLayer>) {
+    let layer = Arc::downgrade(layer);
+    let count = move || {
+        let layer = layer.upgrade();
+        async move {
+            if let Some(layer) = layer {
+                layer.count_keys().await;
+            }
+            Ok(())
+        }
+    };
+    cx.background("redis.census", Schedule::Every(Census::EVERY), count);
 }
 
 fn connect_disk(cx: &Context, config: &CacheConfig, time: &Time) -> (Option<Arc<Disk>>, Option<Writer>) {

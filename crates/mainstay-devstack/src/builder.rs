@@ -171,7 +171,10 @@ impl Builder {
             Some(plan) => Some(plan.build(&programs, &manifest)?),
             None => None,
         };
-        let around = layout.surroundings(redis.as_ref(), postgres.as_ref(), &credentials)?;
+        let mut around = layout.surroundings(redis.as_ref(), postgres.as_ref(), &credentials)?;
+        if let Some(cluster) = &redis_cluster {
+            around.cluster = cluster.nodes().iter().map(|node| node.address()).collect();
+        }
         let services = self.build_services(&dir.path, binaries, &around, &manifest)?;
         let endpoints = endpoints(&dir.path, redis.as_ref(), postgres.as_ref(), &services, &around);
         let Layout { claims, proxies, .. } = layout;

@@ -214,6 +214,7 @@ impl<'a> Layout<'a> {
             services,
             running: self.wishes.services.clone(),
             sentinels: redis.map(|redis| redis.sentinel_addresses().to_vec()).unwrap_or_default(),
+            cluster: Vec::new(),
             postgres: postgres
                 .map(|postgres| postgres.nodes().iter().map(node).collect())
                 .unwrap_or_default(),

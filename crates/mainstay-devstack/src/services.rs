@@ -55,6 +55,8 @@ pub(crate) struct Surroundings {
     pub(crate) running: BTreeSet<Service>,
     /// Where the Sentinels are reached; empty without Redis.
     pub(crate) sentinels: Vec<SocketAddr>,
+    /// Nodes of the Redis Cluster; empty without one.
+    pub(crate) cluster: Vec<SocketAddr>,
     /// Name, server and PgBouncer of each node; empty without PostgreSQL.
     pub(crate) postgres: Vec<(String, SocketAddr, Option<SocketAddr>)>,
     /// The demo tables are there.
@@ -111,6 +113,9 @@ pub(crate) fn environment(service: Service, around: &Surroundings) -> Vec<(Strin
         env.set("TELEMETRY__OTLP_ENDPOINT", endpoint);
     }
     match service {
+        Service::CacheService if around.sentinels.is_empty() && !around.cluster.is_empty() => {
+            redis_cluster(&mut env, around);
+        }
         Service::CacheService => redis(&mut env, around),
         Service::WsGateway => realtime(&mut env, own, around),
         Service::ReplicaService => replica(&mut env, around),
@@ -130,6 +135,14 @@ fn redis(env: &mut Env, around: &Surroundings) {
     env.set("REDIS__MODE", "sentinel");
     env.set("REDIS__SENTINELS", sentinels.join(","));
     env.set("REDIS__MASTER_NAME", MASTER_NAME);
+    env.set("REDIS__PASSWORD", &around.credentials.redis_password);
+}
+
+/// Names two of the nodes, as an operator would: the others are learned from them.
+fn redis_cluster(env: &mut Env, around: &Surroundings) {
+    let nodes: Vec<_> = around.cluster.iter().take(2).map(SocketAddr::to_string).collect();
+    env.set("REDIS__MODE", "cluster");
+    env.set("REDIS__NODES", nodes.join(","));
     env.set("REDIS__PASSWORD", &around.credentials.redis_password);
 }
 
@@ -272,6 +285,7 @@ mod tests {
             services: services.into(),
             running: Service::ALL.into(),
             sentinels: vec![local(26390), local(26391)],
+            cluster: Vec::new(),
             postgres: vec![("replica1".to_owned(), local(5441), Some(local(6441)))],
             demo_data: false,
             credentials: Credentials::random(),
@@ -294,6 +308,14 @@ mod tests {
             assert_eq!(value(&env, "MAINSTAY__REDIS__MODE").unwrap(), "none");
             assert_eq!(value(&env, "MAINSTAY__REDIS__PASSWORD"), None);
         }
+        let mut around = around();
+        around.cluster = vec![local(7000), local(7001), local(7002)];
+        let env = environment(Service::CacheService, &around);
+        assert_eq!(value(&env, "MAINSTAY__REDIS__MODE").unwrap(), "sentinel", "what has both is asked there");
+        around.sentinels.clear();
+        let env = environment(Service::CacheService, &around);
+        assert_eq!(value(&env, "MAINSTAY__REDIS__MODE").unwrap(), "cluster");
+        assert_eq!(value(&env, "MAINSTAY__REDIS__NODES").unwrap(), "127.0.0.1:7000,127.0.0.1:7001");
     }
 
     #[test]

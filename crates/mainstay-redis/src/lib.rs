@@ -12,6 +12,7 @@ mod redis;
 mod resp;
 mod script;
 mod sentinel;
+mod soon;
 mod tls;
 mod view;
 mod watch;

@@ -10,6 +10,7 @@ use crate::error::RedisError;
 use crate::link::Link;
 use crate::redis::Redis;
 use crate::sentinel::{Listener, Poll, Sentinels};
+use crate::soon::Soon;
 use crate::view::{RedisView, SentinelView, pick_fields};
 use crate::watch::Watch;
 
@@ -30,6 +31,7 @@ pub(crate) struct PrimaryWatch {
     /// It answers, and takes no writes: any other server that is named is better.
     is_replica: bool,
     ahead: Option<Ahead>,
+    soon: Soon,
 }
 
 /// A replica that an elected Sentinel has made the primary, and not announced yet.
@@ -80,6 +82,7 @@ impl PrimaryWatch {
             look_behind_address: false,
             is_replica: false,
             ahead: None,
+            soon: Soon::default(),
         }
     }
 
@@ -260,6 +263,8 @@ impl Activate for PrimaryWatch {
             RedisView { info: info.as_deref().map(pick_fields).unwrap_or_default(), sentinel, cluster: None };
         self.report(&view);
         self.redis.saw(view);
+        let is_missing = is_replica || self.redis.first().primary().is_none();
+        self.soon.looked(is_missing, &self.redis, &self.cx);
         // A Redis that is away is the component's news, not a failure of the look.
         Ok(())
     }

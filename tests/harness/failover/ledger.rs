@@ -23,7 +23,6 @@ struct Notes {
 
 /// Keys of one question to Redis.
 const KEYS_AT_ONCE: usize = 100;
-const PREFIX: &str = "mainstay:";
 
 impl Ledger {
     pub(super) fn note(&self, number: usize, answer: Answer) {
@@ -54,8 +53,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Asks Redis what became of each write.
-    pub(super) async fn audit(&self, primary: &RedisNode) -> anyhow::Result<FailoverOutcome> {
+    /// Asks Redis, where all keys begin with `prefix`, what became of each write.
+    pub(super) async fn audit(&self, primary: &RedisNode, prefix: &str) -> anyhow::Result<FailoverOutcome> {
         let (answers, gap, n_settled) = {
             let notes = self.notes.lock();
             (notes.answers.clone(), gap(&notes.acknowledged_at), notes.n_settled)
@@ -69,10 +68,10 @@ impl Ledger {
             gap,
             ..FailoverOutcome::default()
         };
-        let times_logged = times_logged(primary).await?;
+        let times_logged = times_logged(primary, prefix).await?;
         let numbers: Vec<usize> = answers.keys().copied().collect();
         for some in numbers.chunks(KEYS_AT_ONCE) {
-            let names: Vec<String> = some.iter().map(|number| name(*number)).collect();
+            let names: Vec<String> = some.iter().map(|number| name(prefix, *number)).collect();
             let words: Vec<&str> = std::iter::once("MGET").chain(names.iter().map(String::as_str)).collect();
             let RedisReply::List(values) = primary.command(&words).await? else { bail!("MGET gave no list") };
             ensure!(values.len() == some.len(), "MGET left keys out");
@@ -100,17 +99,17 @@ fn gap(acknowledged_at: &[Instant]) -> Duration {
 }
 
 /// Returns the name in Redis.
-fn name(number: usize) -> String {
+fn name(prefix: &str, number: usize) -> String {
     if is_set(number) {
-        format!("{PREFIX}{NAMESPACE}:{}", key(number))
+        format!("{prefix}{NAMESPACE}:{}", key(number))
     } else {
-        format!("{PREFIX}_counter:{}", key(number))
+        format!("{prefix}_counter:{}", key(number))
     }
 }
 
 /// Counts how often each key is in the log of changes, which has one entry for each set.
-async fn times_logged(primary: &RedisNode) -> anyhow::Result<HashMap<String, usize>> {
-    let log = format!("{PREFIX}!log");
+async fn times_logged(primary: &RedisNode, prefix: &str) -> anyhow::Result<HashMap<String, usize>> {
+    let log = format!("{prefix}!log");
     let RedisReply::List(entries) = primary.command(&["XRANGE", &log, "-", "+"]).await? else {
         bail!("XRANGE gave no list")
     };

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use super::Engine;
 use crate::error::CacheError;
 use crate::key::Key;
+use crate::metrics::LastLayer;
 use crate::redis;
 
 /// What to invalidate.
@@ -29,6 +31,24 @@ pub(crate) struct Invalidated {
 impl Engine {
     /// Numbers the invalidation in Redis, from where every node learns of it, and applies it here at once.
     pub(crate) async fn invalidate(
+        &self,
+        what: &Invalidate,
+        left: Duration,
+    ) -> Result<Invalidated, CacheError> {
+        let started = Instant::now();
+        let done = self.invalidate_everywhere(what, left).await;
+        let (metrics, layer) = (&self.metrics.invalidate, self.redis.as_ref().map(|_| LastLayer::L2));
+        match &done {
+            Ok(_) => {
+                metrics.done.inc();
+                metrics.took(started.elapsed(), layer.unwrap_or(LastLayer::L1));
+            }
+            Err(_) => drop(metrics.errors.inc()),
+        }
+        done
+    }
+
+    async fn invalidate_everywhere(
         &self,
         what: &Invalidate,
         left: Duration,

@@ -209,7 +209,7 @@ impl Engine {
         seat: &mut Option<Seat>,
     ) -> Option<Found> {
         let redis = self.redis_of(policy)?;
-        let mut again = again;
+        let (mut again, mut held_at) = (again, None::<Instant>);
         loop {
             // Who came late to this, as on a busy machine, finds what the load before has brought.
             if !again && let Some(found) = self.brought_meanwhile(key, policy) {
@@ -219,9 +219,15 @@ impl Engine {
             let answered_by = until.min(Instant::now() + policy.hard_deadline / 2);
             match self.take_turn(redis, key, policy, token, again, answered_by).await {
                 Turn::Found(found) => return Some(found),
-                Turn::Ours | Turn::Unknown => return None,
-                // Nobody else of its batch is to wait for that.
-                Turn::Held => drop(seat.take()),
+                Turn::Ours => return None,
+                // Another node loads it; that Redis did not answer once since is no reason to load it twice.
+                Turn::Unknown if held_at.is_some_and(|at| at.elapsed() < policy.hard_deadline / 4) => {}
+                Turn::Unknown => return None,
+                Turn::Held => {
+                    held_at = Some(Instant::now());
+                    // Nobody else of its batch is to wait for that.
+                    drop(seat.take());
+                }
             }
             again = false;
             if until.saturating_duration_since(Instant::now()) <= LOOK_EVERY {

@@ -43,7 +43,8 @@ pub(crate) struct Namespace {
     hits: [Counter; 5],
     /// Reads that this layer was asked for and did not answer.
     misses: [Counter; 5],
-    pub(crate) stale: Counter,
+    /// Of the hits, those with an entry past its time, by layer.
+    stale: [Counter; 5],
     pub(crate) sets: Counter,
     pub(crate) load_cost: LoadCost,
     /// For the strategy `adaptive`.
@@ -180,6 +181,16 @@ impl Namespace {
         &self.misses[layer as usize]
     }
 
+    /// Counts reads that this layer answered with an entry past its time.
+    pub(crate) fn stale_in(&self, layer: LastLayer) -> &Counter {
+        &self.stale[layer as usize]
+    }
+
+    /// Returns the reads answered with an entry past its time.
+    pub(crate) fn n_stale(&self) -> u64 {
+        self.stale.iter().map(Counter::get).sum()
+    }
+
     /// Returns the reads answered with an entry.
     pub(crate) fn n_hits(&self) -> u64 {
         self.hits.iter().map(Counter::get).sum()
@@ -206,7 +217,7 @@ impl Namespace {
             gets: Counter::default(),
             hits: Default::default(),
             misses: Default::default(),
-            stale: Counter::default(),
+            stale: Default::default(),
             sets: Counter::default(),
             load_cost: LoadCost::default(),
         }

@@ -56,7 +56,7 @@ impl Engine {
             self.count_misses(&namespace, found);
             if is_hit {
                 namespace.hits_in(found.layer).inc();
-                namespace.stale.inc_by(found.stale.into());
+                namespace.stale_in(found.layer).inc_by(found.stale.into());
             }
         }
         self.insight.observe(key, is_hit);

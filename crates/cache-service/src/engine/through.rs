@@ -1,7 +1,7 @@
 //! Changes that the origin takes first.
 //!
 //! ```text
-//! 1  the turn of the key on this node, alone with a condition; then, with Redis, also its lease there, for all nodes
+//! 1  the turn of the key on this node; with a condition, and Redis, then also its lease there, for all nodes
 //! 2  the condition is checked: if it does not hold, nobody was told anything
 //! 3  the origin takes the change, or it does not: then nothing is stored
 //! 4  it is stored, if the lease is still ours: it is unless somebody else changed the key since
@@ -25,8 +25,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(25);
 /// So long the lease lasts beyond what the origin may take: for the write that follows.
 const TO_STORE: Duration = Duration::from_secs(2);
 
-/// A change that the origin has taken. Until it is dropped, others who change the key on this node wait if one of them has a
-/// condition.
+/// A change that the origin has taken. Until it is dropped, others who change the key on this node wait: so the origin is told
+/// of the changes of a key in the order in which they are stored.
 #[derive(Debug)]
 pub(super) struct Told<'a> {
     _turn: Turn<'a>,
@@ -59,13 +59,13 @@ impl Engine {
         }
         let asked_at = Instant::now();
         let is_conditional = |draft: &Draft| draft.condition != Condition::Always || draft.lease.is_some();
-        let is_alone = draft.as_deref().is_some_and(is_conditional);
+        let must_hold = draft.as_deref().is_some_and(is_conditional);
         // What another one's turn takes; the origin has its own time after it.
         let waits = left.min(policy.hard_deadline.saturating_mul(2));
-        let turn = self.turns.take(key, is_alone, waits).await.ok_or(CacheError::KeyBusy)?;
+        let turn = self.turns.take(key, waits).await.ok_or(CacheError::KeyBusy)?;
         let until = Instant::now() + left.saturating_sub(asked_at.elapsed()).min(policy.hard_deadline);
         let reserved = match &draft {
-            Some(draft) if is_alone => Some(self.reserve(key, policy, draft, until).await?),
+            Some(draft) if must_hold => Some(self.reserve(key, policy, draft, until).await?),
             _ => None,
         };
         // Only now: it has to be above that of whoever had the turn before, and of what is there.

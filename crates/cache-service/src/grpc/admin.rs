@@ -49,7 +49,7 @@ impl CacheAdmin for AdminGrpc {
         let (invalidation, now) = (&engine.invalidation, engine.time.now());
         let metrics = &invalidation.metrics;
         let current = engine.redis.is_none() || invalidation.is_current(now);
-        let lag = metrics.recent_lag();
+        let (lag, requests) = (metrics.recent_lag(), engine.metrics.invalidate.recent.figures());
         let unproven_for = invalidation.unproven_for(now).unwrap_or(Duration::ZERO);
         Ok(Response::new(pb::InvalidationStatsResponse {
             position: invalidation.position(),
@@ -64,6 +64,12 @@ impl CacheAdmin for AdminGrpc {
             flushes: metrics.flushes.get(),
             lag_seconds_mean: lag.mean.as_secs_f64(),
             lag_seconds_max: lag.max.as_secs_f64(),
+            lag_seconds_p50: lag.p50.as_secs_f64(),
+            lag_seconds_p95: lag.p95.as_secs_f64(),
+            lag_seconds_p99: lag.p99.as_secs_f64(),
+            requests: engine.metrics.invalidate.done.get(),
+            request_seconds_mean: requests.mean.as_secs_f64(),
+            request_seconds_p99: requests.p99.as_secs_f64(),
             entries_possibly_stale: if current { 0 } else { engine.memory.figures().entries },
         }))
     }

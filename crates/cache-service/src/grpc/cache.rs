@@ -20,8 +20,8 @@ use crate::engine::{Engine, Namespace};
 use crate::key::Key;
 use crate::layer::disk::{Disk, HeldOnDisk};
 use crate::layer::memory::PoolFigures;
-use crate::layer::redis::RedisLayer;
-use crate::metrics::{LastLayer, WindowFigures};
+use crate::layer::redis::{InRedis, RedisLayer};
+use crate::metrics::{CacheMetrics, LastLayer, TimingFigures, WindowFigures};
 use crate::origin::OriginFigures;
 
 /// Decodes, calls the engine, encodes.
@@ -127,10 +127,12 @@ impl CacheService for CacheGrpc {
         let held: HashMap<String, PoolFigures> = engine.memory.figures_by_namespace().into_iter().collect();
         let on_disk = engine.disk.as_ref().map(|disk| disk.figures_by_namespace()).unwrap_or_default();
         let on_disk: HashMap<String, HeldOnDisk> = on_disk.into_iter().collect();
+        let in_redis = engine.redis.as_ref().map(|redis| redis.census().figures()).unwrap_or_default();
         let namespaces = engine.namespaces.all().into_iter().map(|(namespace, used)| {
             let held = held.get(&namespace).copied().unwrap_or_default();
             let on_disk = on_disk.get(&namespace).copied().unwrap_or_default();
-            encode_namespace(namespace, &used, held, on_disk)
+            let in_redis = in_redis.get(&namespace).copied().unwrap_or_default();
+            encode_namespace(namespace, &used, held, in_redis, on_disk)
         });
         Ok(Response::new(pb::StatsResponse {
             memory: Some(pb::MemoryStats {
@@ -140,7 +142,7 @@ impl CacheService for CacheGrpc {
                 evictions: memory.evictions,
                 expirations: memory.expirations,
             }),
-            redis: engine.redis.as_ref().map(|redis| encode_redis(redis, self.redis_kind)),
+            redis: engine.redis.as_ref().map(|redis| encode_redis(redis, &engine.metrics, self.redis_kind)),
             operations: Some(encode_operations(engine)),
             namespaces: namespaces.collect(),
             disk: engine.disk.as_ref().map(|disk| encode_disk(disk)),
@@ -176,7 +178,7 @@ fn encode_operations(engine: &Engine) -> pb::OperationStats {
         l3_hits: metrics.hits_l3.get(),
         origin_hits: metrics.hits_origin.get(),
         negatives: metrics.negatives.get(),
-        stale: metrics.stale.get(),
+        stale: metrics.n_stale(),
         degraded: metrics.degraded.get(),
     }
 }
@@ -196,6 +198,7 @@ fn encode_namespace(
     namespace: String,
     used: &Namespace,
     held: PoolFigures,
+    in_redis: InRedis,
     on_disk: HeldOnDisk,
 ) -> pb::NamespaceStats {
     let (gets, hits) = (used.gets.get(), used.n_hits());
@@ -205,7 +208,7 @@ fn encode_namespace(
         hits,
         sets: used.sets.get(),
         misses: gets.saturating_sub(hits),
-        stale: used.stale.get(),
+        stale: used.n_stale(),
         l1_hits: used.hits_in(LastLayer::L1).get(),
         l2_hits: used.hits_in(LastLayer::L2).get(),
         l3_hits: used.hits_in(LastLayer::L3).get(),
@@ -220,6 +223,11 @@ fn encode_namespace(
         l3_entries: on_disk.entries,
         l3_bytes: on_disk.bytes,
         l3_evictions: on_disk.evictions,
+        l2_entries: in_redis.entries,
+        l2_bytes: in_redis.bytes,
+        l1_stale: used.stale_in(LastLayer::L1).get(),
+        l2_stale: used.stale_in(LastLayer::L2).get(),
+        l3_stale: used.stale_in(LastLayer::L3).get(),
     }
 }
 
@@ -268,7 +276,17 @@ fn encode_cluster(cluster: &ClusterView) -> pb::RedisClusterStats {
     }
 }
 
-fn encode_redis(layer: &RedisLayer, kind: &str) -> pb::RedisStats {
+fn encode_command((command, took): (&'static str, TimingFigures)) -> pb::RedisCommandStats {
+    pb::RedisCommandStats {
+        command: command.to_owned(),
+        commands: took.n,
+        mean_seconds: took.mean.as_secs_f64(),
+        p50_seconds_at_most: took.p50_at_most.map(|took| took.as_secs_f64()),
+        p99_seconds_at_most: took.p99_at_most.map(|took| took.as_secs_f64()),
+    }
+}
+
+fn encode_redis(layer: &RedisLayer, metrics: &CacheMetrics, kind: &str) -> pb::RedisStats {
     let redis = layer.redis();
     let view = redis.view();
     pb::RedisStats {
@@ -284,5 +302,8 @@ fn encode_redis(layer: &RedisLayer, kind: &str) -> pb::RedisStats {
             sentinels_reachable: sentinel.n_reachable,
         }),
         cluster: view.cluster.as_ref().map(encode_cluster),
+        commands: metrics.l2_commands().into_iter().map(encode_command).collect(),
+        keys: layer.census().n_keys(),
+        keys_sampled: layer.census().n_sampled(),
     }
 }

@@ -23,7 +23,8 @@ impl FiguresService for FiguresGrpc {
     async fn reset_window(&self, request: Request<pb::ResetWindowRequest>) -> Reply<pb::ResetWindowResponse> {
         let by = Caller::of(&request).map(|caller| caller.subject).unwrap_or_default();
         let metrics = &self.engine.metrics;
-        let windows = [&metrics.get.recent, &metrics.set.recent, &metrics.delete.recent];
+        let windows = [&metrics.get, &metrics.set, &metrics.delete, &metrics.invalidate];
+        let windows = windows.map(|operation| &operation.recent);
         let operations = windows.iter().map(|window| window.figures().n_operations).sum();
         for window in windows {
             window.reset();

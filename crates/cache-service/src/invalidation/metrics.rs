@@ -43,6 +43,9 @@ struct Recent {
 #[derive(Debug, Default, Clone, Copy, PartialEq)]
 pub(crate) struct Lag {
     pub(crate) mean: Duration,
+    pub(crate) p50: Duration,
+    pub(crate) p95: Duration,
+    pub(crate) p99: Duration,
     pub(crate) max: Duration,
 }
 
@@ -110,11 +113,21 @@ impl InvalidationMetrics {
     }
 
     pub(crate) fn recent_lag(&self) -> Lag {
-        let recent = self.recent.lock();
-        let n = u32::try_from(recent.lags.len()).unwrap_or(u32::MAX);
-        let max = recent.lags.iter().max().copied().unwrap_or_default();
-        let sum: Duration = recent.lags.iter().sum();
-        Lag { mean: sum.checked_div(n).unwrap_or_default(), max }
+        let mut lags: Vec<Duration> = self.recent.lock().lags.iter().copied().collect();
+        lags.sort_unstable();
+        let n = u32::try_from(lags.len()).unwrap_or(u32::MAX);
+        let sum: Duration = lags.iter().sum();
+        let percentile = |percent: usize| {
+            let rank = (lags.len() * percent).div_ceil(100).max(1);
+            lags.get(rank - 1).copied().unwrap_or_default()
+        };
+        Lag {
+            mean: sum.checked_div(n).unwrap_or_default(),
+            p50: percentile(50),
+            p95: percentile(95),
+            p99: percentile(99),
+            max: lags.last().copied().unwrap_or_default(),
+        }
     }
 
     /// Returns the changes applied in the last whole second.

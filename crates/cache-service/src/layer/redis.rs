@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mainstay_resilience::breaker::State;
-use tracing::Instrument as _;
 
 use crate::config::RedisConfig;
 use crate::entry::{Body, DamagedEnvelope, Decision, Draft, Envelope, Removal, Removed};
@@ -14,12 +13,14 @@ use crate::key::Key;
 use crate::metrics::CacheMetrics;
 use crate::redis::{Invalidation, Partition, Redis, RedisError};
 
+mod census;
 mod hot;
 mod left;
 mod part;
 mod publish;
 mod script;
 
+pub(crate) use census::{Census, InRedis};
 pub(crate) use left::Left;
 pub(crate) use part::LayerPart;
 use part::{ANSWER_TAKES, Lane};
@@ -32,6 +33,7 @@ pub(crate) struct RedisLayer {
     lanes: Box<[Lane]>,
     command_within: Duration,
     metrics: Arc<CacheMetrics>,
+    census: Census,
 }
 
 /// Says why L2 has no answer.
@@ -54,6 +56,7 @@ impl RedisLayer {
             redis,
             command_within: config.command_within,
             metrics,
+            census: Census::new(&config.prefix),
         }
     }
 
@@ -65,9 +68,8 @@ impl RedisLayer {
     ) -> Result<Option<Envelope>, LayerError> {
         let part = self.of(key.namespace());
         let left = left.into();
-        let span = part.span("redis.get", "GET");
-        let (bytes, floor) =
-            part.guarded(left, |within| self.redis.get(key, within)).instrument(span).await?;
+        let get = |within| self.redis.get(key, within);
+        let (bytes, floor) = part.ask("redis.get", "MGET", left, get).await?;
         let Some(bytes) = bytes else { return Ok(None) };
         let envelope = decode(bytes).await.inspect_err(|_| self.metrics.l2_error("damaged"))?;
         // An entry whose barriers were lost is not proven: cold, never wrong.
@@ -75,9 +77,8 @@ impl RedisLayer {
             return Ok(None);
         }
         if !envelope.tags.is_empty() {
-            let span = part.span("redis.tags", "HMGET");
             let barrier = |within| self.redis.tag_barrier(key.namespace(), &envelope.tags, within);
-            let barrier = part.guarded(left, barrier).instrument(span).await?;
+            let barrier = part.ask("redis.tags", "HMGET", left, barrier).await?;
             if barrier.is_none_or(|barrier| envelope.version <= barrier) {
                 return Ok(None);
             }
@@ -88,8 +89,8 @@ impl RedisLayer {
     /// Returns the newest change of a key that waits for its origin.
     pub(crate) async fn waiting(&self, key: &Key, left: Duration) -> Result<Option<Envelope>, LayerError> {
         let part = self.of(key.namespace());
-        let span = part.span("redis.waiting", "EVALSHA");
-        let bytes = part.guarded(left, |within| self.redis.waiting(key, within)).instrument(span).await?;
+        let waiting = |within| self.redis.waiting(key, within);
+        let bytes = part.ask("redis.waiting", "EVALSHA", left, waiting).await?;
         let Some(bytes) = bytes else { return Ok(None) };
         decode(bytes).await.map(Some).inspect_err(|_| self.metrics.l2_error("damaged"))
     }
@@ -104,9 +105,9 @@ impl RedisLayer {
     ) -> Result<Decision, LayerError> {
         let part = self.of(key.namespace());
         let body = pack(draft).await;
-        let span = part.span("redis.set", "EVALSHA");
+        let left = Left { waits_for_replica: draft.replica_ack, ..left.into() };
         let write = |within| self.redis.set(key, draft, &body, lowest_version, within);
-        let decision = part.guarded(left, write).instrument(span).await?;
+        let decision = part.ask("redis.set", "EVALSHA", left, write).await?;
         if draft.replica_ack {
             self.metrics.replica_acks(!matches!(decision, Decision::NotDurable { .. }));
         }
@@ -122,9 +123,9 @@ impl RedisLayer {
         left: Duration,
     ) -> Result<Removed, LayerError> {
         let part = self.of(key.namespace());
-        let span = part.span("redis.delete", "EVALSHA");
+        let left = Left { waits_for_replica: removal.replica_ack, ..left.into() };
         let delete = |within| self.redis.delete(key, removal, lowest_version, within);
-        let removed = part.guarded(left, delete).instrument(span).await?;
+        let removed = part.ask("redis.delete", "EVALSHA", left, delete).await?;
         if removal.replica_ack {
             self.metrics.replica_acks(!matches!(removed, Removed::NotDurable { .. }));
         }
@@ -139,10 +140,8 @@ impl RedisLayer {
         left: Duration,
     ) -> Result<(u64, u64), LayerError> {
         let part = self.of(what.namespace);
-        let span = part.span("redis.invalidate", "EVALSHA");
-        part.guarded(left, |within| self.redis.invalidate(what, lowest_version, within))
-            .instrument(span)
-            .await
+        let invalidate = |within| self.redis.invalidate(what, lowest_version, within);
+        part.ask("redis.invalidate", "EVALSHA", left, invalidate).await
     }
 
     /// Takes the lease to fill a key, if nobody has it.
@@ -154,8 +153,7 @@ impl RedisLayer {
         left: impl Into<Left>,
     ) -> Result<bool, LayerError> {
         let part = self.of(key.namespace());
-        let span = part.span("redis.lease", "EVALSHA");
-        part.guarded(left, |within| self.redis.lease(key, token, ttl, within)).instrument(span).await
+        part.ask("redis.lease", "EVALSHA", left, |within| self.redis.lease(key, token, ttl, within)).await
     }
 
     /// Tells whether a lease is still its holder's.
@@ -166,15 +164,14 @@ impl RedisLayer {
         left: Duration,
     ) -> Result<bool, LayerError> {
         let part = self.of(key.namespace());
-        let span = part.span("redis.lease", "GET");
-        part.guarded(left, |within| self.redis.holds_lease(key, token, within)).instrument(span).await
+        part.ask("redis.lease", "GET", left, |within| self.redis.holds_lease(key, token, within)).await
     }
 
     /// Returns the version that a condition is compared with, 0 for an entry that is none of ours; none where there is no entry.
     pub(crate) async fn version(&self, key: &Key, left: Duration) -> Result<Option<u64>, LayerError> {
         let part = self.of(key.namespace());
-        let span = part.span("redis.get", "GET");
-        let (bytes, _) = part.guarded(left, |within| self.redis.get(key, within)).instrument(span).await?;
+        let get = |within| self.redis.get(key, within);
+        let (bytes, _) = part.ask("redis.get", "MGET", left, get).await?;
         let Some(bytes) = bytes else { return Ok(None) };
         match decode(bytes).await {
             Ok(envelope) => Ok(envelope.value.map(|_| envelope.version)),
@@ -185,22 +182,19 @@ impl RedisLayer {
     /// Gives a lease back that was not used.
     pub(crate) async fn release(&self, key: &Key, token: u64, left: Duration) -> Result<(), LayerError> {
         let part = self.of(key.namespace());
-        let span = part.span("redis.release", "EVALSHA");
-        part.guarded(left, |within| self.redis.release(key, token, within)).instrument(span).await
+        part.ask("redis.release", "EVALSHA", left, |within| self.redis.release(key, token, within)).await
     }
 
     /// Returns all run-time policies, by namespace: version, a space, JSON.
     pub(crate) async fn policies(&self, left: Duration) -> Result<HashMap<String, String>, LayerError> {
         let part = self.part(Partition::FIRST);
-        let span = part.span("redis.policies", "HGETALL");
-        part.guarded(left, |within| self.redis.policies(within)).instrument(span).await
+        part.ask("redis.policies", "HGETALL", left, |within| self.redis.policies(within)).await
     }
 
     /// Returns the last changes of run-time policies, the last first.
     pub(crate) async fn policy_history(&self, left: Duration) -> Result<Vec<String>, LayerError> {
         let part = self.part(Partition::FIRST);
-        let span = part.span("redis.policy_history", "LRANGE");
-        part.guarded(left, |within| self.redis.policy_history(within)).instrument(span).await
+        part.ask("redis.policy_history", "LRANGE", left, |within| self.redis.policy_history(within)).await
     }
 
     /// Replaces a run-time policy and returns its version; none when another version is there than expected.
@@ -212,9 +206,8 @@ impl RedisLayer {
         left: Duration,
     ) -> Result<Option<u64>, LayerError> {
         let part = self.part(Partition::FIRST);
-        let span = part.span("redis.put_policy", "EVALSHA");
         let put = |within| self.redis.put_policy(namespace, expected, policy, within);
-        part.guarded(left, put).instrument(span).await
+        part.ask("redis.put_policy", "EVALSHA", left, put).await
     }
 
     /// Tells whether a command of a caller with so much time may take as long as any.
@@ -248,6 +241,11 @@ impl RedisLayer {
     /// Returns the part of what is called so.
     pub(crate) fn of(&self, name: &str) -> LayerPart<'_> {
         self.part(self.partition_of(name))
+    }
+
+    /// Returns what is estimated to lie in Redis.
+    pub(crate) fn census(&self) -> &Census {
+        &self.census
     }
 
     pub(crate) fn redis(&self) -> &Redis {

@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Weak};
 
@@ -13,6 +14,7 @@ use crate::adaptive::Behaviour;
 use crate::engine::{Engine, Namespace};
 use crate::layer::disk::HeldOnDisk;
 use crate::layer::memory::PoolFigures;
+use crate::layer::redis::InRedis;
 
 /// Reads at each scrape what each namespace does and what memory holds of it. Namespaces are bounded where they are
 /// counted.
@@ -38,6 +40,14 @@ impl Collector for NamespaceCollector {
                 ConstCounter::new(used.hits_in(layer).get()).encode(family.encode_family(&labels)?)?;
             }
         }
+        let help = "Reads answered with an entry past its time, by namespace and layer";
+        let mut family = encoder.encode_descriptor("namespace_stale", help, None, MetricType::Counter)?;
+        for (name, used) in &namespaces {
+            for (layer, word) in LastLayer::WITH_ENTRIES {
+                let labels = [("namespace", name.as_str()), ("layer", word)];
+                ConstCounter::new(used.stale_in(layer).get()).encode(family.encode_family(&labels)?)?;
+            }
+        }
         let help = "Reads for which a layer was asked and which it did not answer, by namespace and layer";
         let mut family = encoder.encode_descriptor("namespace_misses", help, None, MetricType::Counter)?;
         for (name, used) in &namespaces {
@@ -52,9 +62,6 @@ impl Collector for NamespaceCollector {
                 "Reads answered, by namespace",
                 (|used| used.gets.get()) as fn(&Namespace) -> u64,
             ),
-            ("namespace_stale", "Reads answered with an entry past its time, by namespace", |used| {
-                used.stale.get()
-            }),
             ("namespace_sets", "Writes that were stored, by namespace", |used| used.sets.get()),
         ] {
             let mut family = encoder.encode_descriptor(metric, help, None, MetricType::Counter)?;
@@ -82,8 +89,31 @@ impl Collector for NamespaceCollector {
             let labels = [("namespace", name.as_str())];
             ConstCounter::new(figures.evictions).encode(family.encode_family(&labels)?)?;
         }
+        if let Some(redis) = &engine.redis {
+            encode_redis(&mut encoder, &namespaces, &redis.census().figures())?;
+        }
         engine.disk.as_ref().map_or(Ok(()), |disk| encode_disk(&mut encoder, &disk.figures_by_namespace()))
     }
+}
+
+fn encode_redis(
+    encoder: &mut DescriptorEncoder<'_>,
+    namespaces: &[(String, Arc<Namespace>)],
+    found: &HashMap<String, InRedis>,
+) -> Result<(), fmt::Error> {
+    let mut gauge = |metric, help, value: fn(&InRedis) -> u64| -> fmt::Result {
+        let mut family = encoder.encode_descriptor(metric, help, None, MetricType::Gauge)?;
+        for (name, _) in namespaces {
+            let found = found.get(name).copied().unwrap_or_default();
+            let gauge = ConstGauge::new(i64::try_from(value(&found)).unwrap_or(i64::MAX));
+            gauge.encode(family.encode_family(&[("namespace", name.as_str())])?)?;
+        }
+        Ok(())
+    };
+    let help = "Entries in Redis, of all nodes, estimated from a sample of its keys, by namespace";
+    gauge("namespace_l2_entries", help, |found| found.entries)?;
+    let help = "Bytes of their keys and values, without what Redis adds, estimated from the same sample, by namespace";
+    gauge("namespace_l2_bytes", help, |found| found.bytes)
 }
 
 fn encode_disk(encoder: &mut DescriptorEncoder<'_>, held: &[(String, HeldOnDisk)]) -> Result<(), fmt::Error> {

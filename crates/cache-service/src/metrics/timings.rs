@@ -32,6 +32,39 @@ impl Timings {
     }
 }
 
+/// What a histogram of times comes to.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct TimingFigures {
+    pub(crate) n: u64,
+    pub(crate) mean: Duration,
+    /// Half took no longer: the upper end of a bucket. None when it is above all buckets.
+    pub(crate) p50_at_most: Option<Duration>,
+    pub(crate) p99_at_most: Option<Duration>,
+}
+
+impl Timings {
+    pub(super) fn figures(&self) -> TimingFigures {
+        let counts = self.0.counts.each_ref().map(|count| count.load(Ordering::Relaxed));
+        let n: u64 = counts.iter().sum();
+        let at_most = |percent: u64| {
+            let rank = (n * percent).div_ceil(100).max(1);
+            let mut so_far = 0;
+            let bucket = counts.iter().position(|count| {
+                so_far += count;
+                so_far >= rank
+            });
+            BUCKETS.get(bucket?).map(|upper| Duration::from_secs_f64(*upper))
+        };
+        let nanos = self.0.nanos.load(Ordering::Relaxed);
+        TimingFigures {
+            n,
+            mean: Duration::from_nanos(nanos.checked_div(n).unwrap_or(0)),
+            p50_at_most: at_most(50),
+            p99_at_most: at_most(99),
+        }
+    }
+}
+
 impl EncodeMetric for Timings {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
         let uppers = BUCKETS.iter().copied().chain([f64::INFINITY]);
@@ -59,6 +92,17 @@ mod tests {
     use prometheus_client::registry::Registry;
 
     use super::*;
+
+    #[test]
+    fn figures_are_the_upper_ends_of_the_buckets() {
+        let timings = Timings::default();
+        assert_eq!(timings.figures(), TimingFigures::default());
+        timings.observe(Duration::from_millis(2), 98);
+        timings.observe(Duration::from_secs(7), 2);
+        let figures = timings.figures();
+        assert_eq!((figures.n, figures.mean), (100, Duration::from_micros(141_960)));
+        assert_eq!((figures.p50_at_most, figures.p99_at_most), (Some(Duration::from_micros(2_500)), None));
+    }
 
     #[test]
     fn it_is_written_as_a_histogram_of_the_same_observations_is() {

@@ -55,6 +55,8 @@ struct Job {
     keys: Vec<String>,
     arguments: Vec<Value>,
     answer: oneshot::Sender<Result<(Answer, bool), RedisError>>,
+    /// Until then a replica may confirm it.
+    confirmed_by: Instant,
 }
 
 impl Durable {
@@ -77,11 +79,13 @@ impl Redis {
             return Ok((part.run_script(script, &keys, arguments, within).await?, true));
         }
         let keys: Vec<String> = keys.iter().map(|key| part.full(key)).collect();
-        let until = Instant::now() + within;
+        let now = Instant::now();
+        // The rest of the time is for the answer: the caller is to hear that no replica confirmed it, and not nothing.
+        let (until, confirmed_by) = (now + within, now + within / 2);
         loop {
             let (answer, answered) = oneshot::channel();
             let (keys, arguments) = (keys.clone(), arguments.clone());
-            let job = Job { script: script.text(), keys, arguments, answer };
+            let job = Job { script: script.text(), keys, arguments, answer, confirmed_by };
             self.durable[partition.index()].jobs.try_send(job).map_err(|refused| match refused {
                 mpsc::error::TrySendError::Full(_) => RedisError::Overloaded,
                 mpsc::error::TrySendError::Closed(_) => RedisError::NotConnected,
@@ -157,15 +161,15 @@ impl Maker {
             }
             return;
         };
-        let started = Instant::now();
         let answers = join_all(jobs.iter().map(|job| link.run(job, within))).await;
         let is_bad = answers.iter().any(|answer| {
             answer.as_ref().is_err_and(|error| error.is_outage() || matches!(error, RedisError::NoScript))
         });
         let acked = if answers.iter().any(Result::is_ok) {
-            // The callers' time is about `within`, and they are to hear that no replica answered.
-            let left = (within / 2).saturating_sub(started.elapsed());
-            link.wait_for_replica(left.max(Duration::from_millis(1)), within).await
+            // Who came while another `WAIT` went on has waited for that already, and still gets a fair time.
+            let now = Instant::now();
+            let most = jobs.iter().map(|job| job.confirmed_by.saturating_duration_since(now)).min();
+            link.wait_for_replica(most.unwrap_or_default().max(within / 4), within).await
         } else {
             Ok(false)
         };

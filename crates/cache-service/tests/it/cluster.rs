@@ -21,6 +21,7 @@ use crate::shared::{self, Node, duration};
 use crate::write_behind::Table;
 
 mod faults;
+mod tls;
 
 const PARTITIONS: u16 = 8;
 /// Enough for every primary to have some.

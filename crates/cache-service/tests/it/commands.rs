@@ -14,9 +14,10 @@ use tokio::net::TcpStream;
 use crate::node::{CacheNode, LOOK_EVERY, WITHIN, redis, single};
 
 /// In Redis since 5.0 or earlier, so in Valkey; and registered by Dragonfly (WAIT since July 2026).
-const ALLOWED: [&str; 63] = [
+const ALLOWED: [&str; 66] = [
     "AUTH",
     "CLIENT",
+    "DBSIZE",
     "DECR",
     "DEL",
     "EVALSHA",
@@ -53,12 +54,14 @@ const ALLOWED: [&str; 63] = [
     "RENAME",
     "RPUSH",
     "SADD",
+    "SCAN",
     "SCRIPT",
     "SELECT",
     "SET",
     "SETNX",
     "SMEMBERS",
     "SREM",
+    "STRLEN",
     "SUBSCRIBE",
     "TIME",
     "UNLINK",

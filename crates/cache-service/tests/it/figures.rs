@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use cache_service::{CacheConfig, HttpOriginConfig, NamespaceOverrides, OriginConfig, RedisConfig, Strategy};
-use mainstay_devstack::wait_until;
+use mainstay_devstack::{ChaosProxy, wait_until};
 use mainstay_proto::cache::v1 as pb;
 use mainstay_proto::cache::v1::ResetWindowRequest;
+use mainstay_proto::cache::v1::cache_admin_client::CacheAdminClient;
 use mainstay_proto::cache::v1::figures_service_client::FiguresServiceClient;
 use mainstay_rpc::UpstreamConfig;
 
@@ -145,8 +146,25 @@ async fn each_layer_tells_what_it_holds_of_a_namespace_and_how_often_it_was_aske
     assert_eq!((one.l1_hits + one.l2_hits, one.l1_misses - one.l2_hits), (1, 2), "{one:?}");
     assert_eq!((one.l2_misses, one.l3_misses), (2, 0), "{one:?}");
     assert!(one.l3_bytes > 200 && two.l3_bytes > 100 && two.l3_bytes < one.l3_bytes, "{one:?} {two:?}");
+    let counted = wait_until("the keys in redis to be counted", LOOK_EVERY, WITHIN, || async {
+        let stats = node.stats().await;
+        let (one, two) = (of(&stats, "one"), of(&stats, "two"));
+        if (one.l2_entries, two.l2_entries) == (2, 1) { Ok(stats) } else { Err(format!("{one:?} {two:?}")) }
+    })
+    .await
+    .unwrap();
+    let (one, two) = (of(&counted, "one"), of(&counted, "two"));
+    assert!(one.l2_bytes > 200 && two.l2_bytes > 100 && two.l2_bytes < one.l2_bytes, "{one:?} {two:?}");
+    let redis = counted.redis.unwrap();
+    // Beside the entries there are the log, its number and a barrier for each namespace.
+    assert!(redis.keys >= 7 && redis.keys_sampled == redis.keys, "{redis:?}");
+    let command = |name: &str| redis.commands.iter().find(|stats| stats.command == name).unwrap();
+    assert_eq!((command("set").commands, command("delete").commands), (4, 1), "{:?}", redis.commands);
+    assert!(command("set").mean_seconds > 0.0 && command("get").commands >= 2, "{:?}", redis.commands);
     let metrics = node.cx.openmetrics();
     for line in [
+        "mainstay_cache_l2_command_seconds_count{command=\"set\"} 4",
+        "mainstay_cache_namespace_l2_entries{namespace=\"one\"} 2",
         "mainstay_cache_namespace_misses_total{namespace=\"one\",layer=\"l2\"} 2",
         "mainstay_cache_namespace_l3_entries{namespace=\"one\"} 2",
         "mainstay_cache_namespace_l3_evicted_total{namespace=\"two\"} 0",
@@ -154,6 +172,68 @@ async fn each_layer_tells_what_it_holds_of_a_namespace_and_how_often_it_was_aske
     ] {
         assert!(metrics.contains(line), "{line} is missing in\n{metrics}");
     }
+    node.cx.shut_down().await;
+    stack.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stale_answers_are_told_by_layer_and_invalidations_with_their_times() {
+    let stack = redis().await;
+    let proxy = ChaosProxy::start(single(&stack).address.parse().unwrap()).unwrap();
+    let redis = RedisConfig { address: proxy.address().to_string(), ..single(&stack) };
+    let mut config = CacheConfig { redis, ..CacheConfig::default() };
+    config.namespace_defaults.grace = Duration::from_secs(600);
+    let node = CacheNode::start_with(config).await;
+    node.wait_ready(true).await;
+    // What was there before the log was read is not counted.
+    node.wait_current(true).await;
+    node.set("kept", "1").await;
+    node.set("gone", "1").await;
+    let request = pb::InvalidateRequest {
+        namespace: "test".to_owned(),
+        keys: vec!["gone".to_owned()],
+        ..pb::InvalidateRequest::default()
+    };
+    let mut admin = CacheAdminClient::new(node.channel.clone());
+    admin.invalidate(request.clone()).await.unwrap();
+    let invalidations = wait_until("it to be read from the log", LOOK_EVERY, WITHIN, || async {
+        let mut admin = CacheAdminClient::new(node.channel.clone());
+        let stats = admin.invalidation_stats(pb::InvalidationStatsRequest {}).await.unwrap().into_inner();
+        if stats.keys >= 3 { Ok(stats) } else { Err(format!("{stats:?}")) }
+    })
+    .await
+    .unwrap();
+    assert_eq!((invalidations.requests, invalidations.failures), (1, 0), "{invalidations:?}");
+    assert!(invalidations.request_seconds_mean > 0.0 && invalidations.request_seconds_p99 > 0.0);
+    let lags = [
+        invalidations.lag_seconds_p50,
+        invalidations.lag_seconds_p95,
+        invalidations.lag_seconds_p99,
+        invalidations.lag_seconds_max,
+    ];
+    assert!(lags.is_sorted(), "{invalidations:?}");
+
+    proxy.cut().await.unwrap();
+    assert!(admin.invalidate(request).await.is_err());
+    wait_until("a stale answer", LOOK_EVERY, WITHIN, || async {
+        let answer = node.get("kept").await;
+        if answer.stale { Ok(()) } else { Err(format!("{answer:?}")) }
+    })
+    .await
+    .unwrap();
+    let test = node.stats().await.namespaces.into_iter().find(|stats| stats.namespace == "test").unwrap();
+    assert!(test.stale > 0 && test.l1_stale == test.stale && test.l2_stale + test.l3_stale == 0, "{test:?}");
+    let metrics = node.cx.openmetrics();
+    for line in [
+        "mainstay_cache_op_seconds_count{op=\"invalidate\",layer=\"l2\"} 1",
+        "mainstay_cache_errors_total{op=\"invalidate\"} 1",
+        "mainstay_cache_stale_total{layer=\"l3\"} 0",
+        "mainstay_cache_namespace_stale_total{namespace=\"test\",layer=\"l2\"} 0",
+    ] {
+        assert!(metrics.contains(line), "{line} is missing in\n{metrics}");
+    }
+    let by_layer = metrics.lines().find(|line| line.starts_with("mainstay_cache_stale_total{layer=\"l1\"}"));
+    assert!(by_layer.is_some_and(|line| !line.ends_with(" 0")), "{metrics}");
     node.cx.shut_down().await;
     stack.stop().await.unwrap();
 }

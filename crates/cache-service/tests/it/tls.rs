@@ -18,7 +18,7 @@ use tokio::process::{Child, Command};
 
 use crate::node::{CacheNode, LOOK_EVERY, WITHIN};
 
-fn authority(dir: &Path, name: &str) -> CertifiedIssuer<'static, KeyPair> {
+pub(crate) fn authority(dir: &Path, name: &str) -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::new([]).unwrap();
     // OpenSSL takes a certificate for its own issuer if both have the same name.
     params.distinguished_name.push(DnType::CommonName, name);
@@ -29,7 +29,7 @@ fn authority(dir: &Path, name: &str) -> CertifiedIssuer<'static, KeyPair> {
     issuer
 }
 
-fn leaf(dir: &Path, name: &str, host: &str, issuer: &CertifiedIssuer<'static, KeyPair>) {
+pub(crate) fn leaf(dir: &Path, name: &str, host: &str, issuer: &CertifiedIssuer<'static, KeyPair>) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new([host.to_owned()]).unwrap();
     params.distinguished_name.push(DnType::CommonName, host);
@@ -50,11 +50,11 @@ struct Secured {
 
 const PASSWORD: &str = "of-the-cache";
 
-fn free() -> SocketAddr {
+pub(crate) fn free() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-fn spawn(dir: &Path, program: &str, config: &str) -> Child {
+pub(crate) fn spawn(dir: &Path, program: &str, config: &str) -> Child {
     let path = dir.join(format!("{program}.conf"));
     std::fs::write(&path, config).unwrap();
     Command::new(program)

@@ -74,6 +74,13 @@ struct Invalidations {
     flushes: u64,
     lag_seconds_mean: f64,
     lag_seconds_max: f64,
+    lag_seconds_p50: f64,
+    lag_seconds_p95: f64,
+    lag_seconds_p99: f64,
+    /// Requests to invalidate that this node has done, and the time of the last 1,000.
+    requests: u64,
+    request_seconds_mean: f64,
+    request_seconds_p99: f64,
     entries_possibly_stale: u64,
 }
 
@@ -191,6 +198,12 @@ impl From<wire::InvalidationStatsResponse> for Invalidations {
             flushes: stats.flushes,
             lag_seconds_mean: stats.lag_seconds_mean,
             lag_seconds_max: stats.lag_seconds_max,
+            lag_seconds_p50: stats.lag_seconds_p50,
+            lag_seconds_p95: stats.lag_seconds_p95,
+            lag_seconds_p99: stats.lag_seconds_p99,
+            requests: stats.requests,
+            request_seconds_mean: stats.request_seconds_mean,
+            request_seconds_p99: stats.request_seconds_p99,
             entries_possibly_stale: stats.entries_possibly_stale,
         }
     }

@@ -15,6 +15,7 @@ use crate::error::RedisError;
 use crate::link::Link;
 use crate::partition::{Partition, slot};
 use crate::redis::Redis;
+use crate::soon::Soon;
 use crate::view::{ClusterView, RedisView, ShardView, pick_fields, put_together};
 use crate::watch::Watch;
 
@@ -38,6 +39,7 @@ pub(crate) struct ClusterWatch {
     agreed: bool,
     trouble: String,
     turn: usize,
+    soon: Soon,
 }
 
 /// A node to be connected to.
@@ -72,6 +74,7 @@ impl ClusterWatch {
             agreed: false,
             trouble: "no node of the cluster has answered yet".to_owned(),
             turn: 0,
+            soon: Soon::default(),
         }
     }
 
@@ -318,6 +321,8 @@ impl Activate for ClusterWatch {
         let view = self.view(&infos);
         self.report(&view, &answers);
         self.redis.saw(view);
+        let is_missing = self.redis.partitions().any(|partition| self.primary(partition).is_none());
+        self.soon.looked(is_missing, &self.redis, &self.cx);
         // A cluster that is away is the components' news, not a failure of the look.
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use mainstay_resilience::breaker::{Breaker, BreakerConfig, Outcome, Permit, State};
 use parking_lot::Mutex;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use super::{LayerError, Left, RedisLayer};
 use crate::redis::{Partition, RedisError};
@@ -45,15 +46,30 @@ impl Lane {
 }
 
 impl<'a> LayerPart<'a> {
-    pub(super) async fn guarded<T, F>(
+    /// Sends a command in a span of that name, under the breaker. It is timed under the name, too.
+    pub(super) async fn ask<T, F>(
         self,
+        name: &'static str,
+        operation: &'static str,
         left: impl Into<Left>,
         command: impl FnOnce(Duration) -> F,
     ) -> Result<T, LayerError>
     where
         F: Future<Output = Result<T, RedisError>>,
     {
-        let left = left.into();
+        let span = self.span(name, operation);
+        self.guarded(name, left.into(), command).instrument(span).await
+    }
+
+    async fn guarded<T, F>(
+        self,
+        name: &'static str,
+        left: Left,
+        command: impl FnOnce(Duration) -> F,
+    ) -> Result<T, LayerError>
+    where
+        F: Future<Output = Result<T, RedisError>>,
+    {
         let answered_within = left.time.saturating_sub(ANSWER_TAKES);
         let within =
             if left.patient { answered_within } else { answered_within.min(self.layer.command_within) };
@@ -67,7 +83,11 @@ impl<'a> LayerPart<'a> {
         } else {
             (command(within).await, false)
         };
+        if !matches!(result, Err(RedisError::NotConnected | RedisError::Overloaded)) {
+            self.layer.metrics.l2_took(name, admission.started.elapsed());
+        }
         match &result {
+            Ok(_) if left.waits_for_replica => admission.end_in(Duration::ZERO, Outcome::Success),
             // The caller's hurry proves nothing about Redis.
             Err(RedisError::Timeout) if within < self.layer.command_within => drop(admission),
             Err(RedisError::Overloaded) => drop(admission),
@@ -156,10 +176,14 @@ struct Admission<'a> {
 }
 
 impl Admission<'_> {
-    fn end(mut self, outcome: Outcome) {
+    fn end(self, outcome: Outcome) {
+        let took = self.started.elapsed();
+        self.end_in(took, outcome);
+    }
+
+    fn end_in(mut self, took: Duration, outcome: Outcome) {
         let Some(permit) = self.permit.take() else { return };
-        let now = Instant::now();
-        let change = self.breaker.lock().record(permit, outcome, now - self.started, now.into_std());
+        let change = self.breaker.lock().record(permit, outcome, took, Instant::now().into_std());
         if let Some(change) = change {
             let (from, to) = (change.from.as_str(), change.to.as_str());
             if change.to == State::Open {

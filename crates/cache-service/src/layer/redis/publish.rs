@@ -3,7 +3,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use fred::interfaces::PubsubInterface as _;
 use fred::types::Value;
-use tracing::Instrument as _;
 
 use super::{LayerError, RedisLayer};
 use crate::redis::Partition;
@@ -18,13 +17,12 @@ impl RedisLayer {
         left: Duration,
     ) -> Result<u32, LayerError> {
         let part = self.part(Partition::FIRST);
-        let span = part.span("redis.publish", "PUBLISH");
         let channel = self.redis.first().full(channel);
         let publish = |within| {
             self.redis.first().command(within, |client| async move {
                 client.publish::<u32, _, _>(channel, Value::Bytes(message)).await
             })
         };
-        part.guarded(left, publish).instrument(span).await
+        part.ask("redis.publish", "PUBLISH", left, publish).await
     }
 }

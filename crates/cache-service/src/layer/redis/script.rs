@@ -1,7 +1,6 @@
 use std::time::Duration;
 
 use fred::types::{FromValue, Value};
-use tracing::Instrument as _;
 
 use super::{LayerError, LayerPart};
 use crate::redis::Script;
@@ -16,9 +15,8 @@ impl LayerPart<'_> {
         arguments: Vec<Value>,
         left: Duration,
     ) -> Result<T, LayerError> {
-        let span = self.span(name, "EVALSHA");
         let redis = self.layer.redis.part(self.partition);
         let run = |within| redis.run_script(script, keys, arguments, within);
-        self.guarded(left, run).instrument(span).await
+        self.ask(name, "EVALSHA", left, run).await
     }
 }

@@ -73,6 +73,24 @@ struct RedisStats {
     sentinel: Option<SentinelStats>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cluster: Option<RedisClusterStats>,
+    /// Commands of the node that answers, by what they are for.
+    commands: Vec<RedisCommandStats>,
+    /// Keys in Redis, of all kinds, as of the last look.
+    keys: u64,
+    /// Of those, the ones from which `l2Entries` and `l2Bytes` of namespaces are estimated.
+    keys_sampled: u64,
+}
+
+#[derive(Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct RedisCommandStats {
+    command: String,
+    /// Answered, or given up after they were sent.
+    commands: u64,
+    mean_seconds: f64,
+    /// Upper end of a bucket; null when above all of them.
+    p50_seconds_at_most: Option<f64>,
+    p99_seconds_at_most: Option<f64>,
 }
 
 #[derive(Clone, Serialize, ToSchema)]
@@ -194,6 +212,13 @@ struct NamespaceStats {
     l3_entries: u64,
     l3_bytes: u64,
     l3_evictions: u64,
+    /// Of all nodes, estimated from a sample of the keys in Redis: see `redisStats.keysSampled`.
+    l2_entries: u64,
+    l2_bytes: u64,
+    /// Of `stale`, by the layer that had the entry.
+    l1_stale: u64,
+    l2_stale: u64,
+    l3_stale: u64,
 }
 
 #[derive(Clone, Serialize, ToSchema)]
@@ -262,6 +287,9 @@ impl RedisStats {
                 redis_info: None,
                 sentinel: None,
                 cluster: None,
+                commands: Vec::new(),
+                keys: 0,
+                keys_sampled: 0,
             };
         };
         Self {
@@ -278,6 +306,21 @@ impl RedisStats {
                 reachable: sentinel.sentinels_reachable,
             }),
             cluster: redis.cluster.map(RedisClusterStats::from),
+            commands: redis.commands.into_iter().map(RedisCommandStats::from).collect(),
+            keys: redis.keys,
+            keys_sampled: redis.keys_sampled,
+        }
+    }
+}
+
+impl From<wire::RedisCommandStats> for RedisCommandStats {
+    fn from(stats: wire::RedisCommandStats) -> Self {
+        Self {
+            command: stats.command,
+            commands: stats.commands,
+            mean_seconds: stats.mean_seconds,
+            p50_seconds_at_most: stats.p50_seconds_at_most,
+            p99_seconds_at_most: stats.p99_seconds_at_most,
         }
     }
 }
@@ -345,6 +388,11 @@ impl From<wire::NamespaceStats> for NamespaceStats {
             l3_entries: stats.l3_entries,
             l3_bytes: stats.l3_bytes,
             l3_evictions: stats.l3_evictions,
+            l2_entries: stats.l2_entries,
+            l2_bytes: stats.l2_bytes,
+            l1_stale: stats.l1_stale,
+            l2_stale: stats.l2_stale,
+            l3_stale: stats.l3_stale,
         }
     }
 }
