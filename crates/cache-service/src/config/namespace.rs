@@ -295,9 +295,9 @@ impl NamespaceConfig {
         }
         if self.durability == Durability::ReplicaAck {
             problems.ensure(
-                self.redis && matches!(config.redis.mode, RedisMode::Single | RedisMode::Sentinel),
+                self.redis && config.redis.mode != RedisMode::None,
                 &key("durability"),
-                "replica_ack needs Redis, in this namespace too, and one primary: redis.mode single or sentinel",
+                "replica_ack needs Redis: redis.mode other than none, and redis on in this namespace too",
             );
         }
         if self.strategy == Strategy::WriteBehind {

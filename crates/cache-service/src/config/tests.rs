@@ -106,6 +106,18 @@ fn each_impossible_value_is_told_with_its_key() {
 }
 
 #[test]
+fn a_replica_may_be_waited_for_wherever_there_is_redis() {
+    for mode in [RedisMode::Single, RedisMode::Sentinel, RedisMode::Cluster] {
+        let found = problems(|config| {
+            config.redis.mode = mode;
+            config.namespace_defaults.durability = Durability::ReplicaAck;
+        });
+        // Addresses are missing, and that is told.
+        assert!(!found.iter().any(|line| line.contains("durability")), "{mode:?}: {found:?}");
+    }
+}
+
+#[test]
 fn a_listed_namespace_inherits_what_it_leaves_out() {
     let file = "[namespace_defaults]\nttl = \"1m\"\n[namespaces.users]\ngrace = \"2h\"\n";
     let config: CacheConfig = toml::from_str(file).unwrap();

@@ -270,3 +270,42 @@ async fn a_write_that_the_origin_took_and_the_cache_did_not_is_told_as_unknown()
     stack.stop().await.unwrap();
     cx.shut_down().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unconditional_writes_of_one_key_end_at_the_origin_as_in_the_cache() {
+    const ROUNDS: usize = 5;
+    const WRITERS: usize = 20;
+    let (table, cx, origin) = Table::serve().await;
+    let stack = redis().await;
+    for is_shared in [true, false] {
+        let redis = if is_shared { single(&stack) } else { RedisConfig::default() };
+        let node = node(redis, &origin).await;
+        for round in 0..ROUNDS {
+            table.versions.lock().clear();
+            let mut writers = JoinSet::new();
+            for writer in 0..WRITERS {
+                let mut client = node.client.clone();
+                let key = format!("k{round}");
+                writers.spawn(async move {
+                    if writer % 5 == 4 {
+                        let delete =
+                            pb::DeleteRequest { namespace: "test".to_owned(), key, ..Default::default() };
+                        client.delete(delete).await.unwrap();
+                    } else {
+                        client.set(set_if(&key, format!("{writer}"), None)).await.unwrap();
+                    }
+                });
+            }
+            writers.join_all().await;
+            let versions = table.versions.lock().clone();
+            assert!(versions.len() == WRITERS && versions.is_sorted(), "{versions:?}");
+            let key = format!("k{round}");
+            let held = node.value(&key).await;
+            let at_origin = table.rows.lock().get(&key).cloned();
+            assert_eq!(held, at_origin, "round {round}, with redis: {is_shared}");
+        }
+        node.cx.shut_down().await;
+    }
+    stack.stop().await.unwrap();
+    cx.shut_down().await;
+}
