@@ -302,7 +302,7 @@ impl Bench {
         let promoted_at = Instant::now();
         let write = pb::ExecuteRequest {
             sql: "UPDATE bench SET note = 'after' WHERE id = 1".to_owned(),
-            params: Vec::new(),
+            ..Default::default()
         };
         while let Err(status) = self.client().execute(write.clone()).await {
             ensure!(promoted_at.elapsed() < PATIENCE, "no write is taken: {status}");

@@ -26,6 +26,7 @@ use mainstay_proto::realtime::v1::realtime_service_client::RealtimeServiceClient
 use mainstay_proto::realtime::v1::realtime_watch_service_client::RealtimeWatchServiceClient;
 use mainstay_proto::replica::v1::node_service_client::NodeServiceClient;
 use mainstay_proto::replica::v1::partition_service_client::PartitionServiceClient;
+use mainstay_proto::replica::v1::query_cache_service_client::QueryCacheServiceClient;
 use mainstay_proto::replica::v1::replica_service_client::ReplicaServiceClient;
 use mainstay_proto::replica::v1::switchover_service_client::SwitchoverServiceClient;
 use mainstay_rpc::{BreakerSection, Call, ErrorCode, Failure, Lane, Reply, Upstream};
@@ -102,6 +103,7 @@ impl Upstreams {
     typed_call!(realtime_watch, realtime, RealtimeWatchServiceClient);
     typed_call!(replica, replica, ReplicaServiceClient);
     typed_call!(nodes, replica, NodeServiceClient);
+    typed_call!(query_cache, replica, QueryCacheServiceClient);
     typed_call!(partitions, replica, PartitionServiceClient);
     typed_call!(switchover, replica, SwitchoverServiceClient);
     typed_call!(monitor, monitor, MonitorServiceClient);

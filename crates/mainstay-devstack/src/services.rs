@@ -159,6 +159,7 @@ fn replica(env: &mut Env, around: &Surroundings) {
     env.set("POSTGRES__DATABASE", DATABASE);
     env.set("POSTGRES__USER", SERVICE_ROLE);
     env.set("POSTGRES__PASSWORD", &around.credentials.postgres_password);
+    env.upstream_if_running("CACHE__UPSTREAM", Service::CacheService, around);
     for (name, address, bouncer) in &around.postgres {
         let name = name.to_uppercase();
         env.set(&format!("NODES__{name}__ADDRESS"), address);

@@ -8,11 +8,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::route::Strategy;
 
+mod cache;
+mod hedge;
 mod switchover;
 #[cfg(test)]
 mod tests;
+mod tls;
 
+pub use cache::CacheConfig;
+pub use hedge::HedgeConfig;
 pub use switchover::{AdvanceConfig, PairConfig, ParityConfig, StepsConfig};
+pub use tls::{PostgresTls, TlsMode};
 
 /// Configures the replica-service.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -31,6 +37,8 @@ pub struct ReplicaConfig {
     pub routing: RoutingConfig,
     pub limits: LimitsConfig,
     pub insight: InsightConfig,
+    pub hedge: HedgeConfig,
+    pub cache: CacheConfig,
     /// Pairs of a legacy table and its partitioned twin, by a name of our own.
     pub switchover: BTreeMap<String, PairConfig>,
     pub parity: ParityConfig,
@@ -54,6 +62,8 @@ pub struct PostgresConfig {
     /// For a whole stream of rows, however slow its caller is; 1 s to 1 day.
     #[serde(with = "humantime_serde")]
     pub stream_within: Duration,
+    /// Of all connections to the servers.
+    pub tls: PostgresTls,
 }
 
 /// Names one server.
@@ -66,6 +76,8 @@ pub struct NodeConfig {
     pub pgbouncer: String,
     /// Share of the reads among replicas; 0 takes it out of reads; at most 1,000.
     pub weight: u32,
+    /// Where it stands, e.g. an availability zone: at most 64 bytes; empty for nowhere.
+    pub zone: String,
 }
 
 /// Sizes the two pools of each node, one for reads and one for writes.
@@ -96,7 +108,11 @@ pub struct HealthConfig {
     pub down_after: u32,
     /// Good probes in a row that bring it back; 1 to 100.
     pub up_after: u32,
-    /// Role of the probes; empty means `postgres.user`. Only a member of `pg_monitor` sees the WAL receiver.
+    /// How often each `PgBouncer` is asked for its own figures; 1 s to 1 h; 0 never.
+    #[serde(with = "humantime_serde")]
+    pub pgbouncer_stats_every: Duration,
+    /// Role of the probes; empty means `postgres.user`. Only a member of `pg_monitor` sees the WAL receiver, and only one
+    /// of its `stats_users` the figures of a `PgBouncer`.
     pub user: String,
     pub password: Secret,
 }
@@ -125,6 +141,8 @@ pub struct RoutingConfig {
     pub slow_start: Duration,
     /// Whether the primary answers reads that no replica is fit for.
     pub primary_fallback: bool,
+    /// Replicas of this zone answer reads while one of them is fit; empty where all are equal.
+    pub zone: String,
 }
 
 /// Bounds one request and its result.
@@ -167,6 +185,7 @@ impl ServiceConfig for ReplicaConfig {
         problems.duration("postgres.connect_within", self.postgres.connect_within, ms * 10..=minute);
         problems.duration("postgres.statement_within", self.postgres.statement_within, ms * 10..=hour);
         problems.duration("postgres.stream_within", self.postgres.stream_within, ms * 1_000..=hour * 24);
+        self.postgres.tls.check(problems);
         self.check_nodes(problems);
         problems.range("pool.max_size", self.pool.max_size, 1..=1_000);
         problems.duration("pool.wait_within", self.pool.wait_within, ms..=minute);
@@ -175,6 +194,10 @@ impl ServiceConfig for ReplicaConfig {
         problems.duration("health.probe_within", self.health.probe_within, ms * 10..=minute);
         problems.range("health.down_after", self.health.down_after, 1..=100);
         problems.range("health.up_after", self.health.up_after, 1..=100);
+        let every = self.health.pgbouncer_stats_every;
+        if !every.is_zero() {
+            problems.duration("health.pgbouncer_stats_every", every, ms * 1_000..=hour);
+        }
         problems.duration("routing.max_staleness", self.routing.max_staleness, Duration::ZERO..=hour * 24);
         let longest = hour * 24 * 30;
         let without_primary = self.routing.max_staleness_without_primary;
@@ -186,6 +209,8 @@ impl ServiceConfig for ReplicaConfig {
         );
         let routing = &self.routing;
         problems.duration("routing.write_wait_within", routing.write_wait_within, Duration::ZERO..=minute);
+        let near = routing.zone.is_empty() || self.nodes.values().any(|node| node.zone == routing.zone);
+        problems.ensure(near, "routing.zone", "must be the zone of a node");
         problems.duration("routing.slow_start", routing.slow_start, Duration::ZERO..=hour);
         let limits = &self.limits;
         problems.range("limits.max_rows", limits.max_rows, 1..=1_000_000);
@@ -200,6 +225,8 @@ impl ServiceConfig for ReplicaConfig {
         switchover::check(&self.switchover, &self.parity, problems);
         switchover::check_steps(&self.steps, &self.advance, problems);
         problems.range("insight.max_statements", self.insight.max_statements, 0..=10_000);
+        self.hedge.check(&self.insight, problems);
+        self.cache.check(problems);
     }
 }
 
@@ -218,6 +245,8 @@ impl ReplicaConfig {
                 check_address(&format!("{key}.pgbouncer"), &node.pgbouncer, problems);
             }
             problems.range(&format!("{key}.weight"), node.weight, 0..=1_000);
+            let bounded = node.zone.len() <= 64;
+            problems.ensure(bounded, &format!("{key}.zone"), "must be at most 64 bytes");
         }
     }
 }
@@ -253,6 +282,8 @@ impl Default for ReplicaConfig {
             routing: RoutingConfig::default(),
             limits: LimitsConfig::default(),
             insight: InsightConfig::default(),
+            hedge: HedgeConfig::default(),
+            cache: CacheConfig::default(),
             switchover: BTreeMap::new(),
             parity: ParityConfig::default(),
             steps: StepsConfig::default(),
@@ -270,13 +301,19 @@ impl Default for PostgresConfig {
             connect_within: Duration::from_secs(2),
             statement_within: Duration::from_secs(5),
             stream_within: Duration::from_mins(10),
+            tls: PostgresTls::default(),
         }
     }
 }
 
 impl Default for NodeConfig {
     fn default() -> Self {
-        Self { address: "127.0.0.1:5432".to_owned(), pgbouncer: String::new(), weight: 1 }
+        Self {
+            address: "127.0.0.1:5432".to_owned(),
+            pgbouncer: String::new(),
+            weight: 1,
+            zone: String::new(),
+        }
     }
 }
 
@@ -293,6 +330,7 @@ impl Default for HealthConfig {
             probe_within: Duration::from_secs(1),
             down_after: 2,
             up_after: 2,
+            pgbouncer_stats_every: Duration::from_secs(5),
             user: String::new(),
             password: Secret::default(),
         }
@@ -310,6 +348,7 @@ impl Default for RoutingConfig {
             write_wait_within: Duration::from_secs(2),
             slow_start: Duration::from_secs(10),
             primary_fallback: true,
+            zone: String::new(),
         }
     }
 }

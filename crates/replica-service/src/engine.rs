@@ -11,6 +11,7 @@ use crate::{
     error::{Kind, QueryError},
     fleet::Fleet,
     insight::{Call, Insight},
+    lsn::{Lsn, Position},
     metrics::Metrics,
     node::Node,
     route::{Pick, Place, Prefer, ReadNeeds, Reason},
@@ -18,9 +19,11 @@ use crate::{
     token::Token,
 };
 
+mod hedge;
 mod stream;
 mod write;
 
+pub(crate) use hedge::Hedge;
 pub(crate) use stream::StreamRead;
 pub(crate) use write::{Transaction, TransactionDone, TransactionFailed, Write};
 
@@ -32,6 +35,8 @@ pub(crate) struct Engine {
     pub fleet: Arc<Fleet>,
     pub metrics: Metrics,
     pub insight: Insight,
+    /// `None` where no read is asked twice.
+    pub hedge: Option<Hedge>,
     pub cx: Context,
 }
 
@@ -42,7 +47,11 @@ pub(crate) struct Read {
     /// `None` for the configured bound.
     pub max_staleness: Option<Duration>,
     pub after: Option<Token>,
+    /// What is known to have been written and must be shown; unlike a token it comes from ourselves.
+    pub written: Option<Position>,
     pub prefer: Prefer,
+    /// Whose replicas come first; empty for the configured zone.
+    pub zone: String,
     pub until: Until,
 }
 
@@ -60,6 +69,8 @@ pub(crate) struct Answered {
     pub served: Served,
     /// Of a write: where it ended in the log.
     pub token: Option<Token>,
+    /// Of a read: it shows everything that was committed up to here; `None` when that is not known.
+    pub shown: Option<Position>,
 }
 
 /// Who answered, and how fresh it was.
@@ -71,6 +82,8 @@ pub(crate) struct Served {
     pub staleness: Option<Duration>,
     pub reason: Reason,
     pub attempts: u32,
+    /// Another replica was asked too, because one was slow.
+    pub hedged: bool,
 }
 
 const MAX_ATTEMPTS: u32 = 2;
@@ -83,7 +96,7 @@ impl Engine {
     pub(crate) async fn query(&self, read: Read) -> Result<Answered, QueryError> {
         let begun_at = Instant::now();
         let sql = read.statement.sql.clone();
-        let result = self.ask(read).await;
+        let result = self.within(&read, true).await;
         self.metrics.answered(Kind::Query, result.as_ref().err().map(QueryError::code), begun_at.elapsed());
         self.note(
             &sql,
@@ -107,13 +120,17 @@ impl Engine {
 
     /// Runs one read of our own: it is routed and bounded like any other, but no caller asked for it.
     pub(crate) async fn ask(&self, read: Read) -> Result<Answered, QueryError> {
-        match timeout_at(read.until.at, self.read(&read)).await {
+        self.within(&read, false).await
+    }
+
+    async fn within(&self, read: &Read, may_hedge: bool) -> Result<Answered, QueryError> {
+        match timeout_at(read.until.at, self.read(read, may_hedge)).await {
             Ok(result) => result,
             Err(_) => Err(QueryError::Deadline { within: read.until.within, committing: false }),
         }
     }
 
-    async fn read(&self, read: &Read) -> Result<Answered, QueryError> {
+    async fn read(&self, read: &Read, may_hedge: bool) -> Result<Answered, QueryError> {
         let needs = self.needs(read)?;
         let (mut attempts, mut failed) = (0, None::<(usize, QueryError)>);
         loop {
@@ -128,15 +145,27 @@ impl Engine {
                 },
             };
             attempts += 1;
-            let (is_primary, proven) = self.standing(pick.node);
-            let decided_at = Instant::now();
-            match self.read_on(pick.node, is_primary, read, &needs).await {
+            let (asked, result) = if may_hedge && attempts == 1 {
+                self.ask_hedged(pick, read, &needs).await
+            } else {
+                let asked = self.asked(pick, read, false);
+                let result = self.read_on(pick.node, asked.is_primary, read, &needs).await;
+                (asked, result)
+            };
+            let pick = asked.pick;
+            match result {
                 Ok(answer) => {
                     // What the replica showed is as old as when it was chosen, plus the time since.
-                    let staleness = proven.map(|proven| proven + decided_at.elapsed());
-                    let node = self.fleet.names[pick.node].clone();
-                    let served = Served { node, is_primary, staleness, reason: pick.reason, attempts };
-                    return Ok(Answered { answer, served, token: None });
+                    let staleness = asked.proven.map(|proven| proven + asked.at.elapsed());
+                    let served = Served {
+                        node: self.fleet.names[pick.node].clone(),
+                        is_primary: asked.is_primary,
+                        staleness,
+                        reason: pick.reason,
+                        attempts,
+                        hedged: asked.hedged,
+                    };
+                    return Ok(Answered { answer, served, token: None, shown: asked.shown });
                 }
                 Err(error) if error.may_succeed_elsewhere() && attempts < MAX_ATTEMPTS => {
                     tracing::debug!(node = self.fleet.names[pick.node], %error, "read tried again");
@@ -148,9 +177,12 @@ impl Engine {
         }
     }
 
-    fn needs(&self, read: &Read) -> Result<ReadNeeds, QueryError> {
+    pub(crate) fn needs(&self, read: &Read) -> Result<ReadNeeds, QueryError> {
         let mut needs = self.fleet.default_needs();
         needs.prefer = read.prefer;
+        if !read.zone.is_empty() {
+            needs.zone = self.fleet.zone(&read.zone);
+        }
         if let Some(max_staleness) = read.max_staleness {
             needs.max_staleness = max_staleness;
             needs.max_lag_bytes = None;
@@ -162,7 +194,26 @@ impl Engine {
             }
             needs.after = Some(token.position);
         }
+        let latest = |a: Position, b: Position| std::cmp::max_by_key(a, b, |at| (at.timeline, at.lsn));
+        needs.after = [needs.after, read.written].into_iter().flatten().reduce(latest);
         Ok(needs)
+    }
+
+    /// Returns up to where a node surely shows the log when it is asked now.
+    ///
+    /// A primary shows a commit a moment after its record stands in the log. So the end of the log that a probe saw
+    /// does not count itself; what a writer was told afterwards does.
+    fn shown(&self, node: usize, written: Option<Position>) -> Option<Position> {
+        self.fleet.with_cluster(|cluster| match cluster.place(node, None) {
+            Place::Replica { replayed, .. } => replayed,
+            Place::Primary { timeline } => {
+                let (_, seen) = cluster.last(node)?;
+                let probed = Position { timeline, lsn: Lsn(seen.lsn.0.saturating_sub(1)) };
+                let written = written.filter(|at| at.timeline == timeline && at.lsn > probed.lsn);
+                Some(written.unwrap_or(probed))
+            }
+            Place::Neither => None,
+        })
     }
 
     /// Chooses a node; waits a little for a replica that only lacks the token.
@@ -171,6 +222,9 @@ impl Engine {
         let pick = self.wait_and_choose(read, needs, tried).instrument(span.clone()).await?;
         span.record("node", &self.fleet.names[pick.node]).record("reason", pick.reason.as_str());
         self.metrics.routed(pick.reason);
+        if self.fleet.is_elsewhere(pick.node, needs) {
+            self.metrics.other_zone.inc();
+        }
         Ok(pick)
     }
 

@@ -111,6 +111,11 @@ impl QueryError {
         }
     }
 
+    /// Tells whether it may have been committed all the same.
+    pub fn leaves_outcome_open(&self) -> bool {
+        matches!(self, Self::OutcomeUnknown { .. } | Self::Deadline { committing: true, .. })
+    }
+
     /// Tells whether the node, not the statement, is at fault: it counts for the breaker and asks for a probe.
     pub fn blames_node(&self) -> bool {
         match self {

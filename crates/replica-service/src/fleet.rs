@@ -11,6 +11,7 @@ use crate::{
     config::{NodeConfig, ReplicaConfig, RoutingConfig},
     metrics::Metrics,
     node::Node,
+    pool::Tls,
     route::{Candidate, Decision, FULL_WARMTH, Prefer, ReadNeeds, Refusal, Router, warmth},
 };
 
@@ -18,7 +19,12 @@ use crate::{
 pub(crate) struct Fleet {
     pub nodes: Vec<Node>,
     pub names: Vec<String>,
+    /// All zones that nodes are in; their place is their number.
+    zones: Vec<String>,
+    /// Of each node.
+    zone_of: Vec<Option<u16>>,
     pub routing: RoutingConfig,
+    pub tls: Tls,
     state: Mutex<State>,
     /// Counts what was learned; who waits for a change of any node waits for this.
     news: watch::Sender<u64>,
@@ -31,8 +37,14 @@ struct State {
 
 impl Fleet {
     pub(crate) fn new(config: &ReplicaConfig, metrics: &Metrics, cx: &Context) -> anyhow::Result<Arc<Self>> {
-        let node = |(name, node): (&String, &NodeConfig)| Node::new(name, node, config, &metrics.cancels, cx);
+        let tls = Tls::new(&config.postgres.tls)?;
+        let node =
+            |(name, node): (&String, &NodeConfig)| Node::new(name, node, config, &tls, &metrics.cancels, cx);
         let nodes = config.nodes.iter().map(node).collect::<anyhow::Result<Vec<_>>>()?;
+        let mut zones: Vec<_> =
+            nodes.iter().map(|node| node.zone.clone()).filter(|zone| !zone.is_empty()).collect();
+        zones.sort_unstable();
+        zones.dedup();
         let limits = Limits {
             down_after: config.health.down_after,
             up_after: config.health.up_after,
@@ -44,7 +56,10 @@ impl Fleet {
         let router = Router::new(config.routing.strategy, nodes.len(), rand::random());
         Ok(Arc::new(Self {
             names: nodes.iter().map(|node| node.name.clone()).collect(),
+            zone_of: nodes.iter().map(|node| number_of(&zones, &node.zone)).collect(),
+            zones,
             nodes,
+            tls,
             routing: config.routing.clone(),
             state: Mutex::new(State { cluster, router }),
             news: watch::Sender::new(0),
@@ -89,6 +104,16 @@ impl Fleet {
     /// Returns what a read needs that asks for nothing special.
     pub(crate) fn default_needs(&self) -> ReadNeeds {
         self.needs_under(self.state.lock().cluster.primary())
+    }
+
+    /// Returns the number of a zone; `None` when no node is in it.
+    pub(crate) fn zone(&self, name: &str) -> Option<u16> {
+        number_of(&self.zones, name)
+    }
+
+    /// Tells whether a node is in another zone than the one that a read wants.
+    pub(crate) fn is_elsewhere(&self, index: usize, needs: &ReadNeeds) -> bool {
+        needs.zone.is_some() && self.zone_of[index] != needs.zone
     }
 
     /// Looks at what is known.
@@ -136,6 +161,7 @@ impl Fleet {
             after: None,
             prefer: Prefer::Replica,
             primary_fallback: routing.primary_fallback,
+            zone: self.zone(&routing.zone),
         }
     }
 
@@ -155,6 +181,7 @@ impl Fleet {
             weight: node.weight,
             warmth: back_for.map_or(FULL_WARMTH, |back_for| warmth(back_for, self.routing.slow_start)),
             latency,
+            zone: self.zone_of[index],
         }
     }
 
@@ -178,4 +205,8 @@ impl Fleet {
             }
         }
     }
+}
+
+fn number_of(zones: &[String], name: &str) -> Option<u16> {
+    zones.iter().position(|zone| zone == name).and_then(|number| u16::try_from(number).ok())
 }

@@ -15,12 +15,14 @@ use mainstay_rpc::{Deadline, ErrorCode, Failure, Reply, Request, Response, Statu
 use tokio::time::Instant;
 
 use crate::{
+    cache::{QueryCache, Wish, check_tags},
     config::{LimitsConfig, ReplicaConfig},
     engine::{Engine, TransactionFailed, Until},
     error::QueryError,
     switchover::Pair,
 };
 
+mod cache;
 mod decode;
 mod encode;
 mod insight;
@@ -31,6 +33,7 @@ mod switchover;
 mod topology;
 mod value;
 
+pub(crate) use cache::CacheDoor;
 use named::Named;
 pub(crate) use nodes::NodeDoor;
 pub(crate) use partitions::PartitionDoor;
@@ -39,6 +42,7 @@ pub(crate) use switchover::{Stepping, SwitchoverDoor};
 /// Speaks `mainstay.replica.v1`.
 pub(crate) struct Door {
     engine: Arc<Engine>,
+    cache: Arc<QueryCache>,
     pairs: Vec<Arc<Pair>>,
     limits: LimitsConfig,
     statement_within: Duration,
@@ -46,9 +50,15 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    pub(crate) fn new(engine: Arc<Engine>, config: &ReplicaConfig, pairs: Vec<Arc<Pair>>) -> Self {
+    pub(crate) fn new(
+        engine: Arc<Engine>,
+        cache: Arc<QueryCache>,
+        config: &ReplicaConfig,
+        pairs: Vec<Arc<Pair>>,
+    ) -> Self {
         Self {
             engine,
+            cache,
             pairs,
             limits: config.limits.clone(),
             statement_within: config.postgres.statement_within,
@@ -73,9 +83,14 @@ impl ReplicaService for Door {
     async fn query(&self, request: Request<QueryRequest>) -> Reply<QueryResponse> {
         let until = self.until(&request);
         let request = request.into_inner();
+        let wish = Wish::of(&request, self.cache.max_ttl).map_err(refuse)?;
         if request.table.is_empty() {
             let read = decode::read(request, until, &self.limits).map_err(refuse)?;
-            return Ok(Response::new(encode::query(self.engine.query(read).await.map_err(refuse)?)));
+            let answer = match wish {
+                Some(wish) => Box::pin(self.cache.query(wish, read, encode::query)).await,
+                None => self.engine.query(read).await.map(encode::query),
+            };
+            return Ok(Response::new(answer.map_err(refuse)?));
         }
         let named = self.named(&request.table, &request.sql)?;
         let run = |sql| {
@@ -88,9 +103,20 @@ impl ReplicaService for Door {
 
     async fn execute(&self, request: Request<ExecuteRequest>) -> Reply<ExecuteResponse> {
         let until = self.until(&request);
-        let write = decode::write(request.into_inner(), until, &self.limits).map_err(refuse)?;
-        let answered = self.engine.execute(write).await.map_err(refuse)?;
-        Ok(Response::new(encode::execute(answered)))
+        let mut request = request.into_inner();
+        let tags = check_tags("invalidates", std::mem::take(&mut request.invalidates)).map_err(refuse)?;
+        let write = decode::write(request, until, &self.limits).map_err(refuse)?;
+        let writing = self.cache.write(tags);
+        match self.engine.execute(write).await {
+            Ok(answered) => {
+                let invalidation_pending = writing.committed(answered.token).await;
+                Ok(Response::new(ExecuteResponse { invalidation_pending, ..encode::execute(answered) }))
+            }
+            Err(error) => {
+                writing.failed(&error);
+                Err(refuse(error))
+            }
+        }
     }
 
     type QueryStreamStream = BoxStream<'static, Result<QueryChunk, Status>>;
@@ -124,10 +150,17 @@ impl ReplicaService for Door {
 
     async fn transaction(&self, request: Request<TransactionRequest>) -> Reply<TransactionResponse> {
         let until = self.until(&request);
-        let transaction = decode::transaction(request.into_inner(), until, &self.limits).map_err(refuse)?;
+        let mut request = request.into_inner();
+        let tags = check_tags("invalidates", std::mem::take(&mut request.invalidates)).map_err(refuse)?;
+        let transaction = decode::transaction(request, until, &self.limits).map_err(refuse)?;
+        let writing = self.cache.write(tags);
         match self.engine.transaction(transaction).await {
-            Ok(done) => Ok(Response::new(encode::transaction(done))),
+            Ok(done) => {
+                let invalidation_pending = writing.committed(done.token).await;
+                Ok(Response::new(TransactionResponse { invalidation_pending, ..encode::transaction(done) }))
+            }
             Err(TransactionFailed { statement, error }) => {
+                writing.failed(&error);
                 let at_fault = error.blames_statement();
                 let failure = Failure::from(error);
                 Err(tell(if at_fault { failure.detail("statement", statement.to_string()) } else { failure }))

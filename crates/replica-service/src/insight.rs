@@ -99,6 +99,14 @@ impl Insight {
         }
     }
 
+    /// Returns a time that the share `q` of the calls of a kind of statement did not pass, once there were `enough`.
+    pub(crate) fn quantile(&self, sql: &str, q: f64, enough: u64) -> Option<Duration> {
+        let text = self.hasher.hash_one(sql);
+        let book = self.book.lock();
+        let entry = book.entries.get(&book.fingerprint_of(text)?)?;
+        (entry.calls >= enough).then(|| entry.times.quantile(q))
+    }
+
     /// Returns everything known, in no order.
     pub(crate) fn summary(&self) -> Summary {
         let book = self.book.lock();

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod cache;
 mod cluster;
 mod config;
 mod engine;
@@ -23,8 +24,9 @@ mod switchover;
 mod token;
 
 pub use config::{
-    AdvanceConfig, HealthConfig, InsightConfig, LimitsConfig, NodeConfig, PairConfig, ParityConfig,
-    PoolConfig, PostgresConfig, ReplicaConfig, RoutingConfig, StepsConfig,
+    AdvanceConfig, CacheConfig, HealthConfig, HedgeConfig, InsightConfig, LimitsConfig, NodeConfig,
+    PairConfig, ParityConfig, PoolConfig, PostgresConfig, PostgresTls, ReplicaConfig, RoutingConfig,
+    StepsConfig, TlsMode,
 };
 pub use route::Strategy;
 pub use service::start;

@@ -11,9 +11,13 @@ use prometheus_client::{
 
 use crate::{error::Kind, route::Reason};
 
+mod cache;
 mod pair;
+mod pgbouncer;
 
+pub(crate) use cache::CacheMetrics;
 pub(crate) use pair::{OfPair, PairMetrics};
+pub(crate) use pgbouncer::PgBouncerMetrics;
 
 /// Everything that this service counts; figures of nodes are as of their last probe.
 #[derive(Debug, Clone)]
@@ -21,11 +25,15 @@ pub(crate) struct Metrics {
     queries: Family<Answered, Counter>,
     query_seconds: Family<OfKind, Histogram>,
     routed: Family<Routed, Counter>,
+    hedges: Family<Hedged, Counter>,
+    pub other_zone: Counter,
     pub retries: Counter,
     pub cancels: Counter,
     pub stream_rows: Counter,
     pub node: NodeMetrics,
     pub pair: PairMetrics,
+    pub cache: CacheMetrics,
+    pub pgbouncer: PgBouncerMetrics,
 }
 
 /// Gauges by node; node names come from the configuration.
@@ -60,6 +68,11 @@ struct Routed {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Hedged {
+    won: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct OfNode {
     pub node: String,
 }
@@ -73,11 +86,15 @@ impl Metrics {
             queries: Family::default(),
             query_seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             routed: Family::default(),
+            hedges: Family::default(),
+            other_zone: Counter::default(),
             retries: Counter::default(),
             cancels: Counter::default(),
             stream_rows: Counter::default(),
             node: NodeMetrics::default(),
             pair: PairMetrics::default(),
+            cache: CacheMetrics::default(),
+            pgbouncer: PgBouncerMetrics::default(),
         };
         let registry = registry.sub_registry_with_prefix("mainstay_replica");
         registry.register("queries", "Statements answered, by kind and result", metrics.queries.clone());
@@ -87,17 +104,35 @@ impl Metrics {
             metrics.query_seconds.clone(),
         );
         registry.register("routed", "Statements sent to a node, by reason", metrics.routed.clone());
+        registry.register(
+            "hedges",
+            "Reads for which a second replica was asked, by who answered first",
+            metrics.hedges.clone(),
+        );
+        registry.register(
+            "other_zone",
+            "Reads sent to another zone than the one that was wanted",
+            metrics.other_zone.clone(),
+        );
         registry.register("retries", "Reads tried a second time", metrics.retries.clone());
         registry.register("cancels", "Statements cancelled in the database", metrics.cancels.clone());
         registry.register("stream_rows", "Rows sent in streams that ended well", metrics.stream_rows.clone());
         metrics.node.register(registry);
         metrics.pair.register(registry);
+        metrics.cache.register(registry);
+        metrics.pgbouncer.register(registry);
         metrics
     }
 
     pub(crate) fn answered(&self, kind: Kind, error: Option<ErrorCode>, took: Duration) {
         self.queries.get_or_create(&Answered { kind, result: ResultLabel(error) }).inc();
         self.query_seconds.get_or_create(&OfKind { kind }).observe(took.as_secs_f64());
+    }
+
+    /// Counts a read that two replicas were asked; `second` when the second one answered first.
+    pub(crate) fn hedged(&self, second: bool) {
+        let won = if second { "second" } else { "first" };
+        self.hedges.get_or_create(&Hedged { won }).inc();
     }
 
     pub(crate) fn routed(&self, reason: Reason) {

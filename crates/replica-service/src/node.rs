@@ -20,7 +20,8 @@ use crate::{
     config::{NodeConfig, ReplicaConfig, split_address},
     error::{Kind, QueryError},
     figures::Figures,
-    pool::{Endpoint, Pool, PoolStatus},
+    pool::{Endpoint, Pool, PoolStatus, Tls},
+    probe::PgBouncerFigures,
     route::PeakEwma,
 };
 
@@ -34,6 +35,8 @@ pub(crate) struct Node {
     /// Whether `address` is that of a `PgBouncer`.
     pub pgbouncer: bool,
     pub weight: u32,
+    /// Empty for none.
+    pub zone: String,
     pools: Pools,
     /// Past the `PgBouncer`, for statements that do not work behind it.
     direct: Option<Pools>,
@@ -42,6 +45,7 @@ pub(crate) struct Node {
     load: Mutex<Load>,
     in_flight: AtomicU32,
     drained: AtomicBool,
+    pgbouncer_figures: Mutex<Option<PgBouncerFigures>>,
     probe: OnceLock<Trigger>,
 }
 
@@ -78,6 +82,7 @@ impl Node {
         name: &str,
         node: &NodeConfig,
         config: &ReplicaConfig,
+        tls: &Tls,
         cancels: &Counter,
         cx: &Context,
     ) -> anyhow::Result<Self> {
@@ -87,7 +92,7 @@ impl Node {
         let pools = |address: &str, pgbouncer| {
             let (host, port) = host_and_port(address)?;
             let pool = |kind| {
-                let endpoint = Endpoint { node: name, address, host, port, kind, pgbouncer };
+                let endpoint = Endpoint { node: name, address, host, port, kind, pgbouncer, tls };
                 Pool::new(&endpoint, &config.postgres, &config.pool, cancels.clone(), cx)
             };
             anyhow::Ok(Pools { reads: pool(Kind::Query)?, writes: pool(Kind::Execute)? })
@@ -101,12 +106,14 @@ impl Node {
             port,
             pgbouncer,
             weight: node.weight,
+            zone: node.zone.clone(),
             pools: pools(address, pgbouncer)?,
             direct: if pgbouncer { Some(pools(&node.address, false)?) } else { None },
             unpoolable: Mutex::default(),
             load: Mutex::new(Load { breaker: Breaker::new(breaker), ..Load::default() }),
             in_flight: AtomicU32::new(0),
             drained: AtomicBool::new(false),
+            pgbouncer_figures: Mutex::default(),
             probe: OnceLock::new(),
         })
     }
@@ -183,6 +190,15 @@ impl Node {
 
     pub(crate) fn is_breaker_open(&self, now: Instant) -> bool {
         self.load.lock().breaker.state(now) == State::Open
+    }
+
+    /// Notes what the `PgBouncer` before it says of itself, or that it says nothing.
+    pub(crate) fn set_pgbouncer_figures(&self, figures: Option<PgBouncerFigures>) {
+        *self.pgbouncer_figures.lock() = figures;
+    }
+
+    pub(crate) fn pgbouncer_figures(&self) -> Option<PgBouncerFigures> {
+        *self.pgbouncer_figures.lock()
     }
 
     /// Tells whether an operator has taken it out of reads.

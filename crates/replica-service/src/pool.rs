@@ -13,7 +13,6 @@ use deadpool_postgres::{
 };
 use mainstay_runtime::Context;
 use prometheus_client::metrics::counter::Counter;
-use tokio_postgres::NoTls;
 
 use crate::{
     config::{PoolConfig, PostgresConfig},
@@ -21,6 +20,9 @@ use crate::{
 };
 
 mod cancel;
+mod tls;
+
+pub(crate) use tls::Tls;
 
 /// Hands out connections to one node for one kind of statement.
 pub(crate) struct Pool {
@@ -30,6 +32,8 @@ pub(crate) struct Pool {
     timeouts: AtomicU64,
     /// `host:port`, where cancel requests go.
     address: Arc<str>,
+    host: Arc<str>,
+    tls: Tls,
     cancels: Counter,
     cx: Context,
 }
@@ -42,6 +46,7 @@ pub(crate) struct Endpoint<'a> {
     pub port: u16,
     pub kind: Kind,
     pub pgbouncer: bool,
+    pub tls: &'a Tls,
 }
 
 /// How full a pool is.
@@ -69,7 +74,8 @@ impl Pool {
         let created = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&created);
         let max_age = pool.max_age;
-        let manager = Manager::from_config(login(endpoint, postgres), tls(), ManagerConfig::default());
+        let manager =
+            Manager::from_config(login(endpoint, postgres), endpoint.tls.clone(), ManagerConfig::default());
         let inner = deadpool_postgres::Pool::builder(manager)
             .runtime(Runtime::Tokio1)
             .max_size(pool.max_size as usize)
@@ -91,6 +97,8 @@ impl Pool {
             created,
             timeouts: AtomicU64::new(0),
             address: endpoint.address.into(),
+            host: endpoint.host.into(),
+            tls: endpoint.tls.clone(),
             cancels,
             cx: cx.clone(),
         })
@@ -110,8 +118,17 @@ impl Pool {
             | PoolError::NoRuntimeSpecified
             | PoolError::PostCreateHook(_) => QueryError::Connect { node, source: None },
         })?;
-        let address = Arc::clone(&self.address);
-        Ok(Lease { object: Some(object), address, cancels: self.cancels.clone(), cx: self.cx.clone() })
+        let target = cancel::Target {
+            address: Arc::clone(&self.address),
+            host: Arc::clone(&self.host),
+            tls: self.tls.clone(),
+        };
+        Ok(Lease {
+            object: Some(object),
+            target: Some(target),
+            cancels: self.cancels.clone(),
+            cx: self.cx.clone(),
+        })
     }
 
     /// Closes idle connections that are too old, or all idle ones.
@@ -154,7 +171,7 @@ impl PoolStatus {
 /// in the database.
 pub(crate) struct Lease {
     object: Option<Client>,
-    address: Arc<str>,
+    target: Option<cancel::Target>,
     cancels: Counter,
     cx: Context,
 }
@@ -184,10 +201,11 @@ impl Drop for Lease {
         let Some(object) = self.object.take() else { return };
         let connection = Object::take(object);
         self.cancels.inc();
-        let (token, address) = (connection.cancel_token(), Arc::clone(&self.address));
+        let token = connection.cancel_token();
+        let Some(mut target) = self.target.take() else { return };
         self.cx.spawn_work(async move {
-            if let Err(error) = cancel::send(&token, &address).await {
-                tracing::debug!(%error, address = &*address, "statement not cancelled");
+            if let Err(error) = cancel::send(&token, &mut target).await {
+                tracing::debug!(%error, address = &*target.address, "statement not cancelled");
             }
             // Only now: a closed connection would leave its statement running until it has something to send.
             drop(connection);
@@ -195,14 +213,10 @@ impl Drop for Lease {
     }
 }
 
-/// The one place where the transport of connections is chosen, for probes and cancel requests too.
-pub(crate) fn tls() -> NoTls {
-    NoTls
-}
-
 fn login(endpoint: &Endpoint<'_>, postgres: &PostgresConfig) -> tokio_postgres::Config {
-    let mut config =
-        base_login(endpoint.host, endpoint.port, postgres, &postgres.user, postgres.password.expose());
+    let (user, password) = (&postgres.user, postgres.password.expose());
+    let mut config = base_login(endpoint.host, endpoint.port, postgres, user, password);
+    config.ssl_mode(postgres.tls.ssl_mode(endpoint.pgbouncer));
     if endpoint.kind == Kind::Query && !endpoint.pgbouncer {
         // Belt and braces: each read also begins READ ONLY. PgBouncer refuses startup options.
         config.options("-c default_transaction_read_only=on");

@@ -10,9 +10,13 @@ use crate::{
     cluster::{Moment, Observation},
     fleet::Fleet,
     lsn::{Lsn, WalShape},
-    pool::tls,
+    pool::Tls,
     report::Reports,
 };
+
+mod pgbouncer;
+
+pub(crate) use pgbouncer::{PgBouncerConsole, PgBouncerFigures};
 
 /// Probes one server, past any `PgBouncer`, and keeps the connection between probes.
 ///
@@ -37,6 +41,7 @@ pub(crate) struct PgBouncerProbe {
 /// One connection that is opened when needed and given up after any failure.
 pub(crate) struct Line {
     login: Config,
+    tls: Tls,
     within: Duration,
     client: Option<Client>,
     cx: Context,
@@ -104,8 +109,8 @@ impl Activate for PgBouncerProbe {
 }
 
 impl Line {
-    pub(crate) fn new(login: Config, within: Duration, cx: Context) -> Self {
-        Self { login, within, client: None, cx }
+    pub(crate) fn new(login: Config, tls: Tls, within: Duration, cx: Context) -> Self {
+        Self { login, tls, within, client: None, cx }
     }
 
     fn is_open(&self) -> bool {
@@ -114,8 +119,13 @@ impl Line {
 
     /// Asks one question and returns the first row; the error is one line for a person.
     async fn ask(&mut self, question: &str) -> Result<Option<SimpleQueryRow>, String> {
+        Ok(self.ask_all(question).await?.into_iter().next())
+    }
+
+    /// Asks one question and returns all rows.
+    async fn ask_all(&mut self, question: &str) -> Result<Vec<SimpleQueryRow>, String> {
         match timeout(self.within, self.try_ask(question)).await {
-            Ok(Ok(row)) => Ok(row),
+            Ok(Ok(rows)) => Ok(rows),
             Ok(Err(error)) => {
                 self.client = None;
                 Err(one_line(&error))
@@ -127,11 +137,11 @@ impl Line {
         }
     }
 
-    async fn try_ask(&mut self, question: &str) -> Result<Option<SimpleQueryRow>, tokio_postgres::Error> {
+    async fn try_ask(&mut self, question: &str) -> Result<Vec<SimpleQueryRow>, tokio_postgres::Error> {
         let client = match self.client.take().filter(|client| !client.is_closed()) {
             Some(client) => client,
             None => {
-                let (client, connection) = self.login.connect(tls()).await?;
+                let (client, connection) = self.login.connect(self.tls.clone()).await?;
                 self.cx.spawn_work(async move {
                     if let Err(error) = connection.await {
                         tracing::debug!(%error, "probe connection ended");
@@ -142,10 +152,11 @@ impl Line {
         };
         let client = self.client.insert(client);
         let messages = client.simple_query(question).await?;
-        Ok(messages.into_iter().find_map(|message| match message {
+        let row = |message| match message {
             SimpleQueryMessage::Row(row) => Some(row),
             _ => None,
-        }))
+        };
+        Ok(messages.into_iter().filter_map(row).collect())
     }
 }
 

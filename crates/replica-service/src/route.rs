@@ -46,6 +46,8 @@ pub(crate) struct ReadNeeds {
     pub after: Option<Position>,
     pub prefer: Prefer,
     pub primary_fallback: bool,
+    /// Number of the zone whose replicas come first; `None` where all are equal.
+    pub zone: Option<u16>,
 }
 
 /// A node as the router sees it; the position in the slice is its number.
@@ -61,6 +63,8 @@ pub(crate) struct Candidate {
     pub warmth: u32,
     /// How long it takes to answer; `None` when it has not answered yet.
     pub latency: Option<Duration>,
+    /// Number of the zone that it is in; `None` when it is in none.
+    pub zone: Option<u16>,
 }
 
 /// Where a candidate stands in the cluster.
@@ -116,7 +120,11 @@ impl Router {
     pub(crate) fn choose(&mut self, candidates: &[Candidate], needs: &ReadNeeds) -> Decision {
         let refusals: Vec<_> = candidates.iter().map(|candidate| candidate.refusal(needs)).collect();
         let fit = |index: &usize| refusals[*index].is_none() && candidates[*index].is_replica();
-        let fit: Vec<_> = (0..candidates.len()).filter(fit).collect();
+        let mut fit: Vec<_> = (0..candidates.len()).filter(fit).collect();
+        // A fit replica farther away is better than the primary, and than none.
+        if needs.zone.is_some() && fit.iter().any(|index| candidates[*index].zone == needs.zone) {
+            fit.retain(|index| candidates[*index].zone == needs.zone);
+        }
         let behind = |index: &usize| {
             refusals[*index] == Some(Refusal::TokenNotReplayed) && candidates[*index].is_replica()
         };

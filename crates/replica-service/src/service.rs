@@ -4,20 +4,22 @@ use std::sync::{Arc, OnceLock};
 
 use mainstay_proto::replica::v1::{
     node_service_server::NodeServiceServer, partition_service_server::PartitionServiceServer,
-    replica_service_server::ReplicaServiceServer, switchover_service_server::SwitchoverServiceServer,
+    query_cache_service_server::QueryCacheServiceServer, replica_service_server::ReplicaServiceServer,
+    switchover_service_server::SwitchoverServiceServer,
 };
 use mainstay_rpc::Routes;
 use mainstay_runtime::{Context, Schedule};
 
 use crate::{
+    cache::QueryCache,
     config::{PairConfig, ReplicaConfig, split_address},
-    engine::Engine,
+    engine::{Engine, Hedge},
     fleet::Fleet,
-    grpc::{Door, NodeDoor, PartitionDoor, Stepping, SwitchoverDoor},
+    grpc::{CacheDoor, Door, NodeDoor, PartitionDoor, Stepping, SwitchoverDoor},
     insight::Insight,
-    metrics::Metrics,
+    metrics::{Metrics, PgBouncerMetrics},
     pool::base_login,
-    probe::{Line, NodeProbe, PgBouncerProbe},
+    probe::{Line, NodeProbe, PgBouncerConsole, PgBouncerProbe},
     report::Reports,
     switchover::{Pair, Runner, Steps, Watch},
 };
@@ -26,6 +28,10 @@ use crate::{
 const MAX_REQUEST_BYTES: usize = 32 << 20;
 /// How often idle connections are looked at for their age.
 const SHED_EVERY: std::time::Duration = std::time::Duration::from_secs(30);
+/// The database of a `PgBouncer` in which it answers questions about itself.
+const CONSOLE: &str = "pgbouncer";
+/// How soon the cache is told again what it could not be told.
+const DELIVER_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 /// How soon another process knows of a step.
 const STEPS_EVERY: std::time::Duration = std::time::Duration::from_millis(500);
 
@@ -37,7 +43,7 @@ pub async fn start(cx: Context, config: ReplicaConfig) -> anyhow::Result<()> {
     let reports = Arc::new(Reports::new(&fleet, &metrics, &cx));
 
     // 2. Probes find out who is who, and go on finding out.
-    watch(&cx, &config, &fleet, &reports)?;
+    watch(&cx, &config, &fleet, &reports, &metrics.pgbouncer)?;
 
     // 3. Old idle connections are closed even when nobody asks for one.
     let (idle, max_age) = (Arc::clone(&fleet), config.pool.max_age);
@@ -48,17 +54,23 @@ pub async fn start(cx: Context, config: ReplicaConfig) -> anyhow::Result<()> {
 
     // 4. Pairs of tables are compared in the background, and taken over where asked for.
     let insight = Insight::new(config.insight.max_statements as usize, fleet.nodes.len());
-    let engine = Arc::new(Engine { fleet, metrics, insight, cx: cx.clone() });
+    let hedge = Hedge::new(&config.hedge);
+    let engine = Arc::new(Engine { fleet, metrics, insight, hedge, cx: cx.clone() });
     let pairs = compare(&cx, &config, &engine);
 
-    // 5. The doors.
+    // 5. The query cache, and what it must still be told of writes.
+    let cache = keep_answers(&cx, &config, &engine)?;
+
+    // 6. The doors.
     let stepping = take_steps(&cx, &config, &engine, &pairs);
     let nodes = NodeServiceServer::new(NodeDoor::new(Arc::clone(&engine.fleet)));
-    let door = Door::new(engine, &config, pairs.clone());
+    let answers = QueryCacheServiceServer::new(CacheDoor::new(Arc::clone(&cache)));
+    let door = Door::new(engine, cache, &config, pairs.clone());
     let server = ReplicaServiceServer::new(door).max_decoding_message_size(MAX_REQUEST_BYTES);
     let partitions = PartitionServiceServer::new(PartitionDoor::new(pairs));
     let switchover = SwitchoverServiceServer::new(SwitchoverDoor::new(stepping));
-    let routes = Routes::new(server).add_service(partitions).add_service(switchover).add_service(nodes);
+    let routes = Routes::new(server).add_service(partitions).add_service(switchover);
+    let routes = routes.add_service(nodes).add_service(answers);
     cx.serve(routes).await
 }
 
@@ -70,6 +82,21 @@ fn compare(cx: &Context, config: &ReplicaConfig, engine: &Arc<Engine>) -> Vec<Ar
         pair
     };
     config.switchover.iter().map(start).collect()
+}
+
+fn keep_answers(
+    cx: &Context,
+    config: &ReplicaConfig,
+    engine: &Arc<Engine>,
+) -> anyhow::Result<Arc<QueryCache>> {
+    let cache = Arc::new(QueryCache::new(Arc::clone(engine), config, cx)?);
+    let delivering = Arc::clone(&cache);
+    let deliver = move || {
+        let cache = Arc::clone(&delivering);
+        async move { cache.deliver().await }
+    };
+    cache.set_trigger(cx.background("cache.marks", Schedule::EveryOrTrigger(DELIVER_EVERY), deliver));
+    Ok(cache)
 }
 
 fn take_steps(
@@ -100,6 +127,7 @@ fn watch(
     config: &ReplicaConfig,
     fleet: &Arc<Fleet>,
     reports: &Arc<Reports>,
+    pgbouncers: &PgBouncerMetrics,
 ) -> anyhow::Result<()> {
     let (postgres, health) = (&config.postgres, &config.health);
     let (user, password) = match health.user.as_str() {
@@ -107,23 +135,42 @@ fn watch(
         user => (user, &health.password),
     };
     for (index, (name, node)) in config.nodes.iter().enumerate() {
-        let line = |address: &str, user: &str, password: &str| {
+        let line = |address: &str, user: &str, password: &str, pgbouncer: bool| {
             let (host, port) =
                 split_address(address).ok_or_else(|| anyhow::anyhow!("{address:?} is not host:port"))?;
-            let login = base_login(host, port, postgres, user, password);
-            anyhow::Ok(Line::new(login, health.probe_within, cx.clone()))
+            let mut login = base_login(host, port, postgres, user, password);
+            login.ssl_mode(postgres.tls.ssl_mode(pgbouncer));
+            anyhow::Ok(Line::new(login, fleet.tls.clone(), health.probe_within, cx.clone()))
         };
-        let (fleet, reports) = (Arc::clone(fleet), Arc::clone(reports));
-        let line_to_node = line(&node.address, user, password.expose())?;
+        let line_to_node = line(&node.address, user, password.expose(), false)?;
         let schedule = Schedule::EveryOrTrigger(health.probe_every);
         if !node.pgbouncer.is_empty() {
-            let line = line(&node.pgbouncer, &postgres.user, postgres.password.expose())?;
+            let line = line(&node.pgbouncer, &postgres.user, postgres.password.expose(), true)?;
             let probe =
-                PgBouncerProbe { fleet: Arc::clone(&fleet), index, line, reports: Arc::clone(&reports) };
+                PgBouncerProbe { fleet: Arc::clone(fleet), index, line, reports: Arc::clone(reports) };
             cx.background(format!("probe.pgbouncer.{name}"), schedule, probe);
+            if !health.pgbouncer_stats_every.is_zero() {
+                let (host, port) = split_address(&node.pgbouncer).expect("it was split above");
+                let mut login = base_login(host, port, postgres, user, password.expose());
+                login.dbname(CONSOLE).ssl_mode(postgres.tls.ssl_mode(true));
+                let console = PgBouncerConsole {
+                    fleet: Arc::clone(fleet),
+                    index,
+                    line: Line::new(login, fleet.tls.clone(), health.probe_within, cx.clone()),
+                    database: postgres.database.clone(),
+                    metrics: pgbouncers.clone(),
+                };
+                let every = Schedule::Every(health.pgbouncer_stats_every);
+                cx.background(format!("pgbouncer.{name}"), every, console);
+            }
         }
-        let probe =
-            NodeProbe { fleet: Arc::clone(&fleet), index, line: line_to_node, reports, cx: cx.clone() };
+        let probe = NodeProbe {
+            fleet: Arc::clone(fleet),
+            index,
+            line: line_to_node,
+            reports: Arc::clone(reports),
+            cx: cx.clone(),
+        };
         fleet.nodes[index].set_probe(cx.background(format!("probe.{name}"), schedule, probe));
     }
     Ok(())

@@ -14,6 +14,8 @@ pub(super) fn paths(map: Map) -> Map {
         .viewer("/database/query", routes!(database::query))
         .admin("/database/execute", routes!(database::execute))
         .admin("/database/transaction", routes!(database::transaction))
+        .viewer("/database/cache", routes!(database::query_cache))
+        .operator("/database/cache/purge", routes!(database::purge_query_cache))
         .operator("/database/nodes/{node}/drain", routes!(database::drain))
         .operator("/database/nodes/{node}/resume", routes!(database::resume))
         .viewer("/monitoring/partitions/metrics", routes!(partitions::metrics))

@@ -10,7 +10,8 @@ use http::HeaderMap;
 use mainstay_auth::scope::Action;
 use mainstay_proto::replica::v1::replica_service_client::ReplicaServiceClient;
 use mainstay_proto::replica::v1::{
-    ExecuteRequest, Node, Prefer, QueryRequest, QueryStreamRequest, TopologyRequest, TopologyResponse,
+    CacheWish, ExecuteRequest, Node, Prefer, QueryRequest, QueryStreamRequest, TopologyRequest,
+    TopologyResponse,
 };
 use mainstay_rpc::{Call, Caller, Lane};
 use serde::Deserialize;
@@ -18,12 +19,14 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 mod answer;
+mod cache;
 mod drain;
 mod ndjson;
 mod transaction;
 
 pub(crate) use answer::{DatabaseInfo, SqlColumn};
 use answer::{ExecuteAnswer, NodeHealth, NodeLag, NodePool, NodeTraffic, Nodes, QueryAnswer};
+pub(crate) use cache::{__path_purge_query_cache, __path_query_cache, purge_query_cache, query_cache};
 pub(crate) use drain::{__path_drain, __path_resume, drain, resume};
 pub(crate) use transaction::{__path_transaction, transaction};
 
@@ -67,6 +70,26 @@ pub(crate) struct QueryBody {
     /// table.
     #[serde(default)]
     table: String,
+    /// An answer that was given before will do. Not together with `table`, and not for lines.
+    cache: Option<CacheBody>,
+    /// Replicas of this zone come first; the configured one where it is left out.
+    #[serde(default)]
+    zone: String,
+}
+
+/// How old an answer may be, and what makes it old at once.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CacheBody {
+    /// How long the answer is kept and given again.
+    #[serde(with = "humantime_serde")]
+    #[schema(value_type = String, example = "30s")]
+    ttl: Duration,
+    /// Tables that the statement reads, or any other names: a write that names one in `invalidates` makes the answer
+    /// unusable.
+    #[serde(default)]
+    #[schema(max_items = 16)]
+    tags: Vec<String>,
 }
 
 #[derive(Clone, Copy, Default, Deserialize, ToSchema)]
@@ -85,6 +108,10 @@ pub(crate) struct ExecuteBody {
     sql: String,
     #[serde(default)]
     params: Vec<Value>,
+    /// Tables or tags that are changed: no answer that was kept with one of them is given from then on.
+    #[serde(default)]
+    #[schema(max_items = 16)]
+    invalidates: Vec<String>,
 }
 
 /// Runs one read-only statement, on a replica where one is young enough.
@@ -112,7 +139,11 @@ pub(crate) async fn query(
         ReadFrom::Primary => Prefer::Primary,
     }
     .into();
+    let cache = body.cache.map(|wish| CacheWish { ttl: Some(wire_duration(wish.ttl)), tags: wish.tags });
     if ndjson::is_wanted(&headers) {
+        if cache.is_some() {
+            return Err(Problem::invalid("cache", "is not possible for rows as lines"));
+        }
         let request = QueryStreamRequest {
             sql: body.sql,
             params,
@@ -122,6 +153,7 @@ pub(crate) async fn query(
             max_rows: body.max_rows.into(),
             max_bytes: 0,
             table: body.table,
+            zone: body.zone,
         };
         let send = async |mut client: Client, request| client.query_stream(request).await;
         let chunks = app.upstreams.replica(Call::read(QUERY_STREAM).by(caller), request, send).await?;
@@ -135,6 +167,8 @@ pub(crate) async fn query(
         after: body.after,
         prefer,
         table: body.table,
+        cache,
+        zone: body.zone,
     };
     let send = async |mut client: Client, request| client.query(request).await;
     let answer = app.upstreams.replica(Call::read(QUERY).by(caller), request, send).await?;
@@ -143,6 +177,7 @@ pub(crate) async fn query(
         rows: sql_json::rows(answer.rows),
         truncated: answer.truncated,
         served: answer.served.map(Into::into),
+        cache: answer.cache.map(Into::into),
     })
     .into_response())
 }
@@ -160,7 +195,8 @@ pub(crate) async fn execute(
     Json(body): Json<ExecuteBody>,
 ) -> Result<Answer<ExecuteAnswer>, Problem> {
     scope::demand_sql(&caller.scopes, Action::Write, &body.sql)?;
-    let request = ExecuteRequest { sql: body.sql, params: sql_json::params(body.params)? };
+    let params = sql_json::params(body.params)?;
+    let request = ExecuteRequest { sql: body.sql, params, invalidates: body.invalidates };
     let send = async |mut client: Client, request| client.execute(request).await;
     let answer = app.upstreams.replica(Call::write(EXECUTE).by(caller), request, send).await?;
     Ok(Answer(ExecuteAnswer {
@@ -169,6 +205,7 @@ pub(crate) async fn execute(
         rows: sql_json::rows(answer.rows),
         token: answer.token,
         served: answer.served.map(Into::into),
+        invalidation_pending: answer.invalidation_pending,
     }))
 }
 

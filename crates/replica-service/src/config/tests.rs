@@ -23,9 +23,10 @@ fn the_shipped_file_names_every_key() {
     let mut expected = ReplicaConfig::default();
     expected.nodes.insert("primary".to_owned(), NodeConfig::default());
     let expected = toml::Table::try_from(&expected).unwrap();
-    for section in
-        ["postgres", "pool", "health", "routing", "limits", "insight", "parity", "steps", "advance"]
-    {
+    for section in [
+        "postgres", "pool", "health", "routing", "limits", "insight", "hedge", "cache", "parity", "steps",
+        "advance",
+    ] {
         let keys =
             |table: &toml::Table| table[section].as_table().unwrap().keys().cloned().collect::<Vec<_>>();
         assert_eq!(keys(&shipped), keys(&expected), "{section}");

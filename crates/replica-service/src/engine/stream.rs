@@ -73,7 +73,7 @@ impl Engine {
             let pick = self.route(&stream.read, &needs, tried).await?;
             let (is_primary, staleness) = self.standing(pick.node);
             let node = self.fleet.names[pick.node].clone();
-            let served = Served { node, is_primary, staleness, reason: pick.reason, attempts };
+            let served = Served { node, is_primary, staleness, reason: pick.reason, attempts, hedged: false };
             match self.pour_from(pick.node, served.clone(), stream, sink).await {
                 Ok(rows) => return Ok((served, rows)),
                 Err(error)

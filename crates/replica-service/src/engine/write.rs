@@ -80,6 +80,7 @@ impl Engine {
             answer,
             served: self.served_by_primary(index, 1),
             token: self.token(index, position),
+            shown: None,
         });
         let done = result.as_ref().ok().map(|done| (&done.served, done.answer.n_rows()));
         self.note(&write.statement.sql, took, done);
@@ -313,7 +314,7 @@ impl Engine {
 
     fn served_by_primary(&self, index: usize, attempts: u32) -> Served {
         let node = self.fleet.names[index].clone();
-        Served { node, is_primary: true, staleness: None, reason: Reason::Write, attempts }
+        Served { node, is_primary: true, staleness: None, reason: Reason::Write, attempts, hedged: false }
     }
 
     fn token(&self, node: usize, position: Option<Position>) -> Option<Token> {

@@ -32,7 +32,7 @@ pub(super) fn read(request: QueryRequest, until: Until, limits: &LimitsConfig) -
     let max_staleness = request.max_staleness.map(duration).transpose()?;
     let after = after(&request.after)?;
     let statement = statement(request.sql, request.params, max_rows, limits)?;
-    Ok(Read { statement, max_staleness, after, prefer, until })
+    Ok(Read { statement, max_staleness, after, written: None, prefer, zone: request.zone, until })
 }
 
 pub(super) fn write(
@@ -55,7 +55,11 @@ pub(super) fn stream(
     let statement = statement(request.sql, request.params, limits.max_rows, limits)?;
     let bound = |limit| if limit == 0 { u64::MAX } else { limit };
     let limits = StreamLimits { max_rows: bound(request.max_rows), max_bytes: bound(request.max_bytes) };
-    Ok(StreamRead { read: Read { statement, max_staleness, after, prefer, until }, limits })
+    let zone = request.zone;
+    Ok(StreamRead {
+        read: Read { statement, max_staleness, after, written: None, prefer, zone, until },
+        limits,
+    })
 }
 
 pub(super) fn transaction(

@@ -18,17 +18,19 @@ pub(super) fn query(answered: Answered) -> QueryResponse {
         rows: rows(answer.rows),
         truncated: answer.truncated,
         served: Some(wire_served(served)),
+        cache: None,
     }
 }
 
 pub(super) fn execute(answered: Answered) -> ExecuteResponse {
-    let Answered { answer, served, token } = answered;
+    let Answered { answer, served, token, .. } = answered;
     ExecuteResponse {
         rows_affected: answer.n_affected,
         columns: columns(&answer.columns),
         rows: rows(answer.rows),
         token: token.as_ref().map(Token::encode).unwrap_or_default(),
         served: Some(wire_served(served)),
+        invalidation_pending: false,
     }
 }
 
@@ -42,6 +44,7 @@ pub(super) fn transaction(done: TransactionDone) -> TransactionResponse {
         results: done.answers.into_iter().map(result).collect(),
         token: done.token.as_ref().map(Token::encode).unwrap_or_default(),
         served: Some(wire_served(done.served)),
+        invalidation_pending: false,
     }
 }
 
@@ -99,6 +102,7 @@ fn wire_served(served: Served) -> WireServed {
         staleness: served.staleness.and_then(|staleness| staleness.try_into().ok()),
         reason: served.reason.as_str().to_owned(),
         attempts: served.attempts,
+        hedged: served.hedged,
         table: String::new(),
     }
 }

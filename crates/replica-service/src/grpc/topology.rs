@@ -2,13 +2,14 @@ use std::time::Duration;
 
 use mainstay_proto::{
     common::v1::Health as WireHealth,
-    replica::v1::{Lag as WireLag, Node as WireNode, Pool, Role, TopologyResponse, Traffic},
+    replica::v1::{Lag as WireLag, Node as WireNode, PgBouncerStats, Pool, Role, TopologyResponse, Traffic},
 };
 use tokio::time::Instant;
 
 use crate::{
     cluster::{Cluster, Health, Lag, Primary},
     fleet::Fleet,
+    probe::PgBouncerFigures,
     route::Place,
 };
 
@@ -64,6 +65,8 @@ fn node(fleet: &Fleet, cluster: &Cluster, index: usize) -> WireNode {
         pool: Some(pool(fleet, index)),
         traffic: Some(traffic(fleet, index)),
         drained: node.is_drained(),
+        zone: node.zone.clone(),
+        pgbouncer_stats: node.pgbouncer_figures().map(pgbouncer_stats),
     }
 }
 
@@ -76,6 +79,25 @@ fn lag(lag: Lag) -> WireLag {
         replay_paused: lag.replay_paused,
         receiver: lag.receiver,
         naive: lag.naive.and_then(wire),
+    }
+}
+
+fn pgbouncer_stats(figures: PgBouncerFigures) -> PgBouncerStats {
+    PgBouncerStats {
+        clients_active: figures.clients_active,
+        clients_waiting: figures.clients_waiting,
+        servers_active: figures.servers_active,
+        servers_idle: figures.servers_idle,
+        servers_used: figures.servers_used,
+        max_wait_seconds: figures.max_wait_s,
+        transactions: figures.transactions,
+        queries: figures.queries,
+        received_bytes: figures.received_bytes,
+        sent_bytes: figures.sent_bytes,
+        query_seconds: figures.query_time_s,
+        wait_seconds: figures.wait_time_s,
+        clients: figures.clients,
+        servers: figures.servers,
     }
 }
 

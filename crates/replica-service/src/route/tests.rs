@@ -15,6 +15,7 @@ fn needs() -> ReadNeeds {
         after: None,
         prefer: Prefer::Replica,
         primary_fallback: true,
+        zone: None,
     }
 }
 
@@ -26,13 +27,14 @@ fn primary() -> Candidate {
         weight: 1,
         warmth: FULL_WARMTH,
         latency: None,
+        zone: None,
     }
 }
 
 fn replica(replayed: u64) -> Candidate {
     let place =
         Place::Replica { replayed: Some(position(2, replayed)), staleness: Some(SECOND), lag_bytes: Some(0) };
-    Candidate { barred: None, place, in_flight: 0, weight: 1, warmth: FULL_WARMTH, latency: None }
+    Candidate { barred: None, place, in_flight: 0, weight: 1, warmth: FULL_WARMTH, latency: None, zone: None }
 }
 
 fn picks(router: &mut Router, candidates: &[Candidate], needs: &ReadNeeds, n: usize) -> Vec<usize> {
@@ -60,6 +62,25 @@ fn the_least_busy_replica_per_weight_is_taken() {
     assert_eq!(picks(&mut router, &[busy(3, 1), busy(2, 1)], &needs(), 2), [1, 1]);
     assert_eq!(picks(&mut router, &[busy(3, 4), busy(2, 1)], &needs(), 2), [0, 0]);
     assert_eq!(picks(&mut router, &[busy(0, 1), busy(0, 1)], &needs(), 4), [0, 1, 0, 1]);
+}
+
+#[test]
+fn replicas_of_the_same_zone_come_first_and_those_of_others_before_the_primary() {
+    let mut router = Router::new(Strategy::RoundRobin, 4, 7);
+    let of = |zone, replayed| Candidate { zone, ..replica(replayed) };
+    let needs = |zone| ReadNeeds { zone, after: Some(position(2, 5)), ..needs() };
+    let all = [primary(), of(Some(1), 9), of(Some(2), 9), of(Some(1), 9)];
+    assert_eq!(picks(&mut router, &all, &needs(Some(1)), 4), [1, 3, 1, 3]);
+    assert_eq!(picks(&mut router, &all, &needs(Some(2)), 2), [2, 2]);
+    let mut anywhere = picks(&mut router, &all, &needs(None), 3);
+    anywhere.sort_unstable();
+    assert_eq!(anywhere, [1, 2, 3]);
+    // Nobody near is fit, or nobody is near.
+    let behind = [primary(), of(Some(1), 4), of(Some(2), 9), of(None, 4)];
+    assert_eq!(picks(&mut router, &behind, &needs(Some(1)), 2), [2, 2]);
+    assert_eq!(picks(&mut router, &behind, &needs(Some(3)), 1), [2]);
+    let none = [primary(), of(Some(1), 4)];
+    assert_eq!(picks(&mut router, &none, &needs(Some(1)), 1), [0]);
 }
 
 #[test]
@@ -121,25 +142,29 @@ fn candidates() -> impl Generator<Value = Candidate> {
     ];
     let barred =
         prop_oneof![4 => Just(None), 1 => Just(Some(Refusal::Down)), 1 => Just(Some(Refusal::BreakerOpen))];
-    (barred, place, 0_u32..9, 0_u32..4).prop_map(|(barred, place, in_flight, weight)| Candidate {
+    let zone = prop::option::of(0_u16..3);
+    (barred, place, 0_u32..9, 0_u32..4, zone).prop_map(|(barred, place, in_flight, weight, zone)| Candidate {
         barred,
         place,
         in_flight,
         weight,
         warmth: FULL_WARMTH,
         latency: None,
+        zone,
     })
 }
 
 fn any_needs() -> impl Generator<Value = ReadNeeds> {
     let after = prop::option::of((1_u32..4, 0_u64..20).prop_map(|(timeline, lsn)| position(timeline, lsn)));
-    (0_u64..10, prop::option::of(0_u64..2_000), after, any::<bool>(), any::<bool>()).prop_map(
-        |(seconds, max_lag_bytes, after, replica, primary_fallback)| ReadNeeds {
+    let zone = prop::option::of(0_u16..3);
+    (0_u64..10, prop::option::of(0_u64..2_000), after, any::<bool>(), any::<bool>(), zone).prop_map(
+        |(seconds, max_lag_bytes, after, replica, primary_fallback, zone)| ReadNeeds {
             max_staleness: Duration::from_secs(seconds),
             max_lag_bytes,
             after,
             prefer: if replica { Prefer::Replica } else { Prefer::Primary },
             primary_fallback,
+            zone,
         },
     )
 }

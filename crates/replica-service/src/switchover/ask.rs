@@ -46,7 +46,8 @@ impl Asker {
         let statement =
             Statement { sql: sql.to_owned(), params: Vec::new(), max_rows: MAX_ROWS, max_bytes: MAX_BYTES };
         let until = Until { at: Instant::now() + self.within, within: self.within };
-        let read = Read { statement, max_staleness: None, after, prefer, until };
+        let read =
+            Read { statement, max_staleness: None, after, written: None, prefer, zone: String::new(), until };
         let answered = self.engine.ask(read).await.map_err(|error| {
             let text = error.to_string();
             match error {

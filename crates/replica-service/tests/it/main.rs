@@ -4,6 +4,7 @@
 
 mod drain;
 mod failover;
+mod hedge;
 mod limits;
 mod pgbouncer;
 mod reads;
@@ -12,6 +13,7 @@ mod safety;
 mod steps;
 mod streams;
 mod switchover;
+mod tls;
 mod transactions;
 mod types;
 mod writes;

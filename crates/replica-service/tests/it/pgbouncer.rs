@@ -7,6 +7,32 @@ use crate::rig::*;
 const AT_ONCE: usize = 24;
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pooler_tells_its_own_figures() {
+    let rig = Rig::start(shared().await, Way::PgBouncer, |config| {
+        config.health.pgbouncer_stats_every = std::time::Duration::from_secs(1);
+    })
+    .await;
+    let busy = async {
+        loop {
+            rig.execute("SELECT pg_sleep(0.2)").await.unwrap();
+        }
+    };
+    let told = rig.wait("the pooler to tell of a client", |topology| {
+        topology.nodes.iter().all(|node| {
+            let Some(stats) = &node.pgbouncer_stats else { return false };
+            let busy = node.name != "primary" || stats.clients_active > 0 && stats.servers_active > 0;
+            busy && stats.clients >= 1 && stats.queries > 0
+        })
+    });
+    tokio::select! {
+        never = busy => never,
+        _ = told => {}
+    }
+    let direct = Rig::start(shared().await, Way::Direct, |_| {}).await;
+    assert!(direct.topology().await.nodes.iter().all(|node| node.pgbouncer_stats.is_none()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn types_made_by_the_user_work_behind_a_pooler_without_named_statements() {
     let stack = shared().await;
     sql(

@@ -4,7 +4,9 @@ use std::time::Duration;
 use mainstay_devstack::wait_until;
 use mainstay_proto::{
     common::v1::Health,
-    replica::v1::{QueryRequest, Role, value::Kind},
+    replica::v1::{
+        DrainNodeRequest, QueryRequest, Role, node_service_client::NodeServiceClient, value::Kind,
+    },
 };
 use mainstay_rpc::ErrorCode;
 use replica_service::{NodeConfig, ReplicaConfig};
@@ -24,6 +26,33 @@ async fn reads_go_round_the_replicas() {
         nodes.insert(served.node);
     }
     assert_eq!(nodes, BTreeSet::from(["replica1".to_owned(), "replica2".to_owned()]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_of_the_wanted_zone_answer_until_none_is_fit() {
+    let rig = Rig::start(shared().await, Way::Direct, |config| {
+        for (name, zone) in [("primary", "a"), ("replica1", "a"), ("replica2", "b")] {
+            config.nodes.get_mut(name).unwrap().zone = zone.to_owned();
+        }
+        config.routing.zone = "a".to_owned();
+    })
+    .await;
+    let ask = |zone: &str| {
+        let request =
+            QueryRequest { sql: "SELECT 1".to_owned(), zone: zone.to_owned(), ..Default::default() };
+        let rig = &rig;
+        async move { served_by(&rig.ask(request).await.unwrap()).0 }
+    };
+    for _ in 0..4 {
+        assert_eq!((ask("").await.as_str(), ask("b").await.as_str()), ("replica1", "replica2"));
+    }
+    let address = rig.cx.listening()[0].address;
+    let channel =
+        tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
+    let drain = DrainNodeRequest { node: "replica1".to_owned() };
+    let drained = NodeServiceClient::new(channel).drain_node(drain).await.unwrap().into_inner().node.unwrap();
+    assert_eq!(drained.zone, "a");
+    assert_eq!(ask("").await, "replica2");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -61,12 +90,12 @@ async fn topology_tells_roles_lag_and_pools_as_they_are() {
     let topology = rig
         .wait("replicas to have replayed all", |topology| {
             let lags: Vec<_> = topology.nodes.iter().filter_map(|node| node.lag.as_ref()).collect();
-            lags.len() == 2 && lags.iter().all(|lag| lag.bytes == 0 && lag.staleness.is_some())
+            let healthy = topology.nodes.iter().all(|node| node.health() == Health::Healthy);
+            healthy && lags.len() == 2 && lags.iter().all(|lag| lag.bytes == 0 && lag.staleness.is_some())
         })
         .await;
     assert_eq!((topology.primary.as_str(), topology.strategy.as_str()), ("primary", "round_robin"));
     for node in &topology.nodes {
-        assert_eq!(node.health(), Health::Healthy, "{node:?}");
         assert_eq!(node.role(), if node.name == "primary" { Role::Primary } else { Role::Replica });
         assert_eq!(node.writes, node.name == "primary");
         assert!(

@@ -19,7 +19,7 @@ use tonic::transport::{Channel, Endpoint};
 
 /// Polling of conditions, and how long they may take on a busy machine.
 pub(crate) const EVERY: Duration = Duration::from_millis(20);
-pub(crate) const SOON: Duration = Duration::from_mins(2);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// A stack that all tests share; none of them may stop a server of it.
 pub(crate) async fn shared() -> &'static Devstack {
@@ -49,6 +49,7 @@ impl Rig {
     pub(crate) async fn start(stack: &Devstack, way: Way, tweak: impl FnOnce(&mut ReplicaConfig)) -> Self {
         let mut config = config(stack, way);
         config.health.probe_every = Duration::from_millis(200);
+        patient(&mut config);
         tweak(&mut config);
         let n_nodes = config.nodes.len();
         let rig = Self::launch(config).await;
@@ -97,7 +98,7 @@ impl Rig {
         sql: &str,
         params: Vec<Value>,
     ) -> Result<ExecuteResponse, Failure> {
-        let request = ExecuteRequest { sql: sql.to_owned(), params };
+        let request = ExecuteRequest { sql: sql.to_owned(), params, ..ExecuteRequest::default() };
         Ok(self.client.clone().execute(request).await.map_err(Failure::from)?.into_inner())
     }
 
@@ -146,9 +147,21 @@ pub(crate) fn config(stack: &Devstack, way: Way) -> ReplicaConfig {
             Way::PgBouncer => node.bouncer().unwrap().public_address().to_string(),
         };
         let address = node.public_address().to_string();
-        config.nodes.insert(node.short_name().to_owned(), NodeConfig { address, pgbouncer, weight: 1 });
+        config
+            .nodes
+            .insert(node.short_name().to_owned(), NodeConfig { address, pgbouncer, ..NodeConfig::default() });
     }
     config
+}
+
+/// A machine may stand still for seconds; a test that is about one of these bounds sets its own.
+fn patient(config: &mut ReplicaConfig) {
+    config.health.probe_within = Duration::from_secs(10);
+    config.postgres.connect_within = SOON;
+    config.postgres.statement_within = SOON;
+    config.pool.wait_within = SOON;
+    config.routing.max_staleness = SOON;
+    config.routing.token_wait_within = Duration::from_secs(20);
 }
 
 pub(crate) fn primary(stack: &Devstack) -> &PostgresNode {

@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use mainstay_devstack::wait_until;
 use mainstay_proto::replica::v1::{QueryChunk, QueryStreamRequest, value::Kind};
 use mainstay_rpc::{ErrorCode, Failure};
@@ -103,7 +101,7 @@ async fn a_slow_caller_holds_the_rows_back_and_a_gone_one_ends_the_statement() {
     wait_until("the server to be held back", EVERY, SOON, is(1)).await.unwrap();
     drop(stream);
     wait_until("the statement to end", EVERY, SOON, is(0)).await.unwrap();
-    wait_until("the connection to be free", EVERY, Duration::from_secs(5), || async {
+    wait_until("the connection to be free", EVERY, SOON, || async {
         let in_use = rig.node("primary").await.pool.unwrap().in_use;
         if in_use == 0 { Ok(()) } else { Err(in_use.to_string()) }
     })

@@ -61,9 +61,10 @@ async fn a_lost_race_is_run_again_when_it_may_be_and_told_when_it_may_not() {
     rig.execute(&format!("INSERT INTO {table} VALUES (0)")).await.unwrap();
     let increment = format!("UPDATE {table} SET n = (SELECT n FROM {table}) + 1");
     let request = |idempotent| TransactionRequest {
-        statements: statements(["SELECT pg_sleep(0.01)", &increment]),
+        statements: statements(["SELECT pg_sleep(0.5)", &increment]),
         isolation: Isolation::Serializable.into(),
         idempotent,
+        ..TransactionRequest::default()
     };
     let race = |idempotent| {
         futures_util::future::join_all(

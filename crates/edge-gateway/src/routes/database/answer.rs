@@ -40,6 +40,21 @@ pub(crate) struct QueryAnswer {
     /// True when there were more rows than `maxRows` or the configured limit.
     pub(super) truncated: bool,
     pub(super) served: Option<Served>,
+    /// What became of the wish for an answer from the cache; absent without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cache: Option<SqlCacheUse>,
+}
+
+/// Whether an answer came from the cache.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SqlCacheUse {
+    /// `hit`, `miss`, `shared` with another caller, `bypassed` or `off`.
+    state: &'static str,
+    /// Since the answer was kept; only of a hit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    age_seconds: Option<f64>,
+    tags: Vec<String>,
 }
 
 /// What a write did.
@@ -52,6 +67,8 @@ pub(crate) struct ExecuteAnswer {
     /// Goes into `after` of a query that must see this write.
     pub(super) token: String,
     pub(super) served: Option<Served>,
+    /// The cache has not confirmed `invalidates` yet; it is told again until it does.
+    pub(super) invalidation_pending: bool,
 }
 
 /// Something told of every node.
@@ -91,6 +108,8 @@ pub(crate) struct NodeInfo {
     writes: bool,
     /// An operator has taken it out of reads.
     drained: bool,
+    /// Empty for nowhere.
+    zone: String,
     server_version: String,
     timeline: u32,
     lsn: String,
@@ -163,6 +182,51 @@ pub(crate) struct NodePool {
     timeouts: u64,
     /// True when queries go through a PgBouncer.
     pgbouncer: bool,
+    /// What the PgBouncer says of itself; absent while it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pgbouncer_stats: Option<PgBouncerStats>,
+}
+
+/// SHOW POOLS, STATS and LISTS of a PgBouncer; counters are since it started.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PgBouncerStats {
+    clients_active: u64,
+    clients_waiting: u64,
+    servers_active: u64,
+    servers_idle: u64,
+    servers_used: u64,
+    max_wait_seconds: f64,
+    transactions: u64,
+    queries: u64,
+    received_bytes: u64,
+    sent_bytes: u64,
+    query_seconds: f64,
+    wait_seconds: f64,
+    /// Connections of all databases.
+    clients: u64,
+    servers: u64,
+}
+
+impl From<&wire::PgBouncerStats> for PgBouncerStats {
+    fn from(stats: &wire::PgBouncerStats) -> Self {
+        Self {
+            clients_active: stats.clients_active,
+            clients_waiting: stats.clients_waiting,
+            servers_active: stats.servers_active,
+            servers_idle: stats.servers_idle,
+            servers_used: stats.servers_used,
+            max_wait_seconds: stats.max_wait_seconds,
+            transactions: stats.transactions,
+            queries: stats.queries,
+            received_bytes: stats.received_bytes,
+            sent_bytes: stats.sent_bytes,
+            query_seconds: stats.query_seconds,
+            wait_seconds: stats.wait_seconds,
+            clients: stats.clients,
+            servers: stats.servers,
+        }
+    }
 }
 
 impl<T> Nodes<T> {
@@ -171,6 +235,19 @@ impl<T> Nodes<T> {
         T: for<'a> From<&'a wire::Node>,
     {
         Self { primary: name(&topology.primary), nodes: topology.nodes.iter().map(T::from).collect() }
+    }
+}
+
+impl From<wire::CacheUse> for SqlCacheUse {
+    fn from(used: wire::CacheUse) -> Self {
+        let state = match used.state() {
+            wire::CacheState::CacheHit => "hit",
+            wire::CacheState::CacheMiss => "miss",
+            wire::CacheState::CacheShared => "shared",
+            wire::CacheState::CacheBypassed => "bypassed",
+            wire::CacheState::CacheOff | wire::CacheState::Unspecified => "off",
+        };
+        Self { state, age_seconds: seconds(used.age), tags: used.tags }
     }
 }
 
@@ -212,6 +289,7 @@ impl From<&wire::Node> for NodeInfo {
             reads: node.reads,
             writes: node.writes,
             drained: node.drained,
+            zone: node.zone.clone(),
             server_version: node.server_version.clone(),
             timeline: node.timeline,
             lsn: node.lsn.clone(),
@@ -281,6 +359,7 @@ impl From<&wire::Node> for NodePool {
             created: pool.created,
             timeouts: pool.timeouts,
             pgbouncer: node.pgbouncer,
+            pgbouncer_stats: node.pgbouncer_stats.as_ref().map(Into::into),
         }
     }
 }

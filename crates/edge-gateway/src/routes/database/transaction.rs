@@ -33,6 +33,10 @@ pub(crate) struct TransactionBody {
     /// It may be run again after a lost race (40001, 40P01), within the deadline.
     #[serde(default)]
     idempotent: bool,
+    /// Tables or tags that are changed: no answer that was kept with one of them is given from then on.
+    #[serde(default)]
+    #[schema(max_items = 16)]
+    invalidates: Vec<String>,
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -55,12 +59,15 @@ enum IsolationLevel {
 
 /// What each statement did.
 #[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct TransactionAnswer {
     /// In the order of the statements.
     results: Vec<StatementAnswer>,
     /// Goes into `after` of a query that must see this.
     token: String,
     served: Option<Served>,
+    /// The cache has not confirmed `invalidates` yet; it is told again until it does.
+    invalidation_pending: bool,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -97,6 +104,7 @@ pub(crate) async fn transaction(
         }
         .into(),
         idempotent: body.idempotent,
+        invalidates: body.invalidates,
     };
     let send = async |mut client: ReplicaServiceClient<Lane>, request| client.transaction(request).await;
     let answer = app.upstreams.replica(Call::write(TRANSACTION).by(caller), request, send).await?;
@@ -109,5 +117,6 @@ pub(crate) async fn transaction(
         results: results.collect(),
         token: answer.token,
         served: answer.served.map(Into::into),
+        invalidation_pending: answer.invalidation_pending,
     }))
 }

@@ -35,6 +35,8 @@ pub(super) struct Switched {
     partitions: PartitionServiceClient<Channel>,
 }
 
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+
 /// What is in a table, by key; every row must be there once.
 pub(super) type Rows = BTreeMap<i64, (i64, String)>;
 
@@ -60,7 +62,9 @@ impl Switched {
             config.advance.min_reads = 2;
             config.advance.hold = Duration::ZERO;
             // On a busy machine a read may take any time.
-            config.advance.max_latency_ratio = 100.0;
+            config.advance.max_latency_ratio = 1e9;
+            config.steps.statement_within = SOON;
+            config.parity.statement_within = SOON;
             tweak(config);
         })
         .await;
@@ -79,8 +83,22 @@ impl Switched {
         Ok(self.switchover.clone().run_step(request).await.map_err(Failure::from)?.into_inner())
     }
 
+    /// Takes a step that nothing stands in the way of.
+    ///
+    /// What the watch knows of rows is published in the background, and new rows are unknown to it for a moment: as an
+    /// operator does, it asks again while the answer is no.
     pub(super) async fn take(&self, step: SwitchoverStep) -> SwitchoverState {
-        self.try_take(step).await.unwrap_or_else(|failure| panic!("{step:?}: {failure:?}"))
+        wait_until(&format!("{step:?}"), ASK_AGAIN, SOON, || async {
+            match self.try_take(step).await {
+                Ok(state) => Ok(state),
+                Err(failure) if matches!(failure.reason(), "STEP_REFUSED" | "TABLES_BUSY") => {
+                    Err(format!("{failure:?}"))
+                }
+                Err(failure) => panic!("{step:?}: {failure:?}"),
+            }
+        })
+        .await
+        .unwrap()
     }
 
     pub(super) async fn state(&self) -> SwitchoverState {
@@ -101,7 +119,11 @@ impl Switched {
         .unwrap()
     }
 
-    async fn wait_pair(&self, what: &str, wanted: impl Fn(&PartitionPair) -> bool) -> PartitionPair {
+    pub(super) async fn wait_pair(
+        &self,
+        what: &str,
+        wanted: impl Fn(&PartitionPair) -> bool,
+    ) -> PartitionPair {
         wait_until(what, EVERY, SOON, || async {
             let request = PartitionMetricsRequest { pair: self.name.clone() };
             let pair = self
