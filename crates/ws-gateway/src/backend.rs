@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mainstay_proto::realtime::v1::realtime_backend_client::RealtimeBackendClient;
 use mainstay_proto::realtime::v1::{BackendClient, BackendError, BackendRpcRequest, BackendRpcResponse};
-use mainstay_rpc::{Call, Failure, Upstream};
+use mainstay_rpc::{Call, Failure, HttpError, Upstream};
 use mainstay_runtime::{Component, ComponentKind, Context};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -23,7 +23,7 @@ use crate::protocol::{self, Method};
 
 mod http;
 
-use self::http::{HttpBackend, HttpError};
+use self::http::HttpBackend;
 
 const RPC: &str = "mainstay.realtime.v1.RealtimeBackend/Rpc";
 /// What an application may tell a client.
