@@ -10,8 +10,8 @@ use mainstay_proto::realtime::v1::{
     ConnectionsRequest, ConnectionsResponse, DisconnectRequest, DisconnectResponse, DrainRequest,
     DrainResponse, HistoryRemoveRequest, HistoryRemoveResponse, HistoryRequest, HistoryResponse,
     NodesRequest, NodesResponse, PresenceRequest, PresenceResponse, PresenceStatsRequest,
-    PresenceStatsResponse, PublishRequest, PublishResponse, SubscribeRequest, SubscribeResponse,
-    UnsubscribeRequest, UnsubscribeResponse,
+    PresenceStatsResponse, PublishRequest, PublishResponse, RefreshRequest, RefreshResponse,
+    SubscribeRequest, SubscribeResponse, UnsubscribeRequest, UnsubscribeResponse,
 };
 use mainstay_rpc::{Failure, Reply, Request, Response, Status};
 use tracing::Instrument as _;
@@ -311,6 +311,10 @@ impl RealtimeService for RealtimeApi {
 
     async fn unsubscribe(&self, request: Request<UnsubscribeRequest>) -> Reply<UnsubscribeResponse> {
         Ok(Response::new(self.unsubscribe_everywhere(request.get_ref()).await.map_err(refused)?))
+    }
+
+    async fn refresh(&self, request: Request<RefreshRequest>) -> Reply<RefreshResponse> {
+        Ok(Response::new(self.refresh_everywhere(request.get_ref()).await.map_err(refused)?))
     }
 
     async fn drain(&self, request: Request<DrainRequest>) -> Reply<DrainResponse> {

@@ -1,6 +1,7 @@
 //! Every metric of the gateway, once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -49,6 +50,8 @@ pub(crate) struct Figures {
     pub(crate) drained: Counter,
     pub(crate) backend_seconds: Histogram,
     backend_calls: Family<BackendLabels, Counter>,
+    hooks: Family<HookLabels, Counter>,
+    hook_seconds: Family<HookNameLabels, Histogram, fn() -> Histogram>,
     pub(crate) nodes_buried: Counter,
     pub(crate) attendance_late: Counter,
     pub(crate) canary_silences: Counter,
@@ -102,6 +105,18 @@ struct BackendLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HookLabels {
+    hook: &'static str,
+    /// `ok`, `denied`, `failed` or `refused`.
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HookNameLabels {
+    hook: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct AskLabels {
     /// `no` when a node did not answer.
     complete: &'static str,
@@ -145,6 +160,8 @@ impl Metrics {
             drained: Counter::default(),
             backend_seconds: Histogram::new(BACKEND_SECONDS),
             backend_calls: Family::default(),
+            hooks: Family::default(),
+            hook_seconds: Family::new_with_constructor(|| Histogram::new(BACKEND_SECONDS)),
             nodes_buried: Counter::default(),
             attendance_late: Counter::default(),
             canary_silences: Counter::default(),
@@ -267,6 +284,8 @@ impl Figures {
         );
         registry.register("backend_seconds", "Time for the backend to answer", self.backend_seconds.clone());
         registry.register("backend_calls", "Calls of clients to the backend", self.backend_calls.clone());
+        registry.register("hooks", "Questions that the backend decides", self.hooks.clone());
+        registry.register("hook_seconds", "Time for the backend to decide", self.hook_seconds.clone());
         registry.register("drained", "Connections sent away at a pace", self.drained.clone());
         registry.register("nodes", "Nodes that live, this one included", self.nodes.clone());
         registry.register("node_asks", "Questions asked of all other nodes", self.asks.clone());
@@ -313,6 +332,16 @@ impl Figures {
     /// Counts a call of a client to the backend.
     pub(crate) fn backend_answered(&self, outcome: &'static str) {
         self.backend_calls.get_or_create(&BackendLabels { outcome }).inc();
+    }
+
+    /// Counts a question that the backend was to decide.
+    pub(crate) fn hook_answered(&self, hook: &'static str, outcome: &'static str) {
+        self.hooks.get_or_create(&HookLabels { hook, outcome }).inc();
+    }
+
+    /// Notes how long the backend took to decide.
+    pub(crate) fn hook_took(&self, hook: &'static str, took: Duration) {
+        self.hook_seconds.get_or_create(&HookNameLabels { hook }).observe(took.as_secs_f64());
     }
 
     /// Counts a question that all other nodes were asked.

@@ -22,6 +22,7 @@ use serde::Deserialize;
 use tokio::time::{Instant, timeout};
 
 use super::{Door, Refused};
+use crate::backend::Headers;
 use crate::conn::{Form, Framing, StreamConn};
 use crate::emulation::{Emulation, NotHeard};
 use crate::protocol::protobuf;
@@ -71,11 +72,12 @@ async fn http_stream(
     request: Request,
 ) -> Response {
     let form = form_of(request.headers());
+    let headers = fallback.door.told_headers(request.headers());
     let limit = fallback.door.max_message_bytes;
     fallback
         .respond(async {
             let first = fallback.body(request, limit).await?;
-            fallback.begin(remote, (form, Framing::Stream), first)
+            fallback.begin(remote, (form, Framing::Stream), first, headers)
         })
         .await
 }
@@ -83,11 +85,11 @@ async fn http_stream(
 async fn events(
     State(fallback): State<Fallback>,
     ConnectInfo(remote): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
     Query(first): Query<FirstCommands>,
 ) -> Response {
-    fallback
-        .respond(async { fallback.begin(remote, (Form::Json, Framing::Events), first.cf_connect.into()) })
-        .await
+    let (first, headers) = (first.cf_connect.into(), fallback.door.told_headers(&headers));
+    fallback.respond(async { fallback.begin(remote, (Form::Json, Framing::Events), first, headers) }).await
 }
 
 /// Takes what a client says to a session begun earlier.
@@ -154,7 +156,13 @@ impl Fallback {
     }
 
     /// Begins a session whose first commands came with the request.
-    fn begin(&self, remote: SocketAddr, kind: (Form, Framing), first: Bytes) -> Result<Response, Refused> {
+    fn begin(
+        &self,
+        remote: SocketAddr,
+        kind: (Form, Framing),
+        first: Bytes,
+        headers: Headers,
+    ) -> Result<Response, Refused> {
         let Door { hub, rules, cx, max_message_bytes, .. } = &*self.door;
         if first.len() > *max_message_bytes {
             return Err(Refused::Body(StatusCode::PAYLOAD_TOO_LARGE));
@@ -163,7 +171,7 @@ impl Fallback {
         let seat = hub.open(remote, clock.now()).map_err(Refused::NoRoom)?;
         let now = Now { at: Instant::now(), unix_s: clock.unix_s() };
         let client = seat.connection().client.to_string();
-        let session = Session::new(Arc::clone(rules), client, now, rand::random());
+        let session = Session::new(Arc::clone(rules), client, now, rand::random()).with_headers(headers);
         let (emulated, inbox) = self.emulation.begin(seat.connection(), first);
         let mut conn = StreamConn::new(kind, seat, session, clock, (emulated, inbox));
         let body =

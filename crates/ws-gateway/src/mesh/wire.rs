@@ -18,6 +18,7 @@ pub(crate) enum Method {
     Drain,
     Health,
     Presence,
+    Refresh,
     Subscribe,
     Unsubscribe,
     /// The users of a channel, each once, and how many clients they are.
@@ -51,13 +52,14 @@ pub(super) enum Said {
 }
 
 impl Method {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Channels,
         Self::Connections,
         Self::Disconnect,
         Self::Drain,
         Self::Health,
         Self::Presence,
+        Self::Refresh,
         Self::Subscribe,
         Self::Unsubscribe,
         Self::Users,
@@ -71,6 +73,7 @@ impl Method {
             Self::Drain => "drain",
             Self::Health => "health",
             Self::Presence => "presence",
+            Self::Refresh => "refresh",
             Self::Subscribe => "subscribe",
             Self::Unsubscribe => "unsubscribe",
             Self::Users => "users",

@@ -36,6 +36,10 @@ pub(crate) fn token(claims: &Claims) -> String {
     sign_hs256(claims, SECRET.as_bytes()).unwrap()
 }
 
+pub(crate) fn now_unix_s() -> u64 {
+    mainstay_runtime::Clock::system().unix_s()
+}
+
 pub(crate) fn user(sub: &str) -> Claims {
     Claims { sub: sub.to_owned(), exp: Some(4_000_000_000), ..Claims::default() }
 }
