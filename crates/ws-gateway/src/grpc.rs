@@ -21,6 +21,7 @@ use crate::broker::{NoHistory, PublishUnknown};
 use crate::channel::Channel;
 use crate::config::NamespaceConfig;
 use crate::drain::Drain;
+use crate::emulation::Emulation;
 use crate::engine::{HistoryQuery, Since};
 use crate::error::Refusal;
 use crate::hub::{Connection, Hub, Message, Published};
@@ -53,6 +54,8 @@ pub(crate) struct RealtimeApi {
     pub(crate) history_limit: usize,
     pub(crate) node: NodeIdentity,
     pub(crate) drain: Arc<Drain>,
+    /// None when nothing but WebSocket is served.
+    pub(crate) emulation: Option<Arc<Emulation>>,
 }
 
 /// What does not change about a node.

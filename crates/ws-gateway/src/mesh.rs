@@ -163,9 +163,38 @@ impl Mesh {
         method: Method,
         question: &impl prost::Message,
     ) -> Answers<A> {
-        let deadline = Instant::now() + self.ask_within;
         let missing: Vec<String> = self.peers.lock().nodes.keys().cloned().collect();
         let alone = missing.is_empty();
+        let answers = self.ask_at(self.redis.full(ALL), missing, method, question).await;
+        if !alone || !answers.missing.is_empty() {
+            self.metrics.asked_nodes(answers.missing.is_empty());
+        }
+        answers
+    }
+
+    /// Asks one other node; none when it is not known, or does not answer.
+    pub(crate) async fn ask_one<A: prost::Message + Default>(
+        &self,
+        node: &str,
+        method: Method,
+        question: &impl prost::Message,
+    ) -> Option<A> {
+        if !self.peers.lock().nodes.contains_key(node) {
+            return None;
+        }
+        let answers = self.ask_at(self.place_of(node), vec![node.to_owned()], method, question).await;
+        answers.given.into_iter().next()
+    }
+
+    /// Asks whoever listens to a place of Redis.
+    async fn ask_at<A: prost::Message + Default>(
+        &self,
+        place: String,
+        missing: Vec<String>,
+        method: Method,
+        question: &impl prost::Message,
+    ) -> Answers<A> {
+        let deadline = Instant::now() + self.ask_within;
         let Ok(Ok(_turn)) = timeout_at(deadline, self.asks.acquire()).await else {
             return Answers { given: Vec::new(), missing };
         };
@@ -175,16 +204,13 @@ impl Mesh {
         // Also when nobody waits for the answers any more.
         let _forget = Forget { mesh: self, id };
         let head = parts(&["q", &self.id, &id.to_string(), method.as_str(), ""]);
-        if let Ok(n_told) = self.say(self.redis.full(ALL), &head, &question.encode_to_vec()).await {
+        if let Ok(n_told) = self.say(place, &head, &question.encode_to_vec()).await {
             self.note(id, |asked| asked.n_told = Some(n_told));
             // Those that have not answered by then are named.
             let _ = timeout_at(deadline, finished).await;
         }
         let mut asked = self.asked.lock();
         let asked = asked.get_mut(&id).map(std::mem::take).unwrap_or_default();
-        if !alone || !asked.missing.is_empty() {
-            self.metrics.asked_nodes(asked.missing.is_empty());
-        }
         Answers {
             given: asked.answers.into_iter().filter_map(|answer| A::decode(answer).ok()).collect(),
             missing: asked.missing,

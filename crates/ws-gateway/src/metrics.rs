@@ -49,7 +49,8 @@ pub(crate) struct Figures {
     pub(crate) nodes: Gauge,
     pub(crate) drained: Counter,
     pub(crate) backend_seconds: Histogram,
-    backend_calls: Family<BackendLabels, Counter>,
+    backend_calls: Family<OutcomeLabels, Counter>,
+    passed_on: Family<OutcomeLabels, Counter>,
     hooks: Family<HookLabels, Counter>,
     hook_seconds: Family<HookNameLabels, Histogram, fn() -> Histogram>,
     pub(crate) nodes_buried: Counter,
@@ -99,8 +100,7 @@ struct GapLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct BackendLabels {
-    /// `ok`, `error` (of the application), `failed` or `refused`.
+struct OutcomeLabels {
     outcome: &'static str,
 }
 
@@ -160,6 +160,7 @@ impl Metrics {
             drained: Counter::default(),
             backend_seconds: Histogram::new(BACKEND_SECONDS),
             backend_calls: Family::default(),
+            passed_on: Family::default(),
             hooks: Family::default(),
             hook_seconds: Family::new_with_constructor(|| Histogram::new(BACKEND_SECONDS)),
             nodes_buried: Counter::default(),
@@ -284,6 +285,11 @@ impl Figures {
         );
         registry.register("backend_seconds", "Time for the backend to answer", self.backend_seconds.clone());
         registry.register("backend_calls", "Calls of clients to the backend", self.backend_calls.clone());
+        registry.register(
+            "requests_passed_on",
+            "Requests of clients over HTTP whose stream another node holds",
+            self.passed_on.clone(),
+        );
         registry.register("hooks", "Questions that the backend decides", self.hooks.clone());
         registry.register("hook_seconds", "Time for the backend to decide", self.hook_seconds.clone());
         registry.register("drained", "Connections sent away at a pace", self.drained.clone());
@@ -329,9 +335,14 @@ impl Figures {
         self.broker_gaps.get_or_create(&GapLabels { filled }).inc();
     }
 
-    /// Counts a call of a client to the backend.
+    /// Counts a request of a client that another node was given: `heard`, `refused` or `lost`.
+    pub(crate) fn passed_on(&self, outcome: &'static str) {
+        self.passed_on.get_or_create(&OutcomeLabels { outcome }).inc();
+    }
+
+    /// Counts a call of a client to the backend: `ok`, `error` (of the application), `failed` or `refused`.
     pub(crate) fn backend_answered(&self, outcome: &'static str) {
-        self.backend_calls.get_or_create(&BackendLabels { outcome }).inc();
+        self.backend_calls.get_or_create(&OutcomeLabels { outcome }).inc();
     }
 
     /// Counts a question that the backend was to decide.

@@ -12,6 +12,7 @@ use super::shown::{described, shown_client};
 use super::watch::health_here;
 use super::{MAX_PRESENCE, Place, RealtimeApi, page_size};
 use crate::codes::{Disconnect, Unsubscribed};
+use crate::emulation::Overheard;
 use crate::error::Refusal;
 use crate::hub::Subscription;
 use crate::mesh::{Answers, Method, Question};
@@ -46,6 +47,7 @@ impl RealtimeApi {
             Method::Disconnect => told(body, |asked| Ok(self.disconnect_here(asked))),
             Method::Drain => told(body, |asked| self.drain_here(asked)),
             Method::Health => told(body, |asked| Ok(self.health_here(asked))),
+            Method::Hear => told(body, |overheard| Ok(self.hear_here(overheard))),
             Method::Presence => told(body, |asked| self.presence_here(asked)),
             Method::Users => told(body, |asked| self.users_here(asked)),
             Method::Refresh => told(body, |asked| self.refresh_here(asked)),
@@ -229,6 +231,11 @@ impl RealtimeApi {
         let others: Answers<v1::SubscribeResponse> = self.others(Method::Subscribe, asked).await;
         let elsewhere: u64 = others.given.iter().map(|answer| answer.subscribed).sum();
         Ok(v1::SubscribeResponse { subscribed: here.subscribed + elsewhere, missing_nodes: others.missing })
+    }
+
+    /// Takes what a client of this node said to another; false when too much waits already.
+    fn hear_here(&self, overheard: &Overheard) -> bool {
+        self.emulation.as_ref().is_none_or(|emulation| emulation.overhear(overheard))
     }
 
     fn refresh_here(&self, asked: &v1::RefreshRequest) -> Result<v1::RefreshResponse, Refusal> {

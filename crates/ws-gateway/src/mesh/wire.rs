@@ -17,6 +17,8 @@ pub(crate) enum Method {
     Disconnect,
     Drain,
     Health,
+    /// What a client says to its stream over HTTP.
+    Hear,
     Presence,
     Refresh,
     Subscribe,
@@ -52,12 +54,13 @@ pub(super) enum Said {
 }
 
 impl Method {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Channels,
         Self::Connections,
         Self::Disconnect,
         Self::Drain,
         Self::Health,
+        Self::Hear,
         Self::Presence,
         Self::Refresh,
         Self::Subscribe,
@@ -72,6 +75,7 @@ impl Method {
             Self::Disconnect => "disconnect",
             Self::Drain => "drain",
             Self::Health => "health",
+            Self::Hear => "hear",
             Self::Presence => "presence",
             Self::Refresh => "refresh",
             Self::Subscribe => "subscribe",
