@@ -17,6 +17,7 @@ use mainstay_redis::{Redis, RedisError};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
 
 use crate::channel::Channel;
 use crate::config::BrokerConfig;
@@ -75,6 +76,10 @@ pub(crate) enum Heeded {
 /// The nodes as this one knows them.
 pub(crate) struct Mesh {
     id: String,
+    /// Tells this process from others of the same name, of which there should be none.
+    process: String,
+    /// When a beat of such a one was heard last.
+    namesake_at: Mutex<Option<Instant>>,
     redis: Arc<Redis>,
     metrics: Metrics,
     roll: RollScripts,
@@ -120,6 +125,8 @@ impl Mesh {
     ) -> Self {
         Self {
             id,
+            process: Uuid::new_v4().simple().to_string(),
+            namesake_at: Mutex::default(),
             redis,
             metrics,
             roll: RollScripts::new(),
@@ -233,7 +240,11 @@ impl Mesh {
     /// Takes what a node said.
     pub(crate) fn heed(&self, message: &Bytes) -> Heeded {
         match Said::parse(message) {
-            Some(Said::Beat { node, number }) => {
+            Some(Said::Beat { node, process, .. }) if node == self.id && process != self.process => {
+                *self.namesake_at.lock() = Some(Instant::now());
+                Heeded::Done
+            }
+            Some(Said::Beat { node, number, .. }) => {
                 let heard = self.canary.lock().hear(&self.id, &node, number);
                 if heard == Heard::Gap { Heeded::Gap } else { Heeded::Done }
             }
@@ -279,10 +290,18 @@ impl Mesh {
     /// Sends a beat at once; returns its number. It was not heard until [`Mesh::heard`] says so.
     pub(crate) async fn probe(&self) -> Result<u64, RedisError> {
         let number = self.canary.lock().next();
-        let beat = parts(&["b", &self.id, &number.to_string()]);
-        self.say(self.redis.full(ALL), &beat, b"").await?;
+        self.say(self.redis.full(ALL), &self.beat(number), b"").await?;
         self.canary.lock().sent(number, Instant::now());
         Ok(number)
+    }
+
+    fn beat(&self, number: u64) -> String {
+        parts(&["b", &self.id, &number.to_string(), &self.process])
+    }
+
+    /// Tells whether another process goes by the name of this one, or did a lease ago.
+    pub(crate) fn has_namesake(&self) -> bool {
+        self.namesake_at.lock().is_some_and(|at| at.elapsed() <= self.lease)
     }
 
     /// Tells whether a beat of this node, or a later one, has come back.

@@ -47,6 +47,7 @@ pub(crate) struct Figures {
     pub(crate) broker_channels: Gauge,
     pub(crate) broker_messages: Counter,
     pub(crate) nodes: Gauge,
+    pub(crate) namesakes: Gauge,
     pub(crate) drained: Counter,
     pub(crate) backend_seconds: Histogram,
     backend_calls: Family<OutcomeLabels, Counter>,
@@ -157,6 +158,7 @@ impl Metrics {
             broker_channels: Gauge::default(),
             broker_messages: Counter::default(),
             nodes: Gauge::default(),
+            namesakes: Gauge::default(),
             drained: Counter::default(),
             backend_seconds: Histogram::new(BACKEND_SECONDS),
             backend_calls: Family::default(),
@@ -294,6 +296,11 @@ impl Figures {
         registry.register("hook_seconds", "Time for the backend to decide", self.hook_seconds.clone());
         registry.register("drained", "Connections sent away at a pace", self.drained.clone());
         registry.register("nodes", "Nodes that live, this one included", self.nodes.clone());
+        registry.register(
+            "namesakes",
+            "1 while another process has the same server.instance",
+            self.namesakes.clone(),
+        );
         registry.register("node_asks", "Questions asked of all other nodes", self.asks.clone());
         registry.register(
             "nodes_buried",

@@ -34,6 +34,8 @@ pub(super) enum Said {
     Beat {
         node: String,
         number: u64,
+        /// Which process of that name.
+        process: String,
     },
     /// It has ended in order.
     Gone {
@@ -97,7 +99,7 @@ impl Said {
         };
         let (kind, node, id) = (text()?, text()?, text()?.parse().ok()?);
         match kind.as_str() {
-            "b" => Some(Self::Beat { node, number: id }),
+            "b" => Some(Self::Beat { node, number: id, process: text()? }),
             "d" => Some(Self::Gone { node }),
             "q" => {
                 let name = text()?;
@@ -140,8 +142,8 @@ mod tests {
         let answer = [parts(&["a", "n-1", "7", ""]).as_bytes(), b"\x1f\x00"].concat();
         let expected = Said::Answer { node: "n-1".to_owned(), id: 7, body: Some(body) };
         assert_eq!(Said::parse(&answer.into()), Some(expected));
-        let expected = Said::Beat { node: "n".to_owned(), number: 9 };
-        assert_eq!(Said::parse(&parts(&["b", "n", "9"]).into()), Some(expected));
+        let expected = Said::Beat { node: "n".to_owned(), number: 9, process: "p".to_owned() };
+        assert_eq!(Said::parse(&parts(&["b", "n", "9", "p"]).into()), Some(expected));
         assert_eq!(Said::parse(&parts(&["d", "n", "0"]).into()), Some(Said::Gone { node: "n".to_owned() }));
         for foreign in ["", "q", "x\x1fn\x1f1", "q\x1fn\x1f1\x1fnothing\x1f", "b\x1fn\x1fx"] {
             assert_eq!(Said::parse(&Bytes::from_static(foreign.as_bytes())), None, "{foreign:?}");

@@ -46,7 +46,10 @@ pub(crate) fn user(sub: &str) -> Claims {
 
 impl Node {
     pub(crate) async fn start(config: GatewayConfig) -> Self {
-        let cx = Context::for_test("ws-gateway");
+        Self::start_in(Context::for_test("ws-gateway"), config).await
+    }
+
+    pub(crate) async fn start_in(cx: Context, config: GatewayConfig) -> Self {
         ws_gateway::start(cx.clone(), config).await.unwrap();
         let address = |name| cx.listening().into_iter().find(|port| port.name == name).unwrap().address;
         let (websocket, internal) = (address("websocket"), address("internal"));
