@@ -117,7 +117,9 @@ impl OriginError {
         match self {
             Self::Failed(failure) => of(failure),
             Self::Together(failure) => of(failure),
-            Self::Http(error) => error.outcome(),
+            Self::Http(HttpError::BreakerOpen) => WriteOutcome::NotApplied,
+            Self::Http(HttpError::Status(status)) if status.is_client_error() => WriteOutcome::NotApplied,
+            Self::Http(_) => WriteOutcome::Unknown,
             Self::Late => WriteOutcome::Unknown,
             Self::Unknown(_) | Self::Illegal(_) | Self::NoKeys => WriteOutcome::NotApplied,
         }

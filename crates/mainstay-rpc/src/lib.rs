@@ -2,6 +2,7 @@
 
 mod code;
 mod failure;
+mod http_upstream;
 mod identity;
 mod percent;
 mod serve;
@@ -19,6 +20,7 @@ pub use tonic::{Request, Response, Status};
 
 pub use code::ErrorCode;
 pub use failure::{DEADLINE_EXCEEDED, Failure, FieldViolation, UPSTREAM_UNAVAILABLE};
+pub use http_upstream::{HttpAnswer, HttpError, HttpUpstream, HttpUpstreamOptions, InvalidHttpUpstream};
 pub use identity::{Caller, Secret};
 pub use serve::{ServeOptions, serve};
 pub use server::{AtOnce, Deadline, QuickCalls, QuickMethod, ServerConfig, ServerMetrics, Stack, stack};

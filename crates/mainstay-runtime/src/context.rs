@@ -100,9 +100,14 @@ impl Context {
 
     /// Returns a context for tests that lives by `clock`.
     pub fn for_test_at(service: &'static str, clock: Clock) -> Self {
+        Self::for_test_as(service, "", clock)
+    }
+
+    /// Returns a context for tests that goes by a name of its own; empty: a new one.
+    pub fn for_test_as(service: &'static str, instance: &str, clock: Clock) -> Self {
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
         let server = ServerConfig { listen, drain_delay: Duration::ZERO, ..ServerConfig::default() };
-        Self::new(Identity::new(service, "", listen), server, String::new(), clock)
+        Self::new(Identity::new(service, instance, listen), server, String::new(), clock)
     }
 
     /// Returns who this process is.

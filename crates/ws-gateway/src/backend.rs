@@ -1,13 +1,12 @@
-//! The application behind the gateway. What clients ask of it goes to it, over gRPC or HTTP, with a deadline, a breaker and
-//! a bound for all clients and for each.
+//! The application behind the gateway. What clients ask of it goes to it, and what it is to decide about them, over gRPC or
+//! HTTP, with a deadline, a breaker and a bound for all clients and for each.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mainstay_proto::realtime::v1::realtime_backend_client::RealtimeBackendClient;
-use mainstay_proto::realtime::v1::{BackendClient, BackendError, BackendRpcRequest, BackendRpcResponse};
-use mainstay_rpc::{Call, Failure, Upstream};
+use mainstay_proto::realtime::v1::{BackendError, BackendRpcRequest, BackendRpcResponse};
+use mainstay_rpc::{Failure, HttpError, Upstream};
 use mainstay_runtime::{Component, ComponentKind, Context};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -15,22 +14,25 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::codes::ReplyError;
-use crate::config::{BackendConfig, bytes};
+use crate::config::{BackendConfig, HooksConfig, bytes};
 use crate::desk::Desk;
 use crate::hub::{Connection, Hub};
 use crate::metrics::Metrics;
 use crate::protocol::{self, Method};
 
+mod grpc;
+mod hooks;
 mod http;
 
-use self::http::{HttpBackend, HttpError};
+use self::http::HttpBackend;
+use hooks::asker;
+pub(crate) use hooks::{Headers, Matter, Newcomer, Told, Verdict, Wish};
 
-const RPC: &str = "mainstay.realtime.v1.RealtimeBackend/Rpc";
 /// What an application may tell a client.
 const CODES: std::ops::RangeInclusive<u32> = 400..=1_999;
 const MAX_MESSAGE_BYTES: usize = 256;
 /// Stands for all errors of the application in metrics.
-const ANY_CODE: u32 = 400;
+pub(crate) const ANY_CODE: u32 = 400;
 
 /// Asks the application.
 pub(crate) struct Backend {
@@ -38,6 +40,7 @@ pub(crate) struct Backend {
     within: Duration,
     in_flight: Arc<Semaphore>,
     max_per_client: u32,
+    hooks: HooksConfig,
     cx: Context,
     metrics: Metrics,
     component: Component,
@@ -64,7 +67,7 @@ enum Answer {
 
 /// Says why the application has not answered.
 #[derive(Debug, thiserror::Error)]
-enum NoAnswer {
+pub(crate) enum NoAnswer {
     #[error("the backend cannot be asked")]
     Grpc(#[source] Failure),
     #[error("the backend cannot be asked")]
@@ -74,18 +77,18 @@ enum NoAnswer {
 }
 
 impl Backend {
-    /// Prepares calls; none when clients may make none. Connections are made by the first.
+    /// Prepares calls; none when there is nowhere to make them. Connections are made by the first.
     pub(crate) fn try_new(
         config: &BackendConfig,
         metrics: Metrics,
         cx: &Context,
     ) -> anyhow::Result<Option<Self>> {
-        if !config.rpc {
-            return Ok(None);
-        }
         let max_answer_bytes = bytes(config.max_answer);
-        let way = if config.http.rpc_url.is_empty() {
+        let by_http = !config.http.rpc_url.is_empty() || !config.http.hooks_url.is_empty();
+        let way = if !config.grpc.endpoints.is_empty() {
             Way::Grpc { upstream: Upstream::try_new("backend", &config.grpc)?, max_answer_bytes }
+        } else if !by_http {
+            return Ok(None);
         } else {
             Way::Http(Box::new(HttpBackend::try_new(&config.http, config.max_in_flight, max_answer_bytes)?))
         };
@@ -94,6 +97,7 @@ impl Backend {
             within: config.within,
             in_flight: Arc::new(Semaphore::new(config.max_in_flight as usize)),
             max_per_client: config.max_in_flight_per_client,
+            hooks: config.hooks.clone(),
             cx: cx.clone(),
             metrics,
             component: cx.component("backend", ComponentKind::Upstream, false),
@@ -123,26 +127,12 @@ impl Backend {
     }
 
     async fn ask(&self, connection: &Connection, call: RpcCall) -> Result<Answer, NoAnswer> {
-        let profile = connection.profile();
-        let text = |document: &RawValue| Bytes::from(document.get().to_owned());
-        let client = BackendClient {
-            client: connection.client.to_string(),
-            user: profile.map(|profile| profile.user.to_string()).unwrap_or_default(),
-            meta: profile.and_then(|profile| profile.meta.as_deref()).map(text).unwrap_or_default(),
-        };
         let data = call.data.as_deref().map(text).unwrap_or_default();
-        let request = BackendRpcRequest { client: Some(client), method: call.method.into(), data };
+        let request = BackendRpcRequest { client: Some(asker(connection)), method: call.method.into(), data };
         let started = Instant::now();
         let answer = match &self.way {
             Way::Grpc { upstream, max_answer_bytes } => {
-                let call = Call::write(RPC).within(self.within);
-                let answer = upstream.call(call, |lane| {
-                    let mut client =
-                        RealtimeBackendClient::new(lane).max_decoding_message_size(*max_answer_bytes);
-                    let request = request.clone();
-                    async move { client.rpc(request).await }
-                });
-                answer.await.map_err(NoAnswer::Grpc)
+                grpc::rpc(upstream, *max_answer_bytes, request, self.within).await
             }
             Way::Http(server) => server.rpc(&request, self.within).await,
         };
@@ -181,19 +171,30 @@ impl Backend {
 impl Answer {
     fn read(answer: BackendRpcResponse) -> Result<Self, NoAnswer> {
         if let Some(error) = answer.error {
-            let is_legal = CODES.contains(&error.code) && error.message.len() <= MAX_MESSAGE_BYTES;
-            return if is_legal { Ok(Self::Error(error)) } else { Err(NoAnswer::Broken("an illegal error")) };
+            let outcome = legal_error(&error).then_some(Self::Error(error));
+            return outcome.ok_or(NoAnswer::Broken("an illegal error"));
         }
         let data: &[u8] = if answer.data.is_empty() { b"null" } else { &answer.data };
-        let document: Box<RawValue> =
-            serde_json::from_slice(data).map_err(|_| NoAnswer::Broken("data that are not JSON"))?;
-        // Replies are lines.
-        if !document.get().contains(['\n', '\r']) {
-            return Ok(Self::Data(document));
-        }
-        let line = document.get().replace(['\n', '\r'], " ");
-        RawValue::from_string(line).map(Self::Data).map_err(|_| NoAnswer::Broken("data that are not JSON"))
+        line(data).map(Self::Data)
     }
+}
+
+fn legal_error(error: &BackendError) -> bool {
+    CODES.contains(&error.code) && error.message.len() <= MAX_MESSAGE_BYTES
+}
+
+fn text(document: &RawValue) -> Bytes {
+    Bytes::from(document.get().to_owned())
+}
+
+/// Reads a document that goes to clients, whose replies are lines.
+fn line(document: &[u8]) -> Result<Box<RawValue>, NoAnswer> {
+    let broken = |_| NoAnswer::Broken("data that are not JSON");
+    let document: Box<RawValue> = serde_json::from_slice(document).map_err(broken)?;
+    if !document.get().contains(['\n', '\r']) {
+        return Ok(document);
+    }
+    RawValue::from_string(document.get().replace(['\n', '\r'], " ")).map_err(broken)
 }
 
 #[cfg(test)]

@@ -19,12 +19,14 @@ mod backend;
 mod broker;
 mod channels;
 mod drain;
+mod hooks;
 mod limits;
 
 pub use backend::{BackendConfig, HttpBackendConfig};
 pub use broker::BrokerConfig;
 pub use channels::{ChannelsConfig, NamespaceConfig, Recovery, Slow, Who};
 pub use drain::DrainConfig;
+pub use hooks::{Away, ChannelHook, ConnectionHook, HookConfig, HooksConfig};
 pub use limits::{RateConfig, RatesConfig};
 
 /// The whole configuration; every section has working defaults for one machine.
@@ -274,7 +276,7 @@ impl ServiceConfig for GatewayConfig {
         );
         self.broker.check(problems);
         self.drain.check(problems);
-        self.backend.check(problems);
+        self.backend.check(self.channels.ask(), self.auth.allow_anonymous, problems);
     }
 }
 

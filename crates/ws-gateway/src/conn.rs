@@ -108,6 +108,7 @@ impl Conn {
             if let Poll::Ready(Err(Lost)) = self.poll_write(cx) {
                 return Poll::Ready(End::Gone(Disconnect::WRITE_ERROR));
             }
+            self.hear();
             match self.poll_read(cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(ended)) => return Poll::Ready(End::from(ended)),
@@ -119,6 +120,16 @@ impl Conn {
                 }
                 Poll::Pending => return Poll::Pending,
             }
+            self.arm();
+        }
+    }
+
+    /// Lets the session hear what others than the client say.
+    fn hear(&mut self) {
+        for word in self.seat.connection().take_words() {
+            let mut actions = Vec::new();
+            self.session.on_word(word, now(&self.clock), &mut actions);
+            carry_out(&self.seat, actions);
             self.arm();
         }
     }

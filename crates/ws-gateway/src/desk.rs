@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use crate::backend::Verdict;
 use crate::channel::Channel;
 use crate::codes::{Disconnect, ReplyError, Unsubscribed};
 use crate::errand::{self, Errand};
@@ -12,7 +13,7 @@ use crate::protocol::{
     SubRefreshResult, SubscribeResult,
 };
 use crate::publication::{ClientInfo, Publication};
-use crate::session::{Action, Ask, Open};
+use crate::session::{Action, Ask, Open, Word};
 
 /// Does what a session asks for, in the order given.
 pub(crate) fn carry_out(seat: &Seat, actions: Vec<Action>) {
@@ -38,6 +39,10 @@ pub(crate) fn carry_out(seat: &Seat, actions: Vec<Action>) {
             Action::Call { id, call } => match seat.hub().backend() {
                 Some(backend) => backend.rpc(seat.hub(), desk.connection, id, *call),
                 None => desk.refuse(id, Method::Rpc, ReplyError::NOT_AVAILABLE),
+            },
+            Action::Consult(matter) => match seat.hub().backend() {
+                Some(backend) => backend.consult(desk.connection, *matter),
+                None => desk.connection.tell(Word::Verdict(*matter, Verdict::Away)),
             },
             Action::Ask { id, ask } if broker.is_some() => {
                 later(Errand::Ask { id, ask });
@@ -94,6 +99,7 @@ impl Desk<'_> {
             client: &open.client,
             version: &open.version,
             lifetime: open.lifetime,
+            data: open.data.as_deref(),
             subs: subs.collect(),
             ping: open.ping_s,
             pong: true,
@@ -251,6 +257,7 @@ impl Subscribed {
             recovered: self.recovered,
             offset: self.offset,
             positioned: self.positioned,
+            data: self.data.as_deref(),
             was_recovering: self.was_recovering,
             delta: self.delta,
         }

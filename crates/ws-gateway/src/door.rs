@@ -17,6 +17,7 @@ use hyper::upgrade::OnUpgrade;
 use mainstay_runtime::Context;
 use tokio::time::{Instant, timeout};
 
+use crate::backend::Headers;
 use crate::codec::{NotWebSocket, check_request};
 use crate::conn::{Conn, Form};
 use crate::emulation::Emulation;
@@ -90,7 +91,9 @@ impl Door {
         let seat = self.hub.open(remote, clock.now()).map_err(Refused::NoRoom)?;
         let now = Now { at: Instant::now(), unix_s: clock.unix_s() };
         let client = seat.connection().client.to_string();
-        let session = Session::new(Arc::clone(&self.rules), client, now, rand::random());
+        let headers = self.told_headers(request.headers());
+        let session =
+            Session::new(Arc::clone(&self.rules), client, now, rand::random()).with_headers(headers);
         let max_message_bytes = self.max_message_bytes;
         self.cx.spawn_work(Box::pin(async move {
             if let Ok(Ok(stream)) = timeout(UPGRADE_WITHIN, upgrade).await {
@@ -98,6 +101,15 @@ impl Door {
             }
         }));
         Ok(switching(accept, subprotocol))
+    }
+
+    /// Takes the headers that the application is told of.
+    fn told_headers(&self, headers: &HeaderMap) -> Headers {
+        let told = |name: &String| {
+            let value = headers.get(name)?.to_str().ok()?;
+            Some((name.clone(), value.to_owned()))
+        };
+        self.rules.hooks.headers.iter().filter_map(told).collect()
     }
 
     /// Requests without `Origin` come from programs, which could send any.

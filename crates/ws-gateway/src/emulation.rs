@@ -37,6 +37,15 @@ pub(crate) struct Inbox {
     frames: Mutex<Option<VecDeque<Bytes>>>,
 }
 
+/// What a client says at another node than the one that holds its stream.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Overheard {
+    #[prost(string, tag = "1")]
+    pub(crate) session: String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) frame: Bytes,
+}
+
 /// Why a request does not reach its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotHeard {
@@ -66,6 +75,12 @@ impl Emulation {
         });
         self.inboxes.lock().insert(session, Arc::downgrade(&inbox));
         (Emulated { session, node: Arc::clone(&self.node) }, inbox)
+    }
+
+    /// Gives a frame that came to another node to its session; false when too much waits for it already.
+    pub(crate) fn overhear(&self, overheard: &Overheard) -> bool {
+        let Overheard { session, frame } = overheard;
+        self.hand_over(&self.node, session, frame.clone()) != Err(NotHeard::TooMuch)
     }
 
     /// Gives a frame to the session it is for. A session that is over needs none: its client learns that from the stream.

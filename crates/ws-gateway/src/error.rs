@@ -28,6 +28,8 @@ pub(crate) enum Refusal {
     IdempotencyKeyTooLong { len_bytes: usize, max_bytes: usize },
     #[error("no connection has this id")]
     ConnectionUnknown,
+    #[error("expire_at has passed; `expired` ends it now")]
+    ExpireAtPast,
     #[error("no node has this id")]
     NodeUnknown,
     #[error("{per_second} connections per second, at most {max} are allowed")]
@@ -68,6 +70,7 @@ impl Refusal {
             Self::IdempotencyKeyTooLong { .. } => "IDEMPOTENCY_KEY_TOO_LONG",
             Self::ConnectionUnknown => "CONNECTION_UNKNOWN",
             Self::NodesMissing(_) => "NODES_MISSING",
+            Self::ExpireAtPast => "EXPIRE_AT_PAST",
             Self::NodeUnknown => "NODE_UNKNOWN",
             Self::PaceInvalid { .. } => "PACE_INVALID",
             Self::Stopping => "STOPPING",
@@ -108,6 +111,7 @@ impl Refusal {
             Self::TagsInvalid(_) => "tags",
             Self::UserInvalid => "user",
             Self::ClientInvalid | Self::ConnectionUnknown | Self::NodesMissing(_) => "client",
+            Self::ExpireAtPast => "expire_at",
             Self::KindInvalid => "kinds",
             Self::NodeUnknown | Self::Stopping => "node",
             Self::PaceInvalid { .. } => "connections_per_second",

@@ -10,8 +10,8 @@ use mainstay_proto::realtime::v1::{
     ConnectionsRequest, ConnectionsResponse, DisconnectRequest, DisconnectResponse, DrainRequest,
     DrainResponse, HistoryRemoveRequest, HistoryRemoveResponse, HistoryRequest, HistoryResponse,
     NodesRequest, NodesResponse, PresenceRequest, PresenceResponse, PresenceStatsRequest,
-    PresenceStatsResponse, PublishRequest, PublishResponse, SubscribeRequest, SubscribeResponse,
-    UnsubscribeRequest, UnsubscribeResponse,
+    PresenceStatsResponse, PublishRequest, PublishResponse, RefreshRequest, RefreshResponse,
+    SubscribeRequest, SubscribeResponse, UnsubscribeRequest, UnsubscribeResponse,
 };
 use mainstay_rpc::{Failure, Reply, Request, Response, Status};
 use tracing::Instrument as _;
@@ -21,6 +21,7 @@ use crate::broker::{NoHistory, PublishUnknown};
 use crate::channel::Channel;
 use crate::config::NamespaceConfig;
 use crate::drain::Drain;
+use crate::emulation::Emulation;
 use crate::engine::{HistoryQuery, Since};
 use crate::error::Refusal;
 use crate::hub::{Connection, Hub, Message, Published};
@@ -53,6 +54,8 @@ pub(crate) struct RealtimeApi {
     pub(crate) history_limit: usize,
     pub(crate) node: NodeIdentity,
     pub(crate) drain: Arc<Drain>,
+    /// None when nothing but WebSocket is served.
+    pub(crate) emulation: Option<Arc<Emulation>>,
 }
 
 /// What does not change about a node.
@@ -311,6 +314,10 @@ impl RealtimeService for RealtimeApi {
 
     async fn unsubscribe(&self, request: Request<UnsubscribeRequest>) -> Reply<UnsubscribeResponse> {
         Ok(Response::new(self.unsubscribe_everywhere(request.get_ref()).await.map_err(refused)?))
+    }
+
+    async fn refresh(&self, request: Request<RefreshRequest>) -> Reply<RefreshResponse> {
+        Ok(Response::new(self.refresh_everywhere(request.get_ref()).await.map_err(refused)?))
     }
 
     async fn drain(&self, request: Request<DrainRequest>) -> Reply<DrainResponse> {

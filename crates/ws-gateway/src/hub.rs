@@ -102,6 +102,8 @@ pub(crate) struct Subscription {
     /// What the token says of this subscription against its namespace.
     pub(crate) overrides: Overrides,
     pub(crate) lifetime: Lifetime,
+    /// What the application tells the client.
+    pub(crate) data: Option<Arc<RawValue>>,
     /// The client did not ask for it.
     pub(crate) by_server: bool,
 }
@@ -120,6 +122,8 @@ pub(crate) struct Subscribed {
     pub(crate) lifetime: Lifetime,
     /// Publications come with deltas.
     pub(crate) delta: bool,
+    /// What the application tells the client.
+    pub(crate) data: Option<Arc<RawValue>>,
 }
 
 /// A publication and what is to be done with it.

@@ -31,8 +31,9 @@ mod session;
 mod watch;
 
 pub use config::{
-    AuthConfig, BackendConfig, BrokerConfig, ChannelsConfig, DrainConfig, GatewayConfig, HttpBackendConfig,
-    NamespaceConfig, RateConfig, RatesConfig, Recovery, Slow, WebSocketConfig, Who,
+    AuthConfig, Away, BackendConfig, BrokerConfig, ChannelHook, ChannelsConfig, ConnectionHook, DrainConfig,
+    GatewayConfig, HookConfig, HooksConfig, HttpBackendConfig, NamespaceConfig, RateConfig, RatesConfig,
+    Recovery, Slow, WebSocketConfig, Who,
 };
 pub use mainstay_redis::{RedisConfig, RedisMode};
 pub use service::start;

@@ -17,6 +17,7 @@ use mainstay_redis::{Redis, RedisError};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
 
 use crate::channel::Channel;
 use crate::config::BrokerConfig;
@@ -75,6 +76,10 @@ pub(crate) enum Heeded {
 /// The nodes as this one knows them.
 pub(crate) struct Mesh {
     id: String,
+    /// Tells this process from others of the same name, of which there should be none.
+    process: String,
+    /// When a beat of such a one was heard last.
+    namesake_at: Mutex<Option<Instant>>,
     redis: Arc<Redis>,
     metrics: Metrics,
     roll: RollScripts,
@@ -120,6 +125,8 @@ impl Mesh {
     ) -> Self {
         Self {
             id,
+            process: Uuid::new_v4().simple().to_string(),
+            namesake_at: Mutex::default(),
             redis,
             metrics,
             roll: RollScripts::new(),
@@ -163,9 +170,38 @@ impl Mesh {
         method: Method,
         question: &impl prost::Message,
     ) -> Answers<A> {
-        let deadline = Instant::now() + self.ask_within;
         let missing: Vec<String> = self.peers.lock().nodes.keys().cloned().collect();
         let alone = missing.is_empty();
+        let answers = self.ask_at(self.redis.full(ALL), missing, method, question).await;
+        if !alone || !answers.missing.is_empty() {
+            self.metrics.asked_nodes(answers.missing.is_empty());
+        }
+        answers
+    }
+
+    /// Asks one other node; none when it is not known, or does not answer.
+    pub(crate) async fn ask_one<A: prost::Message + Default>(
+        &self,
+        node: &str,
+        method: Method,
+        question: &impl prost::Message,
+    ) -> Option<A> {
+        if !self.peers.lock().nodes.contains_key(node) {
+            return None;
+        }
+        let answers = self.ask_at(self.place_of(node), vec![node.to_owned()], method, question).await;
+        answers.given.into_iter().next()
+    }
+
+    /// Asks whoever listens to a place of Redis.
+    async fn ask_at<A: prost::Message + Default>(
+        &self,
+        place: String,
+        missing: Vec<String>,
+        method: Method,
+        question: &impl prost::Message,
+    ) -> Answers<A> {
+        let deadline = Instant::now() + self.ask_within;
         let Ok(Ok(_turn)) = timeout_at(deadline, self.asks.acquire()).await else {
             return Answers { given: Vec::new(), missing };
         };
@@ -175,16 +211,13 @@ impl Mesh {
         // Also when nobody waits for the answers any more.
         let _forget = Forget { mesh: self, id };
         let head = parts(&["q", &self.id, &id.to_string(), method.as_str(), ""]);
-        if let Ok(n_told) = self.say(self.redis.full(ALL), &head, &question.encode_to_vec()).await {
+        if let Ok(n_told) = self.say(place, &head, &question.encode_to_vec()).await {
             self.note(id, |asked| asked.n_told = Some(n_told));
             // Those that have not answered by then are named.
             let _ = timeout_at(deadline, finished).await;
         }
         let mut asked = self.asked.lock();
         let asked = asked.get_mut(&id).map(std::mem::take).unwrap_or_default();
-        if !alone || !asked.missing.is_empty() {
-            self.metrics.asked_nodes(asked.missing.is_empty());
-        }
         Answers {
             given: asked.answers.into_iter().filter_map(|answer| A::decode(answer).ok()).collect(),
             missing: asked.missing,
@@ -207,7 +240,11 @@ impl Mesh {
     /// Takes what a node said.
     pub(crate) fn heed(&self, message: &Bytes) -> Heeded {
         match Said::parse(message) {
-            Some(Said::Beat { node, number }) => {
+            Some(Said::Beat { node, process, .. }) if node == self.id && process != self.process => {
+                *self.namesake_at.lock() = Some(Instant::now());
+                Heeded::Done
+            }
+            Some(Said::Beat { node, number, .. }) => {
                 let heard = self.canary.lock().hear(&self.id, &node, number);
                 if heard == Heard::Gap { Heeded::Gap } else { Heeded::Done }
             }
@@ -253,10 +290,18 @@ impl Mesh {
     /// Sends a beat at once; returns its number. It was not heard until [`Mesh::heard`] says so.
     pub(crate) async fn probe(&self) -> Result<u64, RedisError> {
         let number = self.canary.lock().next();
-        let beat = parts(&["b", &self.id, &number.to_string()]);
-        self.say(self.redis.full(ALL), &beat, b"").await?;
+        self.say(self.redis.full(ALL), &self.beat(number), b"").await?;
         self.canary.lock().sent(number, Instant::now());
         Ok(number)
+    }
+
+    fn beat(&self, number: u64) -> String {
+        parts(&["b", &self.id, &number.to_string(), &self.process])
+    }
+
+    /// Tells whether another process goes by the name of this one, or did a lease ago.
+    pub(crate) fn has_namesake(&self) -> bool {
+        self.namesake_at.lock().is_some_and(|at| at.elapsed() <= self.lease)
     }
 
     /// Tells whether a beat of this node, or a later one, has come back.

@@ -1,6 +1,7 @@
 //! Every metric of the gateway, once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -46,9 +47,13 @@ pub(crate) struct Figures {
     pub(crate) broker_channels: Gauge,
     pub(crate) broker_messages: Counter,
     pub(crate) nodes: Gauge,
+    pub(crate) namesakes: Gauge,
     pub(crate) drained: Counter,
     pub(crate) backend_seconds: Histogram,
-    backend_calls: Family<BackendLabels, Counter>,
+    backend_calls: Family<OutcomeLabels, Counter>,
+    passed_on: Family<OutcomeLabels, Counter>,
+    hooks: Family<HookLabels, Counter>,
+    hook_seconds: Family<HookNameLabels, Histogram, fn() -> Histogram>,
     pub(crate) nodes_buried: Counter,
     pub(crate) attendance_late: Counter,
     pub(crate) canary_silences: Counter,
@@ -96,9 +101,20 @@ struct GapLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct BackendLabels {
-    /// `ok`, `error` (of the application), `failed` or `refused`.
+struct OutcomeLabels {
     outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HookLabels {
+    hook: &'static str,
+    /// `ok`, `denied`, `failed` or `refused`.
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HookNameLabels {
+    hook: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -142,9 +158,13 @@ impl Metrics {
             broker_channels: Gauge::default(),
             broker_messages: Counter::default(),
             nodes: Gauge::default(),
+            namesakes: Gauge::default(),
             drained: Counter::default(),
             backend_seconds: Histogram::new(BACKEND_SECONDS),
             backend_calls: Family::default(),
+            passed_on: Family::default(),
+            hooks: Family::default(),
+            hook_seconds: Family::new_with_constructor(|| Histogram::new(BACKEND_SECONDS)),
             nodes_buried: Counter::default(),
             attendance_late: Counter::default(),
             canary_silences: Counter::default(),
@@ -267,8 +287,20 @@ impl Figures {
         );
         registry.register("backend_seconds", "Time for the backend to answer", self.backend_seconds.clone());
         registry.register("backend_calls", "Calls of clients to the backend", self.backend_calls.clone());
+        registry.register(
+            "requests_passed_on",
+            "Requests of clients over HTTP whose stream another node holds",
+            self.passed_on.clone(),
+        );
+        registry.register("hooks", "Questions that the backend decides", self.hooks.clone());
+        registry.register("hook_seconds", "Time for the backend to decide", self.hook_seconds.clone());
         registry.register("drained", "Connections sent away at a pace", self.drained.clone());
         registry.register("nodes", "Nodes that live, this one included", self.nodes.clone());
+        registry.register(
+            "namesakes",
+            "1 while another process has the same server.instance",
+            self.namesakes.clone(),
+        );
         registry.register("node_asks", "Questions asked of all other nodes", self.asks.clone());
         registry.register(
             "nodes_buried",
@@ -310,9 +342,24 @@ impl Figures {
         self.broker_gaps.get_or_create(&GapLabels { filled }).inc();
     }
 
-    /// Counts a call of a client to the backend.
+    /// Counts a request of a client that another node was given: `heard`, `refused` or `lost`.
+    pub(crate) fn passed_on(&self, outcome: &'static str) {
+        self.passed_on.get_or_create(&OutcomeLabels { outcome }).inc();
+    }
+
+    /// Counts a call of a client to the backend: `ok`, `error` (of the application), `failed` or `refused`.
     pub(crate) fn backend_answered(&self, outcome: &'static str) {
-        self.backend_calls.get_or_create(&BackendLabels { outcome }).inc();
+        self.backend_calls.get_or_create(&OutcomeLabels { outcome }).inc();
+    }
+
+    /// Counts a question that the backend was to decide.
+    pub(crate) fn hook_answered(&self, hook: &'static str, outcome: &'static str) {
+        self.hooks.get_or_create(&HookLabels { hook, outcome }).inc();
+    }
+
+    /// Notes how long the backend took to decide.
+    pub(crate) fn hook_took(&self, hook: &'static str, took: Duration) {
+        self.hook_seconds.get_or_create(&HookNameLabels { hook }).observe(took.as_secs_f64());
     }
 
     /// Counts a question that all other nodes were asked.

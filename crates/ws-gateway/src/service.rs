@@ -86,6 +86,9 @@ pub async fn start(cx: Context, config: GatewayConfig) -> anyhow::Result<()> {
     let history_limit = config.channels.history_limit;
     let per_second = config.drain.connections_per_second;
     let drain = Arc::new(Drain::new(Arc::clone(&hub), per_second, cx.stopping()));
+    let max_message_bytes = config.websocket.max_message_bytes();
+    let emulation =
+        (config.websocket.fallbacks).then(|| Emulation::new(&cx.identity().instance, 2 * max_message_bytes));
     let api = Arc::new(RealtimeApi {
         hub: Arc::clone(&hub),
         namespaces,
@@ -94,6 +97,7 @@ pub async fn start(cx: Context, config: GatewayConfig) -> anyhow::Result<()> {
         history_limit,
         node,
         drain: Arc::clone(&drain),
+        emulation: emulation.clone(),
     });
     if config.redis.mode != RedisMode::None {
         join_others(&cx, &config, &api);
@@ -107,17 +111,13 @@ pub async fn start(cx: Context, config: GatewayConfig) -> anyhow::Result<()> {
     });
 
     // 6. The clients' door.
-    let max_message_bytes = config.websocket.max_message_bytes();
     let door = Arc::new(Door {
         cx: cx.clone(),
         hub: Arc::clone(&hub),
         rules,
         origins,
         max_message_bytes,
-        emulation: config
-            .websocket
-            .fallbacks
-            .then(|| Emulation::new(&cx.identity().instance, 2 * max_message_bytes)),
+        emulation,
         body_within: config.websocket.header_within,
     });
     let options = ServeOptions {
@@ -181,6 +181,9 @@ fn rules(
         max_channels: websocket.max_channels_per_client as usize,
         history_limit: config.channels.history_limit,
         rpc: config.backend.rpc,
+        hooks: config.backend.hooks.clone(),
+        asks_at_once: config.backend.max_in_flight_per_client,
+        max_data_bytes: websocket.max_message_bytes(),
         rates: websocket.rates.clone(),
         ping_every: websocket.ping_every,
         pong_within: websocket.pong_within,

@@ -11,10 +11,10 @@ use mainstay_auth::jwt::Verifier;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use crate::backend::RpcCall;
+use crate::backend::{Headers, Matter, RpcCall};
 use crate::channel::Channel;
 use crate::codes::{Disconnect, ReplyError};
-use crate::config::{NamespaceConfig, RatesConfig};
+use crate::config::{ConnectionHook, HooksConfig, NamespaceConfig, RatesConfig};
 use crate::emulation::Emulated;
 use crate::engine::HistoryQuery;
 use crate::hub::Subscription;
@@ -22,6 +22,7 @@ use crate::namespace::Namespaces;
 use crate::protocol::{self, Command, Lifetime, Method, Request};
 
 mod admission;
+mod hooks;
 mod pace;
 mod permission;
 mod pulse;
@@ -29,6 +30,8 @@ mod requests;
 #[cfg(test)]
 mod tests;
 
+use hooks::Hooks;
+pub(crate) use hooks::{Ends, Word};
 use pace::Pace;
 use pulse::Pulse;
 use requests::Turn;
@@ -47,6 +50,10 @@ pub(crate) struct Rules {
     pub(crate) history_limit: usize,
     /// Clients may call the application.
     pub(crate) rpc: bool,
+    pub(crate) hooks: HooksConfig,
+    /// Questions about one client that the application is asked at the same time.
+    pub(crate) asks_at_once: u32,
+    pub(crate) max_data_bytes: usize,
     pub(crate) rates: RatesConfig,
     pub(crate) ping_every: Duration,
     pub(crate) pong_within: Duration,
@@ -76,6 +83,8 @@ pub(crate) enum Action {
     Ask { id: u32, ask: Box<Ask> },
     /// Ask the application behind the gateway, and pass its answer on.
     Call { id: u32, call: Box<RpcCall> },
+    /// Ask the application, and bring its verdict back.
+    Consult(Box<Matter>),
     /// Queue the reply to a command; `code` is 0 when it went well.
     Reply { frame: Bytes, method: Method, code: u32 },
     /// Queue something that is no reply.
@@ -99,6 +108,8 @@ pub(crate) struct Open {
     pub(crate) subscriptions: Vec<Subscription>,
     /// Where the requests of a client go that comes over HTTP; filled in by whoever carries the session.
     pub(crate) emulated: Option<Emulated>,
+    /// What the application tells the client.
+    pub(crate) data: Option<Box<RawValue>>,
 }
 
 /// A command that only the hub can answer. The session has checked all that it can know; `members_only` says that the
@@ -154,12 +165,18 @@ pub(crate) struct Session {
     state: State,
     /// Where in the second half of its period the first ping goes, 0 to 1.
     jitter: f64,
+    /// Of the handshake, until the application has been told of them.
+    headers: Option<Box<Headers>>,
 }
 
 enum State {
     /// No `connect` yet.
     Waiting {
         connect_by: Instant,
+    },
+    /// The application is asked who this is.
+    Asking {
+        answer_by: Instant,
     },
     Connected(Box<Connected>),
     /// `connect` was answered with an error; the client is expected to go.
@@ -176,6 +193,8 @@ struct Connected {
     pulse: Pulse,
     /// Subscriptions that end unless they are prolonged; some of them may be over already.
     subscriptions_end: Vec<(Channel, Instant)>,
+    /// What the application is asked; none before it is asked anything.
+    hooks: Option<Box<Hooks>>,
     /// How often the client asked; none before it asked for anything that is limited.
     pace: Option<Box<Pace>>,
 }
@@ -184,7 +203,13 @@ impl Session {
     /// Starts with a fresh socket. `jitter` is a random number from 0 to 1.
     pub(crate) fn new(rules: Arc<Rules>, client: impl Into<Box<str>>, now: Now, jitter: f64) -> Self {
         let connect_by = now.at + rules.connect_within;
-        Self { rules, client: client.into(), state: State::Waiting { connect_by }, jitter }
+        Self { rules, client: client.into(), state: State::Waiting { connect_by }, jitter, headers: None }
+    }
+
+    /// Keeps headers of the handshake for the application.
+    pub(crate) fn with_headers(mut self, headers: Headers) -> Self {
+        self.headers = (!headers.is_empty()).then(|| Box::new(headers));
+        self
     }
 
     /// Takes a text frame; returns the number of commands in it.
@@ -217,11 +242,15 @@ impl Session {
             State::Waiting { connect_by } | State::Refused { connect_by } => {
                 (*connect_by <= now.at).then_some(Disconnect::STALE)
             }
+            State::Asking { answer_by } => (*answer_by <= now.at).then_some(Disconnect::STALE),
             State::Connected(connected) if connected.expires_at.is_some_and(|at| at <= now.at) => {
                 Some(Disconnect::EXPIRED)
             }
             State::Connected(connected) => {
                 connected.end_subscriptions(now.at, actions);
+                if let Some(hooks) = &mut connected.hooks {
+                    hooks.on_timer(&self.rules, now.at, actions);
+                }
                 match connected.pulse.on_timer(now.at, &self.rules) {
                     Ok(true) => {
                         actions.push(Action::Send(protocol::PING));
@@ -242,9 +271,11 @@ impl Session {
     pub(crate) fn next_at(&self) -> Option<Instant> {
         match &self.state {
             State::Waiting { connect_by } | State::Refused { connect_by } => Some(*connect_by),
+            State::Asking { answer_by } => Some(*answer_by),
             State::Connected(connected) => {
                 let ends = connected.subscriptions_end.iter().map(|(_, at)| *at);
-                ends.chain(connected.expires_at).chain([connected.pulse.next_at()]).min()
+                let asks = connected.hooks.as_deref().and_then(Hooks::next_at);
+                ends.chain(asks).chain(connected.expires_at).chain([connected.pulse.next_at()]).min()
             }
             State::Closed => None,
         }
@@ -255,6 +286,9 @@ impl Session {
         let connected = match (&mut self.state, &command.request) {
             (State::Waiting { connect_by }, Request::Connect(request)) => {
                 let connect_by = *connect_by;
+                if request.token.is_empty() && self.rules.hooks.asks(ConnectionHook::Connect) {
+                    return self.ask_who(id, request, now, actions);
+                }
                 return self.connect(id, request, connect_by, now, actions);
             }
             (State::Connected(connected), request) if !matches!(request, Request::Connect(_)) => connected,
@@ -278,6 +312,15 @@ impl Connected {
     fn end_subscriptions(&mut self, now: Instant, actions: &mut Vec<Action>) {
         for (channel, _) in self.subscriptions_end.extract_if(.., |(_, at)| *at <= now) {
             actions.push(Action::Expire(channel));
+        }
+    }
+
+    /// Notes when a subscription ends unless it is prolonged.
+    fn ends_at(&mut self, channel: &Channel, ends_at: Option<Instant>) {
+        self.subscriptions_end.retain(|(ending, _)| ending != channel);
+        self.subscriptions_end.extend(ends_at.map(|at| (channel.clone(), at)));
+        if let Some(hooks) = &mut self.hooks {
+            hooks.forget(channel);
         }
     }
 }

@@ -1,6 +1,9 @@
 //! The gateway from outside: real sockets, a real listener, the public API of the crate.
 
 #[cfg(test)]
+#[path = "gateway/application.rs"]
+mod application;
+#[cfg(test)]
 #[path = "gateway/auth.rs"]
 mod auth;
 #[cfg(test)]
@@ -33,6 +36,9 @@ mod ends;
 #[cfg(test)]
 #[path = "gateway/fallback.rs"]
 mod fallback;
+#[cfg(test)]
+#[path = "gateway/hooks.rs"]
+mod hooks;
 #[cfg(test)]
 #[path = "gateway/limits.rs"]
 mod limits;

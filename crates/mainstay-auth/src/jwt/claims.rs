@@ -107,6 +107,20 @@ struct Switch {
 }
 
 impl Overrides {
+    /// Sets what is given.
+    pub fn of(
+        force_recovery: Option<bool>,
+        force_positioning: Option<bool>,
+        force_push_join_leave: Option<bool>,
+    ) -> Self {
+        let switch = |value: Option<bool>| value.map(|value| Switch { value });
+        Self {
+            force_recovery: switch(force_recovery),
+            force_positioning: switch(force_positioning),
+            force_push_join_leave: switch(force_push_join_leave),
+        }
+    }
+
     /// Says whether the subscription is recoverable, asked for or not.
     pub fn force_recovery(self) -> Option<bool> {
         self.force_recovery.map(|switch| switch.value)

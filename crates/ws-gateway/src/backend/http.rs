@@ -1,77 +1,94 @@
-//! A backend that speaks plain HTTP: each call is one POST of a JSON document.
+//! A backend that speaks plain HTTP: each question is one POST of a JSON document.
 
-use std::error::Error;
+use std::collections::HashMap;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT};
-use http::{HeaderMap, Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper_util::client::legacy::{self, Client};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-use mainstay_proto::realtime::v1::{BackendError, BackendRpcRequest, BackendRpcResponse};
-use mainstay_resilience::breaker::{Breaker, Outcome, Permit};
-use mainstay_rpc::{Connector, http_client_tls, trace};
-use parking_lot::Mutex;
+use http::{HeaderMap, Method, Uri};
+use mainstay_auth::jwt::Overrides;
+use mainstay_proto::realtime::v1::{BackendClient, BackendError, BackendRpcRequest, BackendRpcResponse};
+use mainstay_rpc::{HttpError, HttpUpstream, HttpUpstreamOptions};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tokio::time::{Instant, timeout};
 
-use super::NoAnswer;
+use super::hooks::{Question, Told};
+use super::{NoAnswer, line};
 use crate::config::HttpBackendConfig;
 
-const IDLE_FOR: Duration = Duration::from_secs(30);
-
-/// Asks one HTTP server, under a breaker. Redirects are not followed.
+/// Asks one HTTP server.
 pub(super) struct HttpBackend {
-    rpc_url: Uri,
-    headers: HeaderMap,
-    client: Client<Connector, Full<Bytes>>,
-    max_answer_bytes: usize,
-    breaker: Mutex<Breaker>,
+    /// None where it is not asked such things.
+    rpc_url: Option<Uri>,
+    hooks: Option<HookUrls>,
+    server: HttpUpstream,
 }
 
-/// Says why a server did not answer.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum HttpError {
-    #[error("the backend fails and is left alone for a while")]
-    BreakerOpen,
-    #[error("the backend did not answer in time")]
-    Timeout,
-    #[error("the exchange with the backend broke")]
-    Broken(#[source] legacy::Error),
-    #[error("the answer of the backend broke off or is too large")]
-    Body(#[source] Box<dyn Error + Send + Sync>),
-    #[error("the backend answered {0}")]
-    Status(StatusCode),
+/// Where each question is posted to.
+struct HookUrls {
+    connect: Uri,
+    refresh: Uri,
+    subscribe: Uri,
+    sub_refresh: Uri,
+    publish: Uri,
 }
 
-#[derive(Serialize)]
+/// A question; what it has no use for is left out.
+#[derive(Default, Serialize)]
 struct Asked<'a> {
     client: &'a str,
-    user: &'a str,
-    method: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<&'a RawValue>,
+    user: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    meta: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct Told {
-    #[serde(default)]
+    meta: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channel: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<Box<RawValue>>,
-    #[serde(default)]
-    error: Option<ToldError>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    headers: Option<&'a HashMap<String, String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remote: Option<&'a str>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Said {
+    user: String,
+    info: Option<Box<RawValue>>,
+    meta: Option<Box<RawValue>>,
+    data: Option<Box<RawValue>>,
+    channels: Vec<String>,
+    expire_at: u64,
+    expired: bool,
+    #[serde(rename = "override")]
+    overrides: Overrides,
+    error: Option<SaidError>,
 }
 
 #[derive(Deserialize)]
-struct ToldError {
+struct SaidError {
     code: u32,
     #[serde(default)]
     message: String,
     #[serde(default)]
     temporary: bool,
+}
+
+#[derive(Deserialize)]
+struct SaidToRpc {
+    #[serde(default)]
+    data: Option<Box<RawValue>>,
+    #[serde(default)]
+    error: Option<SaidError>,
 }
 
 impl HttpBackend {
@@ -80,18 +97,21 @@ impl HttpBackend {
         max_in_flight: u32,
         max_answer_bytes: usize,
     ) -> anyhow::Result<Self> {
-        let rpc_url: Uri = config.rpc_url.parse()?;
-        let is_https = rpc_url.scheme_str() == Some("https");
-        let tls = is_https.then(|| http_client_tls(&config.tls)).transpose()?;
-        let connector = Connector::dial(&rpc_url, tls, &config.tls.domain, config.connect_within)?;
-        let client = Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_FOR)
-            .pool_max_idle_per_host(max_in_flight as usize)
-            .build(connector);
-        let breaker = Mutex::new(Breaker::new(config.breaker.clone().into()));
-        Ok(Self { rpc_url, headers: headers(config)?, client, max_answer_bytes, breaker })
+        let given = |url: &str| (!url.is_empty()).then(|| url.parse::<Uri>()).transpose();
+        let hooks =
+            (!config.hooks_url.is_empty()).then(|| HookUrls::try_new(&config.hooks_url)).transpose()?;
+        let rpc_url = given(&config.rpc_url)?;
+        let any = rpc_url.as_ref().or_else(|| hooks.as_ref().map(|hooks| &hooks.connect));
+        let options = HttpUpstreamOptions {
+            headers: headers(config)?,
+            connect_within: config.connect_within,
+            tls: &config.tls,
+            max_in_flight,
+            max_answer_bytes,
+            breaker: config.breaker.clone(),
+        };
+        let server = HttpUpstream::try_new("backend", any.context("no url is given")?, options)?;
+        Ok(Self { rpc_url, hooks, server })
     }
 
     pub(super) async fn rpc(
@@ -99,68 +119,126 @@ impl HttpBackend {
         asked: &BackendRpcRequest,
         within: Duration,
     ) -> Result<BackendRpcResponse, NoAnswer> {
+        let url = self.rpc_url.clone().ok_or(NoAnswer::Broken("no url for it"))?;
         let client = asked.client.clone().unwrap_or_default();
-        let document = |bytes: &Bytes| -> Result<Option<Box<RawValue>>, NoAnswer> {
-            if bytes.is_empty() {
-                return Ok(None);
+        let body = Asked { method: Some(&asked.method), data: document(&asked.data)?, ..Asked::of(&client)? };
+        let said: SaidToRpc = self.post(url, &body, within).await?;
+        let data = said.data.map(|data| Bytes::from(data.get().to_owned())).unwrap_or_default();
+        Ok(BackendRpcResponse { data, error: said.error.map(BackendError::from) })
+    }
+
+    pub(super) async fn ask(&self, question: Question, within: Duration) -> Result<Told, NoAnswer> {
+        let urls = self.hooks.as_ref().ok_or(NoAnswer::Broken("no url for it"))?;
+        let (url, client) = match &question {
+            Question::Connect(asked) => (&urls.connect, &asked.client),
+            Question::Refresh(asked) => (&urls.refresh, &asked.client),
+            Question::Subscribe(asked) => (&urls.subscribe, &asked.client),
+            Question::SubRefresh(asked) => (&urls.sub_refresh, &asked.client),
+            Question::Publish(asked) => (&urls.publish, &asked.client),
+        };
+        let client = client.clone().unwrap_or_default();
+        let asker = Asked::of(&client)?;
+        let body = match &question {
+            Question::Connect(asked) => Asked {
+                user: None,
+                data: document(&asked.data)?,
+                name: Some(&asked.name),
+                version: Some(&asked.version),
+                headers: Some(&asked.headers),
+                remote: Some(&asked.remote),
+                ..asker
+            },
+            Question::Refresh(_) => asker,
+            Question::Subscribe(asked) => {
+                Asked { channel: Some(&asked.channel), data: document(&asked.data)?, ..asker }
             }
-            serde_json::from_slice(bytes)
-                .map(Some)
-                .map_err(|_| NoAnswer::Broken("a question that is not JSON"))
+            Question::SubRefresh(asked) => Asked { channel: Some(&asked.channel), ..asker },
+            Question::Publish(asked) => {
+                Asked { channel: Some(&asked.channel), data: document(&asked.data)?, ..asker }
+            }
         };
-        let (data, meta) = (document(&asked.data)?, document(&client.meta)?);
-        let body = Asked {
-            client: &client.client,
-            user: &client.user,
-            method: &asked.method,
-            data: data.as_deref(),
-            meta: meta.as_deref(),
-        };
-        let body = serde_json::to_vec(&body).expect("texts and checked JSON can be written");
-        let mut request = Request::new(Full::new(Bytes::from(body)));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.rpc_url.clone();
-        *request.headers_mut() = self.headers.clone();
-        trace::inject(request.headers_mut());
-        let answer = self.exchange(request, within).await.map_err(NoAnswer::Http)?;
-        let told: Told = serde_json::from_slice(&answer)
-            .map_err(|_| NoAnswer::Broken("a body that is not the JSON expected"))?;
-        let error = told.error.map(|error| BackendError {
-            code: error.code,
-            message: error.message,
-            temporary: error.temporary,
-        });
-        let data = told.data.map(|data| Bytes::from(data.get().to_owned())).unwrap_or_default();
-        Ok(BackendRpcResponse { data, error })
+        self.post::<Said>(url.clone(), &body, within).await.and_then(Told::try_from)
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>, within: Duration) -> Result<Bytes, HttpError> {
-        let admission = self.admit()?;
-        let answer = timeout(within, self.send(request)).await.unwrap_or(Err(HttpError::Timeout));
-        let speaks_against_it = match &answer {
-            Ok(_) | Err(HttpError::Body(_)) => false,
-            Err(HttpError::Status(status)) => status.is_server_error() || status.as_u16() == 429,
-            Err(_) => true,
-        };
-        admission.end(if speaks_against_it { Outcome::Failure } else { Outcome::Success });
-        answer
-    }
-
-    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Bytes, HttpError> {
-        let answer = self.client.request(request).await.map_err(HttpError::Broken)?;
-        let (parts, body) = answer.into_parts();
-        if !parts.status.is_success() {
-            return Err(HttpError::Status(parts.status));
+    async fn post<T: DeserializeOwned>(
+        &self,
+        url: Uri,
+        body: &Asked<'_>,
+        within: Duration,
+    ) -> Result<T, NoAnswer> {
+        let body = serde_json::to_vec(body).expect("texts and checked JSON can be written");
+        let request = self.server.request(Method::POST, url, body.into());
+        let answer = self.server.exchange(request, within).await.map_err(NoAnswer::Http)?;
+        if !answer.status.is_success() {
+            return Err(NoAnswer::Http(HttpError::Status(answer.status)));
         }
-        let body = Limited::new(body, self.max_answer_bytes).collect().await.map_err(HttpError::Body)?;
-        Ok(body.to_bytes())
+        // An array is no object, though fields could be read from one by position.
+        if !answer.body.trim_ascii_start().starts_with(b"{") {
+            return Err(NoAnswer::Broken("a body that is no JSON object"));
+        }
+        serde_json::from_slice(&answer.body)
+            .map_err(|_| NoAnswer::Broken("a body that is not the JSON expected"))
     }
+}
 
-    fn admit(&self) -> Result<Admission<'_>, HttpError> {
-        let started = Instant::now();
-        let permit = self.breaker.lock().admit(started.into_std()).map_err(|_| HttpError::BreakerOpen)?;
-        Ok(Admission { backend: self, permit: Some(permit), started })
+impl HookUrls {
+    fn try_new(base: &str) -> Result<Self, http::uri::InvalidUri> {
+        let base = base.trim_end_matches('/');
+        let of = |hook: &str| format!("{base}/{hook}").parse();
+        Ok(Self {
+            connect: of("connect")?,
+            refresh: of("refresh")?,
+            subscribe: of("subscribe")?,
+            sub_refresh: of("sub_refresh")?,
+            publish: of("publish")?,
+        })
     }
+}
+
+impl<'a> Asked<'a> {
+    fn of(client: &'a BackendClient) -> Result<Self, NoAnswer> {
+        Ok(Self {
+            client: &client.client,
+            user: Some(&client.user),
+            meta: document(&client.meta)?,
+            ..Self::default()
+        })
+    }
+}
+
+impl TryFrom<Said> for Told {
+    type Error = NoAnswer;
+
+    fn try_from(said: Said) -> Result<Self, NoAnswer> {
+        let shown = |document: Option<Box<RawValue>>| {
+            document.map(|document| line(document.get().as_bytes())).transpose()
+        };
+        Ok(Self {
+            user: said.user,
+            info: shown(said.info)?,
+            meta: shown(said.meta)?,
+            data: shown(said.data)?,
+            channels: said.channels,
+            expire_at: said.expire_at,
+            expired: said.expired,
+            overrides: said.overrides,
+            error: said.error.map(BackendError::from),
+        })
+    }
+}
+
+impl From<SaidError> for BackendError {
+    fn from(error: SaidError) -> Self {
+        Self { code: error.code, message: error.message, temporary: error.temporary }
+    }
+}
+
+/// Reads a document that is checked already; none where there is none.
+fn document(bytes: &Bytes) -> Result<Option<Box<RawValue>>, NoAnswer> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    serde_json::from_slice(bytes).map(Some).map_err(|_| NoAnswer::Broken("a question that is not JSON"))
 }
 
 fn headers(config: &HttpBackendConfig) -> anyhow::Result<HeaderMap> {
@@ -173,31 +251,4 @@ fn headers(config: &HttpBackendConfig) -> anyhow::Result<HeaderMap> {
         headers.insert(AUTHORIZATION, value);
     }
     Ok(headers)
-}
-
-/// Holds the breaker's permit for one exchange; gives it back unjudged when the caller goes away.
-struct Admission<'a> {
-    backend: &'a HttpBackend,
-    permit: Option<Permit>,
-    started: Instant,
-}
-
-impl Admission<'_> {
-    fn end(mut self, outcome: Outcome) {
-        let Some(permit) = self.permit.take() else { return };
-        let now = Instant::now();
-        let change = self.backend.breaker.lock().record(permit, outcome, now - self.started, now.into_std());
-        if let Some(change) = change {
-            let (from, to) = (change.from.as_str(), change.to.as_str());
-            tracing::warn!(from, to, "breaker of the backend changed");
-        }
-    }
-}
-
-impl Drop for Admission<'_> {
-    fn drop(&mut self) {
-        if let Some(permit) = self.permit.take() {
-            self.backend.breaker.lock().cancel(permit, Instant::now().into_std());
-        }
-    }
 }

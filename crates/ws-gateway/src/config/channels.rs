@@ -7,6 +7,7 @@ use bytesize::ByteSize;
 use mainstay_runtime::Problems;
 use serde::{Deserialize, Serialize};
 
+use super::ChannelHook;
 use crate::channel::MAX_CHANNEL_BYTES;
 
 /// Options of all channels.
@@ -68,6 +69,8 @@ pub struct NamespaceConfig {
     pub slow: Slow,
     /// Sends what has changed instead of whole data to subscribers who can apply it.
     pub delta: bool,
+    /// What the application is asked about these channels, beyond what is said here.
+    pub ask: Vec<ChannelHook>,
     /// What the part of the name after the colon must look like, `*` standing for anything; empty: like anything.
     pub pattern: String,
 }
@@ -140,6 +143,7 @@ impl Default for NamespaceConfig {
             filters: true,
             slow: Slow::Disconnect,
             delta: false,
+            ask: Vec::new(),
             pattern: String::new(),
         }
     }
@@ -184,10 +188,25 @@ impl NamespaceConfig {
             &format!("{path}.force_join_leave"),
             "needs join_leave",
         );
+        problems.ensure(
+            !self.ask.contains(&ChannelHook::SubRefresh) || self.ask.contains(&ChannelHook::Subscribe),
+            &format!("{path}.ask"),
+            "\"sub_refresh\" needs \"subscribe\"",
+        );
+        problems.ensure(
+            !self.ask.contains(&ChannelHook::Publish) || self.publish != Who::Nobody,
+            &format!("{path}.ask"),
+            "\"publish\" needs somebody who may publish",
+        );
     }
 }
 
 impl ChannelsConfig {
+    /// Says whether the application is asked about any channel.
+    pub(super) fn ask(&self) -> bool {
+        self.namespaces.values().chain([&self.default]).any(|options| !options.ask.is_empty())
+    }
+
     pub(super) fn check(&self, problems: &mut Problems) {
         let (second, month) = (Duration::from_secs(1), Duration::from_secs(30 * 24 * 3_600));
         problems.range("channels.max_length", self.max_length, 1..=MAX_CHANNEL_BYTES);

@@ -67,6 +67,11 @@ impl StreamConn {
             {
                 self.hear(&frame);
             }
+            for word in self.seat.connection().take_words() {
+                let mut actions = Vec::new();
+                self.session.on_word(word, now(&self.clock), &mut actions);
+                self.carry_out(actions);
+            }
             let piece = self.take();
             if !piece.is_empty() {
                 return Poll::Ready(Some(Ok(piece)));

@@ -13,17 +13,19 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use futures_util::stream::poll_fn;
+use http::StatusCode;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_MAX_AGE, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, ORIGIN, VARY,
 };
-use http::{Method, StatusCode};
 use serde::Deserialize;
 use tokio::time::{Instant, timeout};
 
 use super::{Door, Refused};
+use crate::backend::Headers;
 use crate::conn::{Form, Framing, StreamConn};
-use crate::emulation::{Emulation, NotHeard};
+use crate::emulation::{Emulation, NotHeard, Overheard};
+use crate::mesh::Method;
 use crate::protocol::protobuf;
 use crate::session::{Now, Session};
 
@@ -71,11 +73,12 @@ async fn http_stream(
     request: Request,
 ) -> Response {
     let form = form_of(request.headers());
+    let headers = fallback.door.told_headers(request.headers());
     let limit = fallback.door.max_message_bytes;
     fallback
         .respond(async {
             let first = fallback.body(request, limit).await?;
-            fallback.begin(remote, (form, Framing::Stream), first)
+            fallback.begin(remote, (form, Framing::Stream), first, headers)
         })
         .await
 }
@@ -83,11 +86,11 @@ async fn http_stream(
 async fn events(
     State(fallback): State<Fallback>,
     ConnectInfo(remote): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
     Query(first): Query<FirstCommands>,
 ) -> Response {
-    fallback
-        .respond(async { fallback.begin(remote, (Form::Json, Framing::Events), first.cf_connect.into()) })
-        .await
+    let (first, headers) = (first.cf_connect.into(), fallback.door.told_headers(&headers));
+    fallback.respond(async { fallback.begin(remote, (Form::Json, Framing::Events), first, headers) }).await
 }
 
 /// Takes what a client says to a session begun earlier.
@@ -97,15 +100,20 @@ async fn hear(State(fallback): State<Fallback>, request: Request) -> Response {
     fallback
         .respond(async {
             let body = fallback.body(request, limit).await?;
-            let outcome = match form {
+            let request = match form {
                 Form::Protobuf => protobuf::emulation_request(&body).ok().map(|request| {
-                    fallback.hand_over(request.node, request.session, body.slice_ref(request.frame))
+                    let frame = body.slice_ref(request.frame);
+                    (request.node.to_owned(), Overheard { session: request.session.to_owned(), frame })
                 }),
                 Form::Json => serde_json::from_slice(&body).ok().map(|request: JsonRequest| {
-                    fallback.hand_over(&request.node, &request.session, request.data.into())
+                    let JsonRequest { node, session, data } = request;
+                    (node, Overheard { session, frame: data.into() })
                 }),
             };
-            Ok(outcome.unwrap_or(StatusCode::BAD_REQUEST).into_response())
+            Ok(match request {
+                Some((node, overheard)) => fallback.hand_over(&node, overheard).await.into_response(),
+                None => StatusCode::BAD_REQUEST.into_response(),
+            })
         })
         .await
 }
@@ -128,7 +136,7 @@ async fn cross_origin(State(door): State<Arc<Door>>, request: Request, next: Nex
     }
     // A preflight of the browser itself; all else is answered by the routes.
     let mut response =
-        if request.method() == Method::OPTIONS { preflight().await } else { next.run(request).await };
+        if request.method() == http::Method::OPTIONS { preflight().await } else { next.run(request).await };
     let headers = response.headers_mut();
     headers.append(VARY, HeaderValue::from_static("origin"));
     if let Some(origin) = origin {
@@ -154,7 +162,13 @@ impl Fallback {
     }
 
     /// Begins a session whose first commands came with the request.
-    fn begin(&self, remote: SocketAddr, kind: (Form, Framing), first: Bytes) -> Result<Response, Refused> {
+    fn begin(
+        &self,
+        remote: SocketAddr,
+        kind: (Form, Framing),
+        first: Bytes,
+        headers: Headers,
+    ) -> Result<Response, Refused> {
         let Door { hub, rules, cx, max_message_bytes, .. } = &*self.door;
         if first.len() > *max_message_bytes {
             return Err(Refused::Body(StatusCode::PAYLOAD_TOO_LARGE));
@@ -163,7 +177,7 @@ impl Fallback {
         let seat = hub.open(remote, clock.now()).map_err(Refused::NoRoom)?;
         let now = Now { at: Instant::now(), unix_s: clock.unix_s() };
         let client = seat.connection().client.to_string();
-        let session = Session::new(Arc::clone(rules), client, now, rand::random());
+        let session = Session::new(Arc::clone(rules), client, now, rand::random()).with_headers(headers);
         let (emulated, inbox) = self.emulation.begin(seat.connection(), first);
         let mut conn = StreamConn::new(kind, seat, session, clock, (emulated, inbox));
         let body =
@@ -183,15 +197,28 @@ impl Fallback {
         Ok((headers, body).into_response())
     }
 
-    fn hand_over(&self, node: &str, session: &str, frame: Bytes) -> StatusCode {
-        if frame.len() > self.door.max_message_bytes {
+    async fn hand_over(&self, node: &str, overheard: Overheard) -> StatusCode {
+        if overheard.frame.len() > self.door.max_message_bytes {
             return StatusCode::PAYLOAD_TOO_LARGE;
         }
-        match self.emulation.hand_over(node, session, frame) {
+        match self.emulation.hand_over(node, &overheard.session, overheard.frame.clone()) {
             Ok(()) => StatusCode::NO_CONTENT,
-            Err(NotHeard::Elsewhere) => StatusCode::NOT_FOUND,
+            Err(NotHeard::Elsewhere) => self.pass_on(node, &overheard).await,
             Err(NotHeard::TooMuch) => StatusCode::TOO_MANY_REQUESTS,
         }
+    }
+
+    /// Gives what a client says to the node that holds its stream.
+    async fn pass_on(&self, node: &str, overheard: &Overheard) -> StatusCode {
+        let hub = &self.door.hub;
+        let Some(broker) = hub.broker() else { return StatusCode::NOT_FOUND };
+        let (status, outcome) = match broker.mesh().ask_one(node, Method::Hear, overheard).await {
+            Some(true) => (StatusCode::NO_CONTENT, "heard"),
+            Some(false) => (StatusCode::TOO_MANY_REQUESTS, "refused"),
+            None => (StatusCode::NOT_FOUND, "lost"),
+        };
+        hub.metrics().passed_on(outcome);
+        status
     }
 }
 

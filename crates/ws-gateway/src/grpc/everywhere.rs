@@ -1,6 +1,7 @@
 //! What concerns connections of all nodes: this one answers for itself, the others are asked.
 
 use std::collections::{BTreeMap, HashSet};
+use std::time::SystemTime;
 
 use mainstay_auth::jwt::Overrides;
 use mainstay_proto::realtime::v1;
@@ -11,10 +12,12 @@ use super::shown::{described, shown_client};
 use super::watch::health_here;
 use super::{MAX_PRESENCE, Place, RealtimeApi, page_size};
 use crate::codes::{Disconnect, Unsubscribed};
+use crate::emulation::Overheard;
 use crate::error::Refusal;
 use crate::hub::Subscription;
 use crate::mesh::{Answers, Method, Question};
 use crate::protocol::Lifetime;
+use crate::session::{Ends, Word};
 
 /// Entries of a list that one node tells another.
 const MOST_TOLD: usize = 10_000;
@@ -44,8 +47,10 @@ impl RealtimeApi {
             Method::Disconnect => told(body, |asked| Ok(self.disconnect_here(asked))),
             Method::Drain => told(body, |asked| self.drain_here(asked)),
             Method::Health => told(body, |asked| Ok(self.health_here(asked))),
+            Method::Hear => told(body, |overheard| Ok(self.hear_here(overheard))),
             Method::Presence => told(body, |asked| self.presence_here(asked)),
             Method::Users => told(body, |asked| self.users_here(asked)),
+            Method::Refresh => told(body, |asked| self.refresh_here(asked)),
             Method::Unsubscribe => told(body, |asked| self.unsubscribe_here(asked)),
             Method::Subscribe => match v1::SubscribeRequest::decode(body) {
                 Ok(asked) => Some(self.subscribe_here(&asked).await.map(|answer| answer.encode_to_vec())),
@@ -205,6 +210,7 @@ impl RealtimeApi {
             chan_info: None,
             overrides: Overrides::default(),
             lifetime: Lifetime::default(),
+            data: None,
             by_server: true,
         };
         let mut subscribed = 0;
@@ -225,6 +231,43 @@ impl RealtimeApi {
         let others: Answers<v1::SubscribeResponse> = self.others(Method::Subscribe, asked).await;
         let elsewhere: u64 = others.given.iter().map(|answer| answer.subscribed).sum();
         Ok(v1::SubscribeResponse { subscribed: here.subscribed + elsewhere, missing_nodes: others.missing })
+    }
+
+    /// Takes what a client of this node said to another; false when too much waits already.
+    fn hear_here(&self, overheard: &Overheard) -> bool {
+        self.emulation.as_ref().is_none_or(|emulation| emulation.overhear(overheard))
+    }
+
+    fn refresh_here(&self, asked: &v1::RefreshRequest) -> Result<v1::RefreshResponse, Refusal> {
+        let channel = match asked.channel.as_str() {
+            "" => None,
+            name => Some(self.place(name)?.channel),
+        };
+        let now = self.hub.now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let ends = match (asked.expired, asked.expire_at) {
+            (true, _) => Ends::Now,
+            (false, 0) => Ends::Never,
+            (false, at) if at > now.as_secs() => Ends::At(at),
+            _ => return Err(Refusal::ExpireAtPast),
+        };
+        let mut connections = self.addressed(&asked.user, &asked.client)?;
+        if let Some(channel) = &channel {
+            connections.retain(|connection| connection.is_subscribed(channel));
+        }
+        for connection in &connections {
+            connection.tell(Word::Prolong { channel: channel.clone(), ends });
+        }
+        Ok(v1::RefreshResponse { refreshed: connections.len() as u64, missing_nodes: Vec::new() })
+    }
+
+    pub(super) async fn refresh_everywhere(
+        &self,
+        asked: &v1::RefreshRequest,
+    ) -> Result<v1::RefreshResponse, Refusal> {
+        let here = self.refresh_here(asked)?;
+        let others: Answers<v1::RefreshResponse> = self.others(Method::Refresh, asked).await;
+        let elsewhere: u64 = others.given.iter().map(|answer| answer.refreshed).sum();
+        Ok(v1::RefreshResponse { refreshed: here.refreshed + elsewhere, missing_nodes: others.missing })
     }
 
     fn unsubscribe_here(&self, asked: &v1::UnsubscribeRequest) -> Result<v1::UnsubscribeResponse, Refusal> {

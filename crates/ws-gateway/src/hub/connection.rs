@@ -12,7 +12,7 @@ use crate::errand::{self, Errand, Errands, Queued};
 use crate::outbox::Outbox;
 use crate::protocol::Method;
 use crate::publication::ClientInfo;
-use crate::session::Profile;
+use crate::session::{Profile, Word};
 
 /// Room for the seconds of many thousand years.
 const SECOND_BITS: u32 = 48;
@@ -32,6 +32,8 @@ pub(crate) struct Connection {
     /// None once the connection is out of the hub: from then on it joins nothing.
     channels: Mutex<Option<Vec<Channel>>>,
     errands: Mutex<Errands>,
+    /// What the session has not heard yet.
+    words: Mutex<Vec<Word>>,
     /// Calls of the application that are under way.
     n_calls: AtomicU32,
 }
@@ -67,6 +69,7 @@ impl Connection {
             profile: OnceLock::new(),
             channels: Mutex::new(Some(Vec::new())),
             errands: Mutex::default(),
+            words: Mutex::default(),
             n_calls: AtomicU32::new(0),
         }
     }
@@ -107,6 +110,20 @@ impl Connection {
     /// Takes what is to be done next; none ends the work.
     pub(crate) fn next_errand(&self) -> Option<Errand> {
         errand::next(&mut self.errands.lock())
+    }
+
+    /// Tells the session something that its client did not say. Of what servers say about one thing the latest counts.
+    pub(crate) fn tell(&self, word: Word) {
+        let mut words = self.words.lock();
+        words.retain(|earlier| !word.replaces(earlier));
+        words.push(word);
+        drop(words);
+        self.outbox.wake();
+    }
+
+    /// Takes what the session has not heard yet.
+    pub(crate) fn take_words(&self) -> Vec<Word> {
+        std::mem::take(&mut self.words.lock())
     }
 
     /// Begins a call of the application; none when there are too many.

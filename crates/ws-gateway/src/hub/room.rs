@@ -300,6 +300,7 @@ pub(super) fn begin<'a>(
         was_recovering: wanted.recover.is_some(),
         lifetime: wanted.lifetime,
         delta: options.delta && wanted.delta,
+        data: wanted.data.clone(),
         ..Subscribed::default()
     };
     if positioned && let Some(stream) = stream() {

@@ -58,6 +58,7 @@ fn wanted(name: &str, options: &Arc<NamespaceConfig>) -> Subscription {
         chan_info: None,
         overrides: Overrides::default(),
         lifetime: Lifetime::default(),
+        data: None,
         by_server: false,
     }
 }

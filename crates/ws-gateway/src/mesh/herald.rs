@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mainstay_redis::RedisError;
+use mainstay_runtime::{Component, ComponentKind};
 use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
@@ -33,6 +34,9 @@ pub(crate) struct Herald {
     /// Lives to be buried.
     dead: Mutex<Vec<String>>,
     to_do: Notify,
+    /// Whether this node is the only one of its name.
+    name: Component,
+    is_alone: AtomicBool,
     /// When the processor time was looked at, and what it was.
     measured: Mutex<(Instant, Duration)>,
 }
@@ -44,7 +48,11 @@ impl Herald {
         untold: Arc<Untold>,
         every: Duration,
     ) -> Self {
+        let name = broker.context().component("name", ComponentKind::Internal, false);
+        name.healthy("no other process has it");
         Self {
+            name,
+            is_alone: AtomicBool::new(true),
             broker,
             api,
             untold,
@@ -88,6 +96,23 @@ impl Herald {
         }
     }
 
+    /// Nodes of one name overwrite each other's load and are buried together, so whoever runs them has to know.
+    fn look_for_namesakes(&self) {
+        let mesh = self.broker.mesh();
+        let is_alone = !mesh.has_namesake();
+        if self.is_alone.swap(is_alone, Ordering::Relaxed) == is_alone {
+            return;
+        }
+        self.broker.hub().metrics().namesakes.set(i64::from(!is_alone));
+        if is_alone {
+            tracing::info!(instance = mesh.id(), "the other process of this name is gone");
+            self.name.healthy("no other process has it");
+        } else {
+            tracing::error!(instance = mesh.id(), "another process has the same server.instance");
+            self.name.unhealthy("another process has the same server.instance");
+        }
+    }
+
     async fn live_once(&self) -> Result<(), RedisError> {
         let mesh = self.broker.mesh();
         let mut state = self.api.node_here();
@@ -99,6 +124,7 @@ impl Herald {
             self.untold.set_incomplete(true);
             roll = mesh.live(&state, false).await?;
         }
+        self.look_for_namesakes();
         if let Roll::Called { dead } = roll {
             self.is_known.store(true, Ordering::Relaxed);
             self.broker.hub().metrics().nodes.set(mesh.peers().0.len() as i64 + 1);

@@ -119,7 +119,7 @@ impl Mesh {
             number(u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX)),
             Value::Bytes(state.encode_to_vec().into()),
             self.redis.full(ALL).into(),
-            parts(&["b", &self.id, &beat.to_string()]).into(),
+            self.beat(beat).into(),
         ];
         let answer: Vec<Value> =
             self.redis.run_script(&self.roll.live, &[NODES], arguments, self.within).await?;

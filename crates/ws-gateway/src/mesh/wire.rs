@@ -17,7 +17,10 @@ pub(crate) enum Method {
     Disconnect,
     Drain,
     Health,
+    /// What a client says to its stream over HTTP.
+    Hear,
     Presence,
+    Refresh,
     Subscribe,
     Unsubscribe,
     /// The users of a channel, each once, and how many clients they are.
@@ -31,6 +34,8 @@ pub(super) enum Said {
     Beat {
         node: String,
         number: u64,
+        /// Which process of that name.
+        process: String,
     },
     /// It has ended in order.
     Gone {
@@ -51,13 +56,15 @@ pub(super) enum Said {
 }
 
 impl Method {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 11] = [
         Self::Channels,
         Self::Connections,
         Self::Disconnect,
         Self::Drain,
         Self::Health,
+        Self::Hear,
         Self::Presence,
+        Self::Refresh,
         Self::Subscribe,
         Self::Unsubscribe,
         Self::Users,
@@ -70,7 +77,9 @@ impl Method {
             Self::Disconnect => "disconnect",
             Self::Drain => "drain",
             Self::Health => "health",
+            Self::Hear => "hear",
             Self::Presence => "presence",
+            Self::Refresh => "refresh",
             Self::Subscribe => "subscribe",
             Self::Unsubscribe => "unsubscribe",
             Self::Users => "users",
@@ -90,7 +99,7 @@ impl Said {
         };
         let (kind, node, id) = (text()?, text()?, text()?.parse().ok()?);
         match kind.as_str() {
-            "b" => Some(Self::Beat { node, number: id }),
+            "b" => Some(Self::Beat { node, number: id, process: text()? }),
             "d" => Some(Self::Gone { node }),
             "q" => {
                 let name = text()?;
@@ -133,8 +142,8 @@ mod tests {
         let answer = [parts(&["a", "n-1", "7", ""]).as_bytes(), b"\x1f\x00"].concat();
         let expected = Said::Answer { node: "n-1".to_owned(), id: 7, body: Some(body) };
         assert_eq!(Said::parse(&answer.into()), Some(expected));
-        let expected = Said::Beat { node: "n".to_owned(), number: 9 };
-        assert_eq!(Said::parse(&parts(&["b", "n", "9"]).into()), Some(expected));
+        let expected = Said::Beat { node: "n".to_owned(), number: 9, process: "p".to_owned() };
+        assert_eq!(Said::parse(&parts(&["b", "n", "9", "p"]).into()), Some(expected));
         assert_eq!(Said::parse(&parts(&["d", "n", "0"]).into()), Some(Said::Gone { node: "n".to_owned() }));
         for foreign in ["", "q", "x\x1fn\x1f1", "q\x1fn\x1f1\x1fnothing\x1f", "b\x1fn\x1fx"] {
             assert_eq!(Said::parse(&Bytes::from_static(foreign.as_bytes())), None, "{foreign:?}");

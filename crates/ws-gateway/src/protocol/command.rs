@@ -105,6 +105,9 @@ pub(crate) struct ConnectRequest<'a> {
     /// Where the client was in the channels the server subscribed it to.
     #[serde(borrow)]
     pub(crate) subs: HashMap<Cow<'a, str>, SubscribeRequest<'a>>,
+    /// For the application.
+    #[serde(borrow)]
+    pub(crate) data: Option<&'a RawValue>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -115,6 +118,9 @@ pub(crate) struct SubscribeRequest<'a> {
     /// For channels that cannot be subscribed to without.
     #[serde(borrow)]
     pub(crate) token: Cow<'a, str>,
+    /// For the application.
+    #[serde(borrow)]
+    pub(crate) data: Option<&'a RawValue>,
     /// The client wants what came after `offset` of `epoch`.
     pub(crate) recover: bool,
     #[serde(borrow)]
@@ -209,6 +215,7 @@ impl Default for ConnectRequest<'_> {
             name: Cow::Borrowed(""),
             version: Cow::Borrowed(""),
             subs: HashMap::new(),
+            data: None,
         }
     }
 }

@@ -160,6 +160,8 @@ pub(crate) struct ConnectResult<'a> {
     pub(crate) version: &'a str,
     #[serde(flatten)]
     pub(crate) lifetime: Lifetime,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) data: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) subs: BTreeMap<&'a str, SubscribeResult<'a>>,
     /// Seconds between pings.
@@ -202,6 +204,9 @@ pub(crate) struct SubscribeResult<'a> {
     /// Whether epoch and offset say where the channel is.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) positioned: bool,
+    /// What the application tells the client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) data: Option<&'a RawValue>,
     /// Whether the client asked for what it missed.
     #[serde(skip_serializing_if = "is_default")]
     pub(crate) was_recovering: bool,

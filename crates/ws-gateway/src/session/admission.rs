@@ -1,8 +1,10 @@
 //! The `connect` command: who is this, and which channels come with the token.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mainstay_auth::jwt::{Claims, SubscriptionClaims, TokenError};
+use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::permission::{NotJson, info_of};
@@ -14,6 +16,33 @@ use crate::protocol::{ConnectRequest, Lifetime, Method, SubscribeRequest};
 
 /// Names and versions of SDKs are shown to operators, not stored at any length a client likes.
 const MAX_CLIENT_NAME_BYTES: usize = 64;
+
+/// What a client says of itself as it connects.
+#[derive(Debug)]
+pub(super) struct Newcoming {
+    /// Of the command.
+    pub(super) id: u32,
+    /// Of the SDK, and its version.
+    pub(super) name: Box<str>,
+    pub(super) version: Box<str>,
+    /// Where it was in the channels that the server subscribed it to.
+    pub(super) positions: BTreeMap<String, Since>,
+}
+
+impl Newcoming {
+    pub(super) fn new(id: u32, request: &ConnectRequest<'_>) -> Self {
+        Self {
+            id,
+            name: shortened(&request.name),
+            version: shortened(&request.version),
+            positions: request
+                .subs
+                .iter()
+                .filter_map(|(name, asked)| Some((name.to_string(), since(asked)?)))
+                .collect(),
+        }
+    }
+}
 
 /// Why somebody is not let in.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,7 +67,10 @@ impl Session {
         now: Now,
         actions: &mut Vec<Action>,
     ) {
-        match self.admit(id, request, now, actions) {
+        let claims = identify(&self.rules, &request.token, now.unix_s);
+        let admitted = claims
+            .and_then(|claims| self.admit(Newcoming::new(id, request), &claims, (None, false), now, actions));
+        match admitted {
             Ok(connected) => self.state = State::Connected(Box::new(connected)),
             Err(NotAdmitted::Expired) => {
                 self.state = State::Refused { connect_by };
@@ -48,38 +80,41 @@ impl Session {
         }
     }
 
-    fn admit(
+    /// Lets a client in, with data for it. Where the application prolongs the connection, the client is told of no end.
+    pub(super) fn admit(
         &self,
-        id: u32,
-        request: &ConnectRequest<'_>,
+        newcoming: Newcoming,
+        claims: &Claims,
+        (data, is_renewed): (Option<Box<RawValue>>, bool),
         now: Now,
         actions: &mut Vec<Action>,
     ) -> Result<Connected, NotAdmitted> {
         let rules = &*self.rules;
-        let claims = identify(rules, &request.token, now.unix_s)?;
-        let (lifetime, expires_at) = rules.lifetime(&claims, now).ok_or(NotAdmitted::Expired)?;
-        let subscriptions = server_side(&claims, request, rules)?;
+        let ends = rules.lifetime(claims, now).ok_or(NotAdmitted::Expired)?;
+        let (lifetime, expires_at) = if is_renewed { Default::default() } else { ends };
+        let subscriptions = server_side(claims, newcoming.positions, rules)?;
         let user: Arc<str> = claims.sub.as_str().into();
 
         actions.push(Action::Admit(Profile {
             user: Arc::clone(&user),
-            client_name: shortened(&request.name),
-            client_version: shortened(&request.version),
+            client_name: newcoming.name,
+            client_version: newcoming.version,
             info: info_of(claims.info.as_ref(), claims.b64info.as_deref())?,
             meta: info_of(claims.meta.as_ref(), None)?,
         }));
         let ping_s = u32::try_from(rules.ping_every.as_secs_f64().ceil() as u64).unwrap_or(u32::MAX);
         actions.push(Action::Open(Box::new(Open {
-            id,
+            id: newcoming.id,
             client: self.client.clone(),
             version: rules.version.clone(),
             lifetime,
             ping_s,
             subscriptions,
             emulated: None,
+            data,
         })));
         let pulse = Pulse::new(now.at, rules, self.jitter);
-        Ok(Connected { user, expires_at, pulse, subscriptions_end: Vec::new(), pace: None })
+        Ok(Connected { user, expires_at, pulse, subscriptions_end: Vec::new(), hooks: None, pace: None })
     }
 }
 
@@ -105,7 +140,7 @@ pub(super) fn identify(rules: &Rules, token: &str, now_unix_s: u64) -> Result<Cl
 /// Returns what the token subscribes the client to; the request says where the client was in them.
 fn server_side(
     claims: &Claims,
-    request: &ConnectRequest<'_>,
+    mut positions: BTreeMap<String, Since>,
     rules: &Rules,
 ) -> Result<Vec<Subscription>, NotAdmitted> {
     let mut subscriptions: Vec<Subscription> = Vec::new();
@@ -122,7 +157,7 @@ fn server_side(
         if subscriptions.len() >= rules.max_channels {
             return Err(NotAdmitted::Disconnect(Disconnect::CHANNEL_LIMIT));
         }
-        let recover = request.subs.get(name.as_str()).and_then(since);
+        let recover = positions.remove(name.as_str());
         subscriptions.push(Subscription {
             channel,
             options,
@@ -137,6 +172,7 @@ fn server_side(
             chan_info: info_of(options_of_token.info.as_ref(), options_of_token.b64info.as_deref())?,
             overrides: options_of_token.overrides,
             lifetime: Lifetime::default(),
+            data: None,
             by_server: true,
         });
     }

@@ -86,7 +86,17 @@ impl Rules {
         if claims.channel.as_deref() != Some(channel.as_str()) || claims.sub != user {
             return Err(ReplyError::PERMISSION_DENIED);
         }
-        let (lifetime, expires_at) = self.lifetime(&claims, now).ok_or(if_expired)?;
+        self.permit_of(&claims, now, if_expired)
+    }
+
+    /// Returns what claims allow that are about one channel.
+    pub(super) fn permit_of(
+        &self,
+        claims: &Claims,
+        now: Now,
+        if_expired: ReplyError,
+    ) -> Result<Permit, ReplyError> {
+        let (lifetime, expires_at) = self.lifetime(claims, now).ok_or(if_expired)?;
         let chan_info = info_of(claims.info.as_ref(), claims.b64info.as_deref())
             .map_err(|NotJson| ReplyError::PERMISSION_DENIED)?;
         Ok(Permit { chan_info, overrides: claims.overrides, lifetime, expires_at })

@@ -2,16 +2,15 @@
 
 use std::sync::Arc;
 
-use tokio::time::Instant;
-
 use super::admission::{NotAdmitted, identify, since};
 use super::pace::Kind;
 use super::permission::{Allowed, allowed};
 use super::pulse::Pong;
 use super::{Action, Ask, Connected, Now, Rules};
-use crate::backend::RpcCall;
+use crate::backend::{RpcCall, Wish};
 use crate::channel::Channel;
 use crate::codes::{Disconnect, ReplyError};
+use crate::config::ChannelHook;
 use crate::engine::{HistoryQuery, Since};
 use crate::filter::Filter;
 use crate::hub::Subscription;
@@ -29,8 +28,8 @@ const FOSSIL: &str = "fossil";
 /// Longest name of what a client calls.
 const MAX_RPC_METHOD_BYTES: usize = 128;
 
-/// What a command comes to: something for the hub, or an error.
-type Outcome = Result<Ask, ReplyError>;
+/// What a command comes to: something for the hub, an error, or nothing until the application has been asked.
+type Outcome = Result<Option<Ask>, ReplyError>;
 
 /// One command and all it may touch.
 pub(super) struct Turn<'a> {
@@ -71,7 +70,8 @@ impl Turn<'_> {
             Request::Unknown => (Method::Unknown, Err(ReplyError::METHOD_NOT_FOUND)),
         };
         self.actions.push(match outcome {
-            Ok(ask) => Action::Ask { id: self.id, ask: Box::new(ask) },
+            Ok(None) => return Ok(()),
+            Ok(Some(ask)) => Action::Ask { id: self.id, ask: Box::new(ask) },
             Err(error) => Action::refuse(self.id, method, error),
         });
         Ok(())
@@ -100,7 +100,12 @@ impl Turn<'_> {
 
     fn subscribe(&mut self, request: &SubscribeRequest<'_>) -> Result<Outcome, Disconnect> {
         let name = named(&request.channel)?;
-        Ok(self.subscription(name, request).map(Ask::Subscribe))
+        Ok(self.subscription(name, request).and_then(|wanted| {
+            if request.token.is_empty() && self.rules.is_asked(ChannelHook::Subscribe, &wanted.options) {
+                return self.ask_to_subscribe(wanted, request.data).map(|()| None);
+            }
+            Ok(Some(Ask::Subscribe(wanted)))
+        }))
     }
 
     fn subscription(
@@ -120,7 +125,7 @@ impl Turn<'_> {
             Some(_) if !options.filters => return Err(ReplyError::BAD_REQUEST),
             Some(node) => Some(Arc::new(Filter::parse(node).map_err(|_| ReplyError::BAD_REQUEST)?)),
         };
-        self.ends_at(&channel, permit.expires_at);
+        self.connected.ends_at(&channel, permit.expires_at);
         Ok(Subscription {
             channel,
             options,
@@ -135,6 +140,7 @@ impl Turn<'_> {
             chan_info: permit.chan_info,
             overrides: permit.overrides,
             lifetime: permit.lifetime,
+            data: None,
             by_server: false,
         })
     }
@@ -142,10 +148,15 @@ impl Turn<'_> {
     fn unsubscribe(&mut self, channel: &str) -> Result<Outcome, Disconnect> {
         let name = named(channel)?;
         // A name that is none cannot be subscribed to, so there is nothing to end.
-        Ok(Channel::parse(name, self.rules.max_channel_bytes)
-            .map_err(|_| ReplyError::BAD_REQUEST)
-            .inspect(|channel| self.ends_at(channel, None))
-            .map(Ask::Unsubscribe))
+        let channel = Channel::parse(name, self.rules.max_channel_bytes).map_err(|_| ReplyError::BAD_REQUEST);
+        Ok(channel.map(|channel| {
+            let hooks = self.connected.hooks.as_mut();
+            if hooks.is_some_and(|hooks| hooks.unsubscribe_later(&channel, self.id)) {
+                return None;
+            }
+            self.connected.ends_at(&channel, None);
+            Some(Ask::Unsubscribe(channel))
+        }))
     }
 
     fn sub_refresh(&mut self, request: &SubRefreshRequest<'_>) -> Result<Outcome, Disconnect> {
@@ -156,8 +167,8 @@ impl Turn<'_> {
         Ok(self.rules.channel(name).and_then(|(channel, _)| {
             let (user, now) = (&self.connected.user, self.now);
             let permit = self.rules.read_permit(&channel, user, &request.token, now, ReplyError::EXPIRED)?;
-            self.ends_at(&channel, permit.expires_at);
-            Ok(Ask::Renew { channel, lifetime: permit.lifetime })
+            self.connected.ends_at(&channel, permit.expires_at);
+            Ok(Some(Ask::Renew { channel, lifetime: permit.lifetime }))
         }))
     }
 
@@ -169,18 +180,22 @@ impl Turn<'_> {
                 return Err(ReplyError::NOT_AVAILABLE);
             }
             let data = request.data.ok_or(ReplyError::BAD_REQUEST)?.to_owned();
-            Ok(Ask::Publish { channel, options, data, members_only })
+            if self.rules.is_asked(ChannelHook::Publish, &options) {
+                let wish = Wish { id: self.id, channel, options, data, members_only };
+                return self.ask_to_publish(wish).map(|()| None);
+            }
+            Ok(Some(Ask::Publish { channel, options, data, members_only }))
         }))
     }
 
     fn presence(&self, channel: &str) -> Result<Outcome, Disconnect> {
         let presence = self.seen(named(channel)?);
-        Ok(presence.map(|(channel, members_only)| Ask::Presence { channel, members_only }))
+        Ok(presence.map(|(channel, members_only)| Some(Ask::Presence { channel, members_only })))
     }
 
     fn presence_stats(&self, channel: &str) -> Result<Outcome, Disconnect> {
         let presence = self.seen(named(channel)?);
-        Ok(presence.map(|(channel, members_only)| Ask::PresenceStats { channel, members_only }))
+        Ok(presence.map(|(channel, members_only)| Some(Ask::PresenceStats { channel, members_only })))
     }
 
     /// Returns a channel whose presence the client may see, and whether only as a subscriber.
@@ -207,7 +222,7 @@ impl Turn<'_> {
                 since: since.map(|since| Since { offset: since.offset, epoch: (*since.epoch).into() }),
                 reverse: request.reverse,
             };
-            Ok(Ask::History { channel, options, query, members_only })
+            Ok(Some(Ask::History { channel, options, query, members_only }))
         }))
     }
 
@@ -223,13 +238,6 @@ impl Turn<'_> {
             Action::Call { id: self.id, call: Box::new(call) }
         };
         self.actions.push(action);
-    }
-
-    /// Notes when a subscription ends unless it is prolonged.
-    fn ends_at(&mut self, channel: &Channel, ends_at: Option<Instant>) {
-        let ends = &mut self.connected.subscriptions_end;
-        ends.retain(|(ending, _)| ending != channel);
-        ends.extend(ends_at.map(|at| (channel.clone(), at)));
     }
 
     fn refresh(&mut self, request: &RefreshRequest<'_>) -> Result<(), Disconnect> {

@@ -9,7 +9,9 @@ use super::{Action, Ask, Now, Rules, Session};
 use crate::config::{ChannelsConfig, NamespaceConfig, Recovery, Who};
 use crate::namespace::Namespaces;
 
+mod anything;
 mod channels;
+mod hooks;
 
 const SECRET: &[u8] = b"a secret of at least thirty-two bytes";
 const START_UNIX_S: u64 = 1_700_000_000;
@@ -54,6 +56,9 @@ fn rules() -> Rules {
         max_channels: 3,
         history_limit: 300,
         rpc: false,
+        hooks: crate::config::HooksConfig::default(),
+        asks_at_once: 2,
+        max_data_bytes: 1 << 16,
         rates: crate::config::RatesConfig::default(),
         ping_every: Duration::from_secs(20),
         pong_within: Duration::from_secs(8),
@@ -131,6 +136,7 @@ fn shown(actions: &[Action]) -> Vec<String> {
         }
         Action::Ask { id, ask } => format!("{id} {}", asked(ask)),
         Action::Call { id, call } => format!("{id} call {}", call.method),
+        Action::Consult(matter) => format!("ask {}", matter.hook()),
         Action::Expire(channel) => format!("expire {}", channel.as_str()),
         Action::RoundTrip(took) => format!("round trip {took:?}"),
         Action::Close(disconnect) => format!("close {} {}", disconnect.code, disconnect.reason),

@@ -1,69 +1,27 @@
 //! The application behind the gateway, over gRPC and HTTP.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use axum::Router;
-use axum::routing::post;
-use mainstay_proto::realtime::v1::realtime_backend_server::{RealtimeBackend, RealtimeBackendServer};
-use mainstay_proto::realtime::v1::{BackendError, BackendRpcRequest, BackendRpcResponse};
-use mainstay_rpc::{Reply, Request, Response, Routes, ServeOptions};
-use mainstay_runtime::{Context, UpstreamConfig};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
-use ws_gateway::{BackendConfig, GatewayConfig, HttpBackendConfig};
+use ws_gateway::{BackendConfig, GatewayConfig};
 
+use crate::application::Served;
 use crate::client::Client;
 use crate::node::{Node, PATIENCE, config, token, user};
 
 const WITHIN: Duration = Duration::from_millis(1_500);
 
-/// Answers as its method says.
-struct Application;
-
-#[tonic::async_trait]
-impl RealtimeBackend for Application {
-    async fn rpc(&self, request: Request<BackendRpcRequest>) -> Reply<BackendRpcResponse> {
-        let request = request.into_inner();
-        let client = request.client.unwrap_or_default();
-        let data = match request.method.as_str() {
-            "never" => std::future::pending().await,
-            "no" => {
-                let error = BackendError { code: 412, message: "not \"now\"".to_owned(), temporary: true };
-                return Ok(Response::new(BackendRpcResponse { error: Some(error), ..Default::default() }));
-            }
-            "broken" => "{".to_owned(),
-            _ => json!([client.user, serde_json::from_slice::<Value>(&request.data).ok()]).to_string(),
-        };
-        Ok(Response::new(BackendRpcResponse { data: data.into(), error: None }))
-    }
-}
-
-async fn over_http(body: String) -> Result<String, http::StatusCode> {
-    let asked: Value = serde_json::from_str(&body).unwrap();
-    match asked["method"].as_str().unwrap() {
-        "never" => std::future::pending().await,
-        "no" => Ok(json!({"error": {"code": 412, "message": "not \"now\"", "temporary": true}}).to_string()),
-        "broken" => Ok("{".to_owned()),
-        "down" => Err(http::StatusCode::SERVICE_UNAVAILABLE),
-        _ => Ok(json!({"data": [asked["user"], asked["data"]]}).to_string()),
-    }
-}
-
-fn config_with(grpc: UpstreamConfig, http: HttpBackendConfig) -> GatewayConfig {
+fn config_with(served: &Served) -> GatewayConfig {
     let backend = BackendConfig {
         rpc: true,
         within: WITHIN,
         max_in_flight_per_client: 2,
-        grpc,
-        http,
+        grpc: served.grpc.clone(),
+        http: served.http.clone(),
         ..BackendConfig::default()
     };
     GatewayConfig { backend, ..config() }
-}
-
-fn address(cx: &Context, name: &str) -> SocketAddr {
-    cx.listening().into_iter().find(|port| port.name == name).unwrap().address
 }
 
 async fn says_what_the_application_says(client: &mut Client) {
@@ -101,14 +59,12 @@ async fn waits_for_none_that_is_slow(client: &mut Client) {
 
 #[tokio::test]
 async fn calls_of_clients_go_to_the_application_over_grpc() {
-    let application = Context::for_test("application");
-    application.serve(Routes::new(RealtimeBackendServer::new(Application))).await.unwrap();
-    let url = format!("http://{}", address(&application, "internal"));
-    let node = Node::start(config_with(UpstreamConfig::of([url]), HttpBackendConfig::default())).await;
+    let application = Served::over_grpc().await;
+    let node = Node::start(config_with(&application)).await;
     let mut client = Client::connected(&node, &token(&user("42"))).await;
     says_what_the_application_says(&mut client).await;
     waits_for_none_that_is_slow(&mut client).await;
-    application.shut_down().await;
+    application.cx.shut_down().await;
     let answer = client.call("rpc", json!({"method": "echo"})).await;
     assert_eq!(answer["error"]["code"], json!(100), "{answer}");
     let metrics = node.metrics();
@@ -123,14 +79,8 @@ async fn calls_of_clients_go_to_the_application_over_grpc() {
 
 #[tokio::test]
 async fn calls_of_clients_go_to_the_application_over_http_and_are_held_back_while_it_fails() {
-    let application = Context::for_test("application");
-    let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
-    let listener = application.bind("http", "listen", any_port).await.unwrap();
-    let app = Router::new().route("/rpc", post(over_http));
-    application.serve_http(listener, app, ServeOptions::new("http"));
-    let rpc_url = format!("http://{}/rpc", address(&application, "http"));
-    let http = HttpBackendConfig { rpc_url, ..HttpBackendConfig::default() };
-    let node = Node::start(config_with(UpstreamConfig::default(), http)).await;
+    let application = Served::over_http().await;
+    let node = Node::start(config_with(&application)).await;
     let mut client = Client::connected(&node, &token(&user("42"))).await;
     says_what_the_application_says(&mut client).await;
     waits_for_none_that_is_slow(&mut client).await;
@@ -146,5 +96,5 @@ async fn calls_of_clients_go_to_the_application_over_http_and_are_held_back_whil
     }
     drop(client);
     node.wait_until_empty().await;
-    application.shut_down().await;
+    application.cx.shut_down().await;
 }

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use ws_gateway::{GatewayConfig, WebSocketConfig};
 
+use crate::cluster::{redis, single, with_redis};
 use crate::node::{Node, PATIENCE, config, token, user};
 
 /// A client whose answers come in the body of one request.
@@ -154,4 +155,27 @@ async fn fallbacks_can_be_turned_off() {
     let websocket = WebSocketConfig { fallbacks: false, ..config().websocket };
     let node = Node::start(GatewayConfig { websocket, ..config() }).await;
     assert_eq!(send(&node, post("/emulation", "{}")).await.status(), 404);
+}
+
+#[tokio::test]
+async fn what_a_client_says_to_any_node_reaches_its_stream() {
+    let stack = redis().await;
+    let (one, other) =
+        tokio::join!(Node::joined(with_redis(single(&stack))), Node::joined(with_redis(single(&stack))));
+    for node in [&one, &other] {
+        node.wait_for_metric("mainstay_ws_nodes 2").await;
+    }
+    for path in ["/connection/http_stream", "/connection/sse"] {
+        let mut stream = Stream::open(&one, path, &token(&user("42"))).await;
+        assert_eq!(stream.say(&other, json!({"id": 2, "subscribe": {"channel": "news"}})).await, 204);
+        assert_eq!(stream.line().await.unwrap(), json!({"id": 2, "subscribe": {}}));
+        assert_eq!(stream.say(&one, json!({"id": 3, "unsubscribe": {"channel": "news"}})).await, 204);
+        assert_eq!(stream.line().await.unwrap(), json!({"id": 3, "unsubscribe": {}}));
+        stream.node = json!("nobody");
+        assert_eq!(stream.say(&other, json!({"id": 4, "ping": {}})).await, 404);
+        drop(stream);
+        one.wait_until_empty().await;
+    }
+    other.wait_for_metric("mainstay_ws_requests_passed_on_total{outcome=\"heard\"} 2").await;
+    other.wait_for_metric("mainstay_ws_requests_passed_on_total{outcome=\"lost\"} 2").await;
 }

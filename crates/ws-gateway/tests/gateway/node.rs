@@ -36,13 +36,20 @@ pub(crate) fn token(claims: &Claims) -> String {
     sign_hs256(claims, SECRET.as_bytes()).unwrap()
 }
 
+pub(crate) fn now_unix_s() -> u64 {
+    mainstay_runtime::Clock::system().unix_s()
+}
+
 pub(crate) fn user(sub: &str) -> Claims {
     Claims { sub: sub.to_owned(), exp: Some(4_000_000_000), ..Claims::default() }
 }
 
 impl Node {
     pub(crate) async fn start(config: GatewayConfig) -> Self {
-        let cx = Context::for_test("ws-gateway");
+        Self::start_in(Context::for_test("ws-gateway"), config).await
+    }
+
+    pub(crate) async fn start_in(cx: Context, config: GatewayConfig) -> Self {
         ws_gateway::start(cx.clone(), config).await.unwrap();
         let address = |name| cx.listening().into_iter().find(|port| port.name == name).unwrap().address;
         let (websocket, internal) = (address("websocket"), address("internal"));

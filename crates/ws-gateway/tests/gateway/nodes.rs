@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use mainstay_proto::realtime::v1::{HistoryRequest, Reach};
+use mainstay_runtime::{Clock, Context};
 use serde_json::{Value, json};
 use ws_gateway::BrokerConfig;
 
@@ -162,4 +163,21 @@ async fn a_numbering_ends_with_the_server_that_gave_it() {
     node.wait_until_empty().await;
     node.cx.shut_down().await;
     stack.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn two_processes_of_one_name_are_told_of() {
+    let stack = redis().await;
+    let mut config = with_redis(single(&stack));
+    config.broker.lease = Duration::from_secs(1);
+    let named = |name| Context::for_test_as("ws-gateway", name, Clock::system());
+    let one = Node::start_in(named("twin"), config.clone()).await;
+    let other = Node::start_in(named("twin"), config.clone()).await;
+    let third = Node::start_in(named("third"), config).await;
+    for twin in [&one, &other] {
+        twin.wait_for_metric("mainstay_ws_namesakes 1").await;
+    }
+    assert!(third.metrics().contains("mainstay_ws_namesakes 0\n"));
+    other.cx.shut_down().await;
+    one.wait_for_metric("mainstay_ws_namesakes 0").await;
 }

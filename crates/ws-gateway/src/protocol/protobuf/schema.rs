@@ -47,6 +47,7 @@ pub(super) const COMMAND: &[Field] = &[
 
 const CONNECT_REQUEST: &[Field] = &[
     field(1, "token", Text),
+    field(2, "data", Json),
     field(3, "subs", Map(&Message(SUBSCRIBE_REQUEST))),
     field(4, "name", Text),
     field(5, "version", Text),
@@ -58,6 +59,7 @@ const SUBSCRIBE_REQUEST: &[Field] = &[
     field(3, "recover", Bool),
     field(6, "epoch", Text),
     field(7, "offset", Unsigned),
+    field(8, "data", Json),
     field(9, "positioned", Bool),
     field(10, "recoverable", Bool),
     field(11, "join_leave", Bool),
