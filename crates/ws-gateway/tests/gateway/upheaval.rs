@@ -238,18 +238,18 @@ async fn upheaval(seed: u64, n_harms: usize, may_fail_over: bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_misses_anything_without_being_told_while_links_break() {
-    upheaval(1, 4, false).await;
+    Box::pin(upheaval(1, 4, false)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_misses_anything_without_being_told_while_primaries_change() {
-    upheaval(2, 2, true).await;
+    Box::pin(upheaval(2, 2, true)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes"]
 async fn nobody_misses_anything_without_being_told_for_long() {
     for seed in 10..20 {
-        upheaval(seed, 12, seed % 2 == 0).await;
+        Box::pin(upheaval(seed, 12, seed % 2 == 0)).await;
     }
 }
