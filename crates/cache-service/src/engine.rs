@@ -200,7 +200,7 @@ impl Engine {
         seat: Option<Seat>,
     ) -> Result<Found, CacheError> {
         let started = Instant::now();
-        let found = self.read(key, left, seat).await;
+        let found = self.read(key, started, left, seat).await;
         let metrics = &self.metrics;
         let Ok(found) = found else {
             metrics.get.errors.inc();

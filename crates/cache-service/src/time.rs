@@ -29,6 +29,11 @@ impl Time {
         Moment(self.origin.map_or_else(|| self.unix_ms(), |origin| millis(origin.elapsed())))
     }
 
+    /// Returns the steady time of a moment that was just noted.
+    pub(crate) fn at(&self, noted: Instant) -> Moment {
+        Moment(self.origin.map_or_else(|| self.unix_ms(), |origin| millis(noted - origin)))
+    }
+
     /// Returns the time of day.
     pub(crate) fn unix_ms(&self) -> u64 {
         self.since_epoch(|since| since.as_millis())

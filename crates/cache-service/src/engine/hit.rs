@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{Engine, Found, Namespace, Policy};
 use crate::config::Strategy;
 use crate::key::{Key, Namespace as Namespaced};
-use crate::layer::memory::{Held, LOOKED_AT_ONCE, Record};
+use crate::layer::memory::{Held, LOOKED_AT_ONCE, Record, Value};
 use crate::layer::redis::RedisLayer;
 use crate::metrics::LastLayer;
 use crate::time::Moment;
@@ -42,7 +42,7 @@ enum Proof {
 /// An entry as it lies in memory.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Seen<'a> {
-    pub(crate) value: &'a [u8],
+    pub(crate) value: Value<'a>,
     pub(crate) content_type: &'a str,
     pub(crate) version: u64,
     pub(crate) ttl_left_ms: u64,
@@ -90,15 +90,15 @@ impl Engine {
         namespace.is_some_and(|namespace| namespace.policy.strategy != Strategy::CacheAside)
     }
 
-    /// Answers with what memory holds, if it may answer alone. All reads pass here.
+    /// Tells whether memory may answer alone, with this entry. All reads pass here.
     ///
     /// Where Redis is used, the log of changes must prove that nothing was missed. A write that Redis never confirmed is
     /// here alone, so there is nothing to miss.
-    pub(super) fn alone(&self, key: &Key, policy: &Policy, entry: &Held, now: Moment) -> Option<Found> {
+    pub(super) fn suffices(&self, key: &Key, policy: &Policy, entry: &Held, now: Moment) -> bool {
         let proves =
             |redis: &RedisLayer| self.invalidation.proves(redis.partition_of(key.namespace()), entry, now);
         let proven = !entry.confirmed || self.redis_of(policy).is_none_or(proves);
-        (proven && entry.is_fresh(now)).then(|| self.found_in_memory(entry, now))
+        proven && entry.is_fresh(now)
     }
 
     /// Returns what memory holds, fresh or not, unless its tags or its namespace were invalidated.
@@ -115,7 +115,7 @@ impl Engine {
 impl Hits<'_> {
     /// Shows an entry where it lies, if memory alone can answer; else the read is for [`Hits::get`], and nothing is counted.
     ///
-    /// A small value is shown under the lock of its shard: the caller copies it and does nothing else.
+    /// All but large values are shown under the lock of their shard: the caller copies it and does nothing else.
     pub(crate) fn look<T>(&mut self, name: &str, show: impl FnOnce(&Seen<'_>) -> T) -> Option<T> {
         if !self.sees {
             return None;
@@ -168,7 +168,7 @@ impl Hits<'_> {
     }
 
     /// Returns an entry if memory alone may answer with it.
-    fn seen<'r>(&self, record: &'r Record) -> Option<Seen<'r>> {
+    fn seen<'r>(&self, record: &Record<'r>) -> Option<Seen<'r>> {
         let head = record.head();
         let proven = match self.proof {
             _ if !head.confirmed => true,
@@ -200,8 +200,11 @@ impl Hits<'_> {
         if !self.namespace.policy.memory {
             return None;
         }
-        let found = self.engine.alone(key, &self.namespace.policy, &self.engine.held(key)?, self.now)?;
-        found.entry.as_ref()?;
+        let held = self.engine.held(key).filter(|held| held.has_value)?;
+        if !self.engine.suffices(key, &self.namespace.policy, &held, self.now) {
+            return None;
+        }
+        let found = self.engine.found_in_memory(held, self.now);
         self.engine.refresh_ahead(&self.namespace, key, &found);
         self.n_hits += 1;
         self.engine.insight.observe(key, true);

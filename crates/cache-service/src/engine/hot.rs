@@ -183,7 +183,7 @@ impl Engine {
         let Some(held) = self.held(key) else { return false };
         let ahead = (policy.memory_ttl / 2).min(2 * HotKeys::EVERY);
         let lasts = held.fresh_until.left(now) > ahead || held.fresh_until >= held.lives_until;
-        lasts && self.alone(key, policy, &held, now).is_some()
+        lasts && self.suffices(key, policy, &held, now)
     }
 }
 

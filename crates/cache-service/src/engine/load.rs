@@ -240,7 +240,8 @@ impl Engine {
     /// Returns what memory may answer with by now.
     fn brought_meanwhile(&self, key: &Key, policy: &Policy) -> Option<Found> {
         let held = if policy.memory { self.held(key)? } else { return None };
-        self.alone(key, policy, &held, self.time.now())
+        let now = self.time.now();
+        self.suffices(key, policy, &held, now).then(|| self.found_in_memory(held, now))
     }
 
     /// Looks whether Redis has it, and asks for the lease.

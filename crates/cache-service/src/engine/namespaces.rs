@@ -1,8 +1,8 @@
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use mainstay_runtime::Problems;
 use parking_lot::RwLock;
 use prometheus_client::metrics::counter::Counter;

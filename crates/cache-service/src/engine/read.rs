@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use super::keep::{Loading, confirmed_entry};
@@ -21,13 +22,15 @@ impl Engine {
     pub(super) async fn read(
         &self,
         key: &Key,
+        started: Instant,
         left: Duration,
         seat: Option<Seat>,
     ) -> Result<Found, CacheError> {
         let namespace = self.namespace(key)?;
-        let (policy, now) = (&namespace.policy, self.time.now());
-        let held = if policy.memory { self.held(key) } else { None };
-        let alone = held.as_ref().and_then(|entry| self.alone(key, policy, entry, now));
+        let (policy, now) = (&namespace.policy, self.time.at(started));
+        let mut held = if policy.memory { self.held(key) } else { None };
+        let alone = held.take_if(|entry| self.suffices(key, policy, entry, now));
+        let alone = alone.map(|entry| self.found_in_memory(entry, now));
         let found = match (alone, self.redis_of(policy)) {
             (Some(found), _) => {
                 self.refresh_ahead(&namespace, key, &found);
@@ -35,7 +38,7 @@ impl Engine {
             }
             (None, _) if policy.strategy != Strategy::CacheAside => {
                 let stale = held.filter(|held| held.has_value && held.is_kept(now));
-                let stale = stale.map(|entry| self.found_in_memory(&entry, now));
+                let stale = stale.map(|entry| self.found_in_memory(entry, now));
                 let span = tracing::info_span!("cache.get", cache.namespace = key.namespace());
                 self.load(key, policy, stale, left, seat).instrument(span).await
             }
@@ -106,7 +109,7 @@ impl Engine {
         match (answer, held) {
             (Ok(found), held) => match (reconcile(held.as_deref(), found.as_ref(), now), held, found) {
                 (Right::Memory, Some(held), _) => {
-                    Ok(Found { degraded: true, ..self.found_in_memory(&held, now) })
+                    Ok(Found { degraded: true, ..self.found_in_memory(held, now) })
                 }
                 (_, _, Some(envelope)) => Ok(self.found_in_redis(key, policy, envelope, loading)),
                 // An ended entry may still be given while the origin fails.
@@ -118,7 +121,7 @@ impl Engine {
                 }
             },
             (Err(_), Some(held)) if held.is_kept(now) => {
-                Ok(Found { stale: true, degraded: true, ..self.found_in_memory(&held, now) })
+                Ok(Found { stale: true, degraded: true, ..self.found_in_memory(held, now) })
             }
             (Err(error), _) if error.is_overload() => Err(CacheError::Overloaded),
             (Err(_), _) => {
@@ -128,13 +131,14 @@ impl Engine {
         }
     }
 
-    pub(super) fn found_in_memory(&self, held: &Held, now: Moment) -> Found {
-        let entry = held.value().map(|value| FoundEntry {
+    pub(super) fn found_in_memory(&self, held: Held, now: Moment) -> Found {
+        let (head, content_type, value) = held.into_parts();
+        let entry = value.map(|value| FoundEntry {
             value,
-            content_type: held.content_type(),
-            version: held.version,
-            ttl_left: held.lives_until.left(now),
-            age: self.age(held.set_at_unix_ms),
+            content_type,
+            version: head.version,
+            ttl_left: head.lives_until.left(now),
+            age: self.age(head.set_at_unix_ms),
         });
         Found { entry, layer: LastLayer::L1, stale: false, degraded: false }
     }

@@ -7,10 +7,9 @@ use tracing::Instrument as _;
 use super::write::{ForgetOnDrop, check_once};
 use super::{Deleted, Engine, Policy};
 use crate::config::{Durability, Strategy};
-use crate::entry::{Removal, Removed};
+use crate::entry::{Head, Removal, Removed};
 use crate::error::CacheError;
 use crate::key::Key;
-use crate::layer::memory::Held;
 use crate::layer::redis::LayerError;
 use crate::metrics::LastLayer;
 use crate::once::Made;
@@ -131,6 +130,6 @@ fn done(existed: bool) -> Deleted {
     Deleted { existed, replayed: false }
 }
 
-fn was_here(held: Option<Held>, now: Moment) -> bool {
+fn was_here(held: Option<Head>, now: Moment) -> bool {
     held.is_some_and(|held| held.has_value && held.is_alive(now))
 }

@@ -29,7 +29,7 @@ impl Engine {
         let namespace = self.namespace(key)?;
         let (policy, now) = (&namespace.policy, self.time.now());
         let held = if policy.memory { self.held(key) } else { None };
-        if held.as_ref().is_some_and(|held| self.alone(key, policy, held, now).is_some()) {
+        if held.as_ref().is_some_and(|held| self.suffices(key, policy, held, now)) {
             return Ok(Warmed::Present);
         }
         let within = policy.hard_deadline.max(WITHIN);

@@ -198,7 +198,9 @@ fn put_get_response_in(seen: &Seen<'_>, to: &mut BytesMut) {
     put_tag(to, 1, LENGTH);
     put_varint(to, entry_bytes(seen) as u64);
     if !seen.value.is_empty() {
-        put_bytes(to, 1, seen.value);
+        put_tag(to, 1, LENGTH);
+        put_varint(to, seen.value.len() as u64);
+        seen.value.pieces().for_each(|piece| to.put_slice(piece));
     }
     if seen.version != 0 {
         put_tag(to, 2, VARINT);

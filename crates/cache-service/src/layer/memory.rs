@@ -2,40 +2,43 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasher as _;
-use std::mem::size_of;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hashbrown::DefaultHashBuilder;
 use parking_lot::RwLock;
 
 use crate::config::Eviction;
-use crate::entry::{Condition, Entry};
+use crate::entry::{Condition, Entry, Head};
 use crate::key::Key;
 use crate::time::Moment;
 
+mod arena;
 mod ghosts;
 mod order;
+mod pages;
 mod pool;
 mod record;
 mod shard;
 mod slots;
 
-pub(crate) use record::{Held, Record};
+use pages::{PAGE_BYTES, Pages};
+use record::Draft;
+pub(crate) use record::{Held, Record, Value};
 pub(crate) use shard::PoolFigures;
 use shard::{PoolOf, Read, Shard};
 
-/// What an entry costs beyond key, tags, content type and value: its head, the counters of its allocation and the
-/// allocator's own, its slot, its place in the table (five bytes, of which up to half are unused) and its ghost.
-pub(crate) const ENTRY_OVERHEAD_BYTES: u64 =
-    (Record::HEAD_BYTES + 16 + 16 + size_of::<slots::Slot>() + 12 + 8) as u64;
+/// What an entry costs beside its record and what that leaves unused: its slot, its place in the table (thirteen bytes, of which up
+/// to four sevenths are unused) and its ghost.
+pub(crate) const ENTRY_OVERHEAD_BYTES: u64 = (slots::Slots::SLOT_BYTES + 30 + 8) as u64;
 
-/// Below this a shard holds too few entries to choose well what to evict.
-const SHARD_BYTES_MIN: u64 = 1 << 20;
+/// Below this the pages that are partly empty, up to one of each size, are too large a part of a shard.
+const SHARD_BYTES_MIN: u64 = 8 << 20;
 const SHARDS_MAX: u64 = 64;
 /// Namespaces that have an order of their own; the entries of all others share one.
 const MOST_POOLS: usize = 1_100;
-/// Larger values are copied by a reader without the lock, for which the record has to be counted as shared.
-const SEEN_UNDER_LOCK_BYTES: usize = 4 << 10;
+/// Larger values are not shown while the locks of other shards are held.
+const SEEN_TOGETHER_BYTES: usize = 4 << 10;
 /// Keys looked at together.
 pub(crate) const LOOKED_AT_ONCE: usize = 16;
 /// Entries looked at under one lock, where all are.
@@ -54,6 +57,7 @@ pub(crate) struct Memory {
     shards: Box<[RwLock<Shard>]>,
     pools: RwLock<Pools>,
     hasher: DefaultHashBuilder,
+    pages: Arc<Pages>,
     shard_bytes: u64,
     expirations: AtomicU64,
 }
@@ -91,14 +95,15 @@ impl Memory {
         let shard_bytes = SHARD_BYTES_MIN.max(4 * largest_value_bytes);
         let n_shards = prev_power_of_two((capacity_bytes / shard_bytes).clamp(1, SHARDS_MAX));
         let shard_bytes = capacity_bytes / n_shards;
-        let hasher = DefaultHashBuilder::default();
-        let shards =
-            (0..n_shards).map(|number| RwLock::new(Shard::new(shard_bytes, hasher.hash_one(number))));
+        let (hasher, pages) = (DefaultHashBuilder::default(), Arc::<Pages>::default());
+        let shard = |number: u64| Shard::new(shard_bytes, hasher.hash_one(number), Arc::clone(&pages));
+        let shards = (0..n_shards).map(|number| RwLock::new(shard(number)));
         let pools = Pools { numbers: HashMap::new(), evictions: vec![default], default };
         Self {
             shards: shards.collect(),
             pools: RwLock::new(pools),
             hasher,
+            pages,
             shard_bytes,
             expirations: AtomicU64::new(0),
         }
@@ -106,7 +111,9 @@ impl Memory {
 
     /// Returns the largest value that is sure to find room.
     pub(crate) fn largest_value_bytes(&self) -> u64 {
-        self.shard_bytes.saturating_sub(ENTRY_OVERHEAD_BYTES + Record::LARGEST_TEXTS)
+        // Texts, and the ends of its pages.
+        let beside = ENTRY_OVERHEAD_BYTES + 3 * PAGE_BYTES as u64;
+        self.shard_bytes.saturating_sub(beside)
     }
 
     /// Says in which order the entries of a namespace leave. Those that are there stay, and come into the new order with
@@ -136,38 +143,37 @@ impl Memory {
     /// when it is written anew, until it is unpinned or removed.
     pub(crate) fn pin(&self, key: &Key) -> bool {
         let (hash, shard) = self.place(key);
-        shard.write().pin(key, hash)
+        shard.write().pin(key.as_str(), hash)
     }
 
     pub(crate) fn unpin(&self, key: &Key) {
         let (hash, shard) = self.place(key);
-        shard.write().unpin(key, hash);
+        shard.write().unpin(key.as_str(), hash);
     }
 
     pub(crate) fn is_pinned(&self, key: &Key) -> bool {
         let (hash, shard) = self.place(key);
-        shard.read().is_pinned(key, hash)
+        shard.read().is_pinned(key.as_str(), hash)
     }
 
     /// Returns what is held, fresh or not.
     pub(crate) fn get(&self, key: &Key) -> Option<Held> {
-        self.record(key.as_str()).map(Held::new)
+        let (hash, at) = self.place_of(key.as_str());
+        self.held(key.as_str(), hash, at)
     }
 
-    /// Calls with what is held of `namespace:key`, fresh or not. With a small value it is called under the lock of the shard.
-    pub(crate) fn look<T>(&self, key: &str, see: impl FnOnce(&Record) -> T) -> Option<T> {
+    /// Calls with what is held of `namespace:key`, fresh or not, under the lock of its shard unless the value is large.
+    pub(crate) fn look<T>(&self, key: &str, see: impl FnOnce(&Record<'_>) -> T) -> Option<T> {
         let (hash, at) = self.place_of(key);
         let shard = self.shards[at].read();
-        let record = match shard.see(key, hash)? {
-            Read::Noted(record) if record.value_bytes() <= SEEN_UNDER_LOCK_BYTES => return Some(see(record)),
-            Read::Noted(record) => record.clone(),
-            Read::Moves => {
-                drop(shard);
-                return self.record(key).map(|record| see(&record));
-            }
+        let Read::Noted(record) = shard.see(key, hash)? else {
+            drop(shard);
+            return self.shards[at].write().read(key, hash).map(|record| see(&record));
         };
+        let Some(paged) = shard.paged(&record) else { return Some(see(&record)) };
+        let (texts, paged) = (record.texts().to_vec(), Arc::clone(paged));
         drop(shard);
-        Some(see(&record))
+        Some(see(&Record::of_copy(&texts, &paged)))
     }
 
     /// Calls with what is held of these keys, at most [`LOOKED_AT_ONCE`], in their order, until one is not held, or the call
@@ -176,7 +182,7 @@ impl Memory {
     /// Memory is slower than the processor by far, and a lock makes it wait. So all locks are taken first, and what is
     /// needed of one key is loaded while others are still on their way. Nobody holds one of these locks while waiting for
     /// another but those who read, and readers do not exclude each other.
-    pub(crate) fn look_at_once(&self, keys: &[&str], mut see: impl FnMut(&Record) -> bool) {
+    pub(crate) fn look_at_once(&self, keys: &[&str], mut see: impl FnMut(&Record<'_>) -> bool) {
         let keys = &keys[..keys.len().min(LOOKED_AT_ONCE)];
         let mut places = [(0, 0); LOOKED_AT_ONCE];
         let mut wanted = 0_u64;
@@ -206,24 +212,24 @@ impl Memory {
             else {
                 return;
             };
-            if record.value_bytes() > SEEN_UNDER_LOCK_BYTES {
-                let record = record.clone();
+            if record.value_bytes() > SEEN_TOGETHER_BYTES {
                 drop(shards);
-                see(&record);
+                self.look(key, see);
                 return;
             }
-            if !see(record) {
+            if !see(&record) {
                 return;
             }
         }
     }
 
-    fn record(&self, key: &str) -> Option<Record> {
-        let (hash, at) = self.place_of(key);
-        if let Read::Noted(record) = self.shards[at].read().see(key, hash)? {
-            return Some(record.clone());
+    fn held(&self, key: &str, hash: u32, at: usize) -> Option<Held> {
+        let shard = self.shards[at].read();
+        if let Read::Noted(record) = shard.see(key, hash)? {
+            return Some(shard.held(&record));
         }
-        self.shards[at].write().read(key, hash).cloned()
+        drop(shard);
+        self.shards[at].write().read_copy(key, hash)
     }
 
     /// Notes the state of a key before it is loaded from below.
@@ -234,21 +240,21 @@ impl Memory {
 
     /// Stores a loaded entry unless the key was changed since the mark.
     pub(crate) fn fill(&self, key: &Key, entry: &Entry, mark: Mark) {
-        let record = Record::pack(key, entry);
+        let draft = Draft::new(key, entry, &self.pages);
         self.with_pool(key, |hash, shard, pool| {
             if shard.mark(hash) == mark {
-                shard.store(key, hash, record, pool);
+                shard.store(hash, draft, pool);
             }
         });
     }
 
     /// Stores a written entry unless one with a higher version is held.
     pub(crate) fn put(&self, key: &Key, entry: &Entry) {
-        let record = Record::pack(key, entry);
+        let draft = Draft::new(key, entry, &self.pages);
         self.with_pool(key, |hash, shard, pool| {
             shard.change(hash);
-            if shard.head(key, hash).is_none_or(|held| held.version <= entry.version) {
-                shard.store(key, hash, record, pool);
+            if shard.head(key.as_str(), hash).is_none_or(|held| held.version <= entry.version) {
+                shard.store(hash, draft, pool);
             }
         });
     }
@@ -261,15 +267,15 @@ impl Memory {
         condition: Condition,
         now: Moment,
     ) -> Result<(), u64> {
-        let record = Record::pack(key, entry);
+        let draft = Draft::new(key, entry, &self.pages);
         self.with_pool(key, |hash, shard, pool| {
-            let alive = shard.head(key, hash).filter(|held| held.has_value && held.is_alive(now));
+            let alive = shard.head(key.as_str(), hash).filter(|held| held.has_value && held.is_alive(now));
             let version = alive.map(|held| held.version);
             if !condition.holds(version) {
                 return Err(version.unwrap_or(0));
             }
             shard.change(hash);
-            shard.store(key, hash, record, pool);
+            shard.store(hash, draft, pool);
             Ok(())
         })
     }
@@ -279,8 +285,8 @@ impl Memory {
         let (hash, shard) = self.place(key);
         let mut shard = shard.write();
         shard.change(hash);
-        if shard.head(key, hash).is_some_and(|held| held.confirmed && held.version != version) {
-            shard.remove(key, hash);
+        if shard.head(key.as_str(), hash).is_some_and(|held| held.confirmed && held.version != version) {
+            shard.remove(key.as_str(), hash);
         }
     }
 
@@ -288,8 +294,8 @@ impl Memory {
     pub(crate) fn outlived(&self, key: &Key, version: u64) {
         let (hash, shard) = self.place(key);
         let mut shard = shard.write();
-        if shard.head(key, hash).is_some_and(|held| held.version <= version) {
-            shard.remove(key, hash);
+        if shard.head(key.as_str(), hash).is_some_and(|held| held.version <= version) {
+            shard.remove(key.as_str(), hash);
         }
     }
 
@@ -297,18 +303,18 @@ impl Memory {
     pub(crate) fn remove_older(&self, key: &Key, version: u64) {
         let (hash, shard) = self.place(key);
         let mut shard = shard.write();
-        if shard.head(key, hash).is_none_or(|held| held.version < version) {
+        if shard.head(key.as_str(), hash).is_none_or(|held| held.version < version) {
             shard.change(hash);
-            shard.remove(key, hash);
+            shard.remove(key.as_str(), hash);
         }
     }
 
     /// Removes a key; loads under way will not bring it back.
-    pub(crate) fn remove(&self, key: &Key) -> Option<Held> {
+    pub(crate) fn remove(&self, key: &Key) -> Option<Head> {
         let (hash, shard) = self.place(key);
         let mut shard = shard.write();
         shard.change(hash);
-        shard.remove(key, hash).map(Held::new)
+        shard.remove(key.as_str(), hash)
     }
 
     /// Removes a key that the layer below no longer has, unless it was changed since the mark.
@@ -316,7 +322,7 @@ impl Memory {
         let (hash, shard) = self.place(key);
         let mut shard = shard.write();
         if shard.mark(hash) == mark {
-            shard.remove(key, hash);
+            shard.remove(key.as_str(), hash);
         }
     }
 
@@ -324,8 +330,8 @@ impl Memory {
     pub(crate) fn expire(&self, key: &Key, now: Moment) {
         let (hash, shard) = self.place(key);
         let mut shard = shard.write();
-        if shard.head(key, hash).is_some_and(|held| !held.is_kept(now)) {
-            shard.remove(key, hash);
+        if shard.head(key.as_str(), hash).is_some_and(|held| !held.is_kept(now)) {
+            shard.remove(key.as_str(), hash);
             self.expirations.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -333,11 +339,12 @@ impl Memory {
     /// Removes every entry that is of no use any more, and ends changes of policies.
     pub(crate) fn sweep(&self, now: Moment) {
         for shard in &self.shards {
-            let mut first = 0;
-            // One lock per step: who serves from this shard waits for no more.
-            while let Some(n) = shard.write().sweep(first, STEP, |record| now >= record.kept_until()) {
+            // One lock per step: who serves from this shard waits for no more. From above, for entries come to lower
+            // numbers where many are free.
+            let n_numbers = shard.read().n_numbers();
+            for first in steps(n_numbers) {
+                let n = shard.write().sweep(first, STEP, now);
                 self.expirations.fetch_add(n, Ordering::Relaxed);
-                first += STEP;
             }
             while !shard.write().settle(STEP as usize) {}
         }
@@ -346,15 +353,15 @@ impl Memory {
     /// Shows each entry: `namespace:key`, the bytes of key and value, and the end of its ttl.
     pub(crate) fn visit(&self, mut see: impl FnMut(&str, u64, Moment)) {
         for shard in &self.shards {
-            let mut first = 0;
-            loop {
-                let records = shard.read().records(first, STEP);
-                let Some(records) = records else { break };
-                for record in records {
-                    let key = record.key_text();
-                    see(key, (key.len() + record.value_bytes()) as u64, record.lives_until());
+            let n_numbers = shard.read().n_numbers();
+            for first in steps(n_numbers) {
+                let glance = shard.read().glance(first, STEP);
+                let mut start = 0;
+                for (end, value_bytes, lives_until) in glance.entries {
+                    let key = &glance.keys[start..end];
+                    see(key, (key.len() + value_bytes) as u64, lives_until);
+                    start = end;
                 }
-                first += STEP;
             }
         }
     }
@@ -372,7 +379,7 @@ impl Memory {
         for shard in &self.shards {
             let shard = shard.read();
             figures.entries += shard.n_entries();
-            figures.bytes += shard.bytes();
+            figures.bytes += shard.held_bytes();
             let (pinned_entries, pinned_bytes) = shard.pinned();
             figures.pinned_entries += pinned_entries;
             figures.pinned_bytes += pinned_bytes;
@@ -476,6 +483,11 @@ impl std::ops::Add for PoolFigures {
             evictions: self.evictions + other.evictions,
         }
     }
+}
+
+/// Returns where steps through so many numbers begin, the last first.
+fn steps(n_numbers: u32) -> impl Iterator<Item = u32> {
+    (0..n_numbers.div_ceil(STEP)).rev().map(|step| step * STEP)
 }
 
 fn prev_power_of_two(number: u64) -> u64 {

@@ -127,7 +127,7 @@ proptest! {
         id in any::<u64>(),
         last in any::<bool>(),
     ) {
-        let seen = Seen { value: &value, content_type: &content_type, version, ttl_left_ms, age_ms };
+        let seen = Seen { value: value.as_slice().into(), content_type: &content_type, version, ttl_left_ms, age_ms };
         let millis = |millis| prost_types::Duration::try_from(Duration::from_millis(millis)).ok();
         let get = pb::GetResponse {
             entry: Some(pb::Entry {

@@ -13,7 +13,7 @@ impl Ghosts {
     /// Remembers a hash, beside `n_entries` that are held.
     pub(super) fn add(&mut self, hash: u32, n_entries: u64) {
         let wanted = usize::try_from(n_entries).unwrap_or(usize::MAX).max(FEWEST_PLACES);
-        if self.places.len() < wanted {
+        if self.places.len() < wanted || self.places.len() / 8 > wanted {
             let before = std::mem::replace(&mut self.places, vec![0; wanted.next_power_of_two()]);
             for ghost in before {
                 self.put(ghost);

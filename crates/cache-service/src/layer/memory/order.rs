@@ -46,6 +46,22 @@ impl List {
         }
     }
 
+    /// Takes note that the slot `from` is now `to`, its copy.
+    pub(super) fn renumber(&mut self, slots: &mut Slots, from: u32, to: u32) {
+        let (before, after) = (slots[to].before, slots[to].after);
+        if before == NIL {
+            self.newest = to;
+        } else {
+            slots[before].after = to;
+        }
+        if after == NIL {
+            self.oldest = to;
+        } else {
+            slots[after].before = to;
+        }
+        slots[from].place = Place::None;
+    }
+
     pub(super) fn make_newest(&mut self, slots: &mut Slots, at: u32) {
         if self.newest != at {
             self.unlink(slots, at);
@@ -92,7 +108,7 @@ impl Tree {
 
 /// Every slot has a rank of its own.
 fn rank(slots: &Slots, at: u32) -> Rank {
-    (slots.record(at).lives_until().as_millis(), at)
+    (slots.lives_until(at).as_millis(), at)
 }
 
 fn insert(slots: &mut Slots, root: u32, at: u32, rank_of_new: Rank) -> u32 {
@@ -157,6 +173,7 @@ fn join(slots: &mut Slots, below: u32, above: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::sync::Arc;
     use std::time::{Duration, UNIX_EPOCH};
 
     use mainstay_runtime::Clock;
@@ -165,7 +182,8 @@ mod tests {
     use super::*;
     use crate::entry::Entry;
     use crate::key::{ContentType, Key, Tags};
-    use crate::layer::memory::record::Record;
+    use crate::layer::memory::pages::Pages;
+    use crate::layer::memory::record::Draft;
     use crate::time::Time;
 
     proptest! {
@@ -174,13 +192,18 @@ mod tests {
             steps in prop::collection::vec((any::<u32>(), 0_u64..50, any::<bool>()), 1..300),
         ) {
             let now = Time::by_clock_alone(Clock::fixed(UNIX_EPOCH).0).now();
-            let (mut slots, mut tree, mut model) = (Slots::new(), Tree::new(), BTreeSet::new());
+            let pages = Arc::<Pages>::default();
+            let key = Key::try_new("n", "k").unwrap();
+            let (mut slots, mut tree, mut model) = (Slots::new(Arc::clone(&pages)), Tree::new(), BTreeSet::new());
             for (hash, lives_for, removes) in steps {
                 if removes && !model.is_empty() {
                     let nth = hash as usize % model.len();
                     let rank: Rank = *model.iter().nth(nth).unwrap();
                     model.remove(&rank);
                     tree.remove(&mut slots, rank.1);
+                    if let Some(moved) = slots.arena.free(slots[rank.1].address) {
+                        slots[moved.owner].address = moved.to;
+                    }
                     slots.remove(rank.1);
                 } else {
                     let entry = Entry {
@@ -195,7 +218,11 @@ mod tests {
                         confirmed: true,
                         epoch: 0,
                     };
-                    let at = slots.insert(Record::pack(&Key::try_new("n", "k").unwrap(), &entry), hash, 0);
+                    let draft = Draft::new(&key, &entry, &pages);
+                    let at = slots.insert(hash, 0);
+                    let address = slots.arena.take(draft.layout.class);
+                    draft.write(at, 0, address, &mut slots.arena);
+                    slots[at].address = address;
                     tree.insert(&mut slots, at);
                     model.insert(rank(&slots, at));
                 }

@@ -101,14 +101,13 @@ impl Pool {
 
     /// Takes note of a read, or returns false if it changes the order, which is for [`Pool::read`].
     pub(super) fn note_read(&self, slots: &Slots, at: u32) -> bool {
-        let slot = &slots[at];
-        match (self.eviction, slot.place) {
-            (Eviction::Lru, Place::Main) => self.main.newest == at,
-            (Eviction::Lfu, _) => {
-                slot.heat.read();
+        match self.eviction {
+            Eviction::Lru => self.main.newest == at || slots[at].place != Place::Main,
+            Eviction::Lfu => {
+                slots.heat(at).read();
                 true
             }
-            _ => true,
+            Eviction::Ttl | Eviction::Fifo => true,
         }
     }
 
@@ -141,7 +140,7 @@ impl Pool {
     }
 
     /// Returns the slot that is to leave next; none when the pool has none but pinned ones.
-    pub(super) fn victim(&mut self, slots: &mut Slots, bytes_of: impl Fn(&Slots, u32) -> u64) -> Option<u32> {
+    pub(super) fn victim(&mut self, slots: &mut Slots) -> Option<u32> {
         let lists = |pool: &Self| pool.trial.oldest().or_else(|| pool.main.oldest());
         match self.eviction {
             Eviction::Lru | Eviction::Fifo => lists(self).or_else(|| self.tree.soonest(slots)),
@@ -153,16 +152,15 @@ impl Pool {
                         self.trial_bytes * TRIAL_PART >= in_order || self.main.oldest().is_none();
                     let on_trial = self.trial.oldest().filter(|_| from_trial);
                     let Some(at) = on_trial.or_else(|| self.main.oldest()) else { break };
-                    let slot = &mut slots[at];
-                    match slot.place {
-                        Place::Trial if slot.heat.get() >= STAYS_FROM => {
-                            slot.heat.reset();
-                            let bytes = bytes_of(slots, at);
-                            self.displace(slots, at, bytes);
+                    let heat = slots.heat(at);
+                    match slots[at].place {
+                        Place::Trial if heat.get() >= STAYS_FROM => {
+                            heat.set(0);
+                            self.displace(slots, at, slots.bytes(at));
                             self.main.push_newest(slots, at);
                         }
-                        Place::Main if slot.heat.get() > 0 => {
-                            slot.heat.cool();
+                        Place::Main if heat.get() > 0 => {
+                            heat.cool();
                             self.main.make_newest(slots, at);
                         }
                         _ => return Some(at),
@@ -183,12 +181,7 @@ impl Pool {
 
     /// Brings up to `most` entries that stand in an order of an earlier policy into the one that holds, and tells
     /// whether there were fewer.
-    pub(super) fn settle(
-        &mut self,
-        slots: &mut Slots,
-        most: usize,
-        bytes_of: impl Fn(&Slots, u32) -> u64,
-    ) -> bool {
+    pub(super) fn settle(&mut self, slots: &mut Slots, most: usize) -> bool {
         for _ in 0..most {
             let foreign = match self.eviction {
                 Eviction::Lru | Eviction::Fifo => self.trial.oldest().or_else(|| self.tree.soonest(slots)),
@@ -196,15 +189,28 @@ impl Pool {
                 Eviction::Lfu => self.tree.soonest(slots),
             };
             let Some(at) = foreign else { return true };
-            let bytes = bytes_of(slots, at);
-            self.displace(slots, at, bytes);
-            slots[at].heat.reset();
+            self.displace(slots, at, slots.bytes(at));
+            slots.heat(at).set(0);
             match self.eviction {
                 Eviction::Ttl => self.tree.insert(slots, at),
                 _ => self.main.push_newest(slots, at),
             }
         }
         false
+    }
+
+    /// Takes note that the slot `from` is now `to`, its copy.
+    pub(super) fn renumber(&mut self, slots: &mut Slots, from: u32, to: u32) {
+        match slots[to].place {
+            Place::None => {}
+            Place::Trial => self.trial.renumber(slots, from, to),
+            Place::Main => self.main.renumber(slots, from, to),
+            Place::Pinned => self.pinned.renumber(slots, from, to),
+            Place::Tree => {
+                self.tree.remove(slots, from);
+                self.tree.insert(slots, to);
+            }
+        }
     }
 
     fn displace(&mut self, slots: &mut Slots, at: u32, bytes: u64) {

@@ -1,32 +1,51 @@
+use std::sync::Arc;
+
 use hashbrown::HashTable;
 
+use super::Mark;
+use super::arena::Address;
+use super::pages::{Paged, Pages};
 use super::pool::Pool;
-use super::record::Record;
-use super::slots::{Place, Slot, Slots};
-use super::{ENTRY_OVERHEAD_BYTES, Mark};
+use super::record::{self, Draft, Held, Record};
+use super::slots::{Place, Slots};
 use crate::config::Eviction;
 use crate::entry::Head;
-use crate::key::Key;
+use crate::time::Moment;
+
+mod storage;
 
 /// A part of memory under one lock: its entries, and in which order they have to leave.
 #[derive(Debug)]
 pub(super) struct Shard {
-    table: HashTable<u32>,
+    table: HashTable<Found>,
     slots: Slots,
     /// By the number of the pool; those that were never used here are missing at the end, or empty.
     pools: Vec<Pool>,
+    /// What all entries count for.
     bytes: u64,
     capacity_bytes: u64,
     /// A part of `bytes`.
     pinned_bytes: u64,
     most_pinned_bytes: u64,
+    /// Bytes of large values, in whole pages; a part of `bytes`.
+    paged_bytes: u64,
+    /// Since the last [`Shard::tidy`].
+    n_removed: u32,
     marks: [u64; MARKS],
     random: u64,
 }
 
+/// What the table knows of an entry: enough to go to its record at once, and past its slot.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Found {
+    hash: u32,
+    at: u32,
+    address: Address,
+}
+
 /// What is found with a shard that others read too.
 pub(super) enum Read<'a> {
-    Noted(&'a Record),
+    Noted(Record<'a>),
     /// The read changes the order in which entries leave.
     Moves,
 }
@@ -46,20 +65,30 @@ pub(crate) struct PoolFigures {
     pub(crate) evictions: u64,
 }
 
+/// What some entries are, for those who want to see them without the lock.
+#[derive(Debug, Default)]
+pub(super) struct Glance {
+    pub(super) keys: String,
+    /// The end of the key in `keys`, the bytes of the value, and the end of the ttl.
+    pub(super) entries: Vec<(usize, usize, Moment)>,
+}
+
 const MARKS: usize = 32;
 /// After a change of policy each write brings so many entries into the new order.
 const SETTLED_BY_WRITE: usize = 16;
 
 impl Shard {
-    pub(super) fn new(capacity_bytes: u64, seed: u64) -> Self {
+    pub(super) fn new(capacity_bytes: u64, seed: u64, pages: Arc<Pages>) -> Self {
         Self {
             table: HashTable::new(),
-            slots: Slots::new(),
+            slots: Slots::new(pages),
             pools: Vec::new(),
             bytes: 0,
             capacity_bytes,
             pinned_bytes: 0,
             most_pinned_bytes: 0,
+            paged_bytes: 0,
+            n_removed: 0,
             marks: [0; MARKS],
             random: seed | 1,
         }
@@ -71,12 +100,15 @@ impl Shard {
     }
 
     /// Lets an entry stay whatever else wants room, if there is enough left for such; tells whether it does.
-    pub(super) fn pin(&mut self, key: &Key, hash: u32) -> bool {
-        let Some(at) = self.find(key, hash) else { return false };
+    pub(super) fn pin(&mut self, key: &str, hash: u32) -> bool {
+        self.find(key, hash).is_some_and(|found| self.pin_at(found.at))
+    }
+
+    fn pin_at(&mut self, at: u32) -> bool {
         if self.slots[at].place == Place::Pinned {
             return true;
         }
-        let bytes = self.bytes_of(at);
+        let bytes = self.slots.bytes(at);
         let has_room = self.pinned_bytes + bytes <= self.most_pinned_bytes;
         if has_room {
             self.pools[usize::from(self.slots[at].pool)].pin(&mut self.slots, at, bytes);
@@ -85,62 +117,84 @@ impl Shard {
         has_room
     }
 
-    pub(super) fn unpin(&mut self, key: &Key, hash: u32) {
-        if let Some(at) = self.find(key, hash) {
-            self.unpin_at(at);
+    pub(super) fn unpin(&mut self, key: &str, hash: u32) {
+        if let Some(found) = self.find(key, hash) {
+            self.unpin_at(found.at);
         }
     }
 
-    pub(super) fn is_pinned(&self, key: &Key, hash: u32) -> bool {
-        self.find(key, hash).is_some_and(|at| self.slots[at].place == Place::Pinned)
+    pub(super) fn is_pinned(&self, key: &str, hash: u32) -> bool {
+        self.find(key, hash).is_some_and(|found| self.slots[found.at].place == Place::Pinned)
     }
 
-    pub(super) fn find(&self, key: &Key, hash: u32) -> Option<u32> {
-        self.find_text(key.as_str(), hash)
-    }
-
-    fn find_text(&self, key: &str, hash: u32) -> Option<u32> {
+    /// Finds `namespace:key`.
+    fn find(&self, key: &str, hash: u32) -> Option<Found> {
         // Two keys of one shard rarely share all of their hash: the record is looked at once.
-        self.table
-            .find(spread(hash), |at| self.slots[*at].hash == hash && self.slots.record(*at).is_of(key))
-            .copied()
+        let is_it = |found: &Found| {
+            if found.hash != hash {
+                return false;
+            }
+            // All that a read needs is on its way then while the key is compared.
+            self.touch(*found);
+            record::is_of(self.slots.arena.item(found.address), key)
+        };
+        self.table.find(spread(hash), is_it).copied()
     }
 
     /// Returns the entry of `namespace:key` and takes note of the read; [`Read::Moves`] if that takes [`Shard::read`].
     pub(super) fn see(&self, key: &str, hash: u32) -> Option<Read<'_>> {
-        self.find_text(key, hash).map(|at| self.see_at(at))
+        self.find(key, hash).map(|found| self.see_found(found))
     }
 
-    /// Returns an entry and takes note of the read, whatever it moves.
-    pub(super) fn read(&mut self, key: &str, hash: u32) -> Option<&Record> {
-        let at = self.find_text(key, hash)?;
+    /// Takes note of a read, whatever it moves, and returns the entry.
+    pub(super) fn read(&mut self, key: &str, hash: u32) -> Option<Record<'_>> {
+        let Found { at, .. } = self.find(key, hash)?;
         let pool = usize::from(self.slots[at].pool);
         self.pools[pool].read(&mut self.slots, at);
         Some(self.slots.record(at))
     }
 
-    /// Returns the first entry with a hash: nearly always the one that is looked for. Looks at no record.
-    pub(super) fn guess(&self, hash: u32) -> Option<u32> {
-        self.table.find(spread(hash), |at| self.slots[*at].hash == hash).copied()
+    /// Does the same, and copies the entry.
+    pub(super) fn read_copy(&mut self, key: &str, hash: u32) -> Option<Held> {
+        let number = self.read(key, hash)?.number();
+        Some(self.held(&self.slots.record(number)))
     }
 
-    /// Loads the record of a guess into the processor's cache.
-    pub(super) fn touch(&self, guess: u32) {
-        self.slots.record(guess).touch();
+    /// Returns the large value of a record, if it has one.
+    pub(super) fn paged(&self, record: &Record<'_>) -> Option<&Arc<Paged>> {
+        self.slots.paged(record.number())
+    }
+
+    /// Copies what a record says; a large value is shared.
+    pub(super) fn held(&self, record: &Record<'_>) -> Held {
+        Held::new(record, self.slots.paged(record.number()))
+    }
+
+    /// Returns the first entry with a hash: nearly always the one that is looked for. Looks at no record.
+    pub(super) fn guess(&self, hash: u32) -> Option<Found> {
+        self.table.find(spread(hash), |found| found.hash == hash).copied()
+    }
+
+    /// Loads what a read needs of an entry into the processor's cache.
+    pub(super) fn touch(&self, found: Found) {
+        self.slots.arena.touch(found.address);
+        std::hint::black_box(self.slots.heat(found.at).get());
     }
 
     /// Does what [`Shard::see`] does, from a guess.
-    pub(super) fn see_guessed(&self, guess: u32, key: &str, hash: u32) -> Option<Read<'_>> {
-        if self.slots.record(guess).is_of(key) { Some(self.see_at(guess)) } else { self.see(key, hash) }
+    pub(super) fn see_guessed(&self, guess: Found, key: &str, hash: u32) -> Option<Read<'_>> {
+        let is_it = record::is_of(self.slots.arena.item(guess.address), key);
+        if is_it { Some(self.see_found(guess)) } else { self.see(key, hash) }
     }
 
-    fn see_at(&self, at: u32) -> Read<'_> {
-        let pool = &self.pools[usize::from(self.slots[at].pool)];
-        if pool.note_read(&self.slots, at) { Read::Noted(self.slots.record(at)) } else { Read::Moves }
+    fn see_found(&self, found: Found) -> Read<'_> {
+        let record = self.slots.record_at(found.address, found.at);
+        let pool = &self.pools[usize::from(record.pool())];
+        if pool.note_read(&self.slots, found.at) { Read::Noted(record) } else { Read::Moves }
     }
 
-    pub(super) fn head(&self, key: &Key, hash: u32) -> Option<Head> {
-        self.find(key, hash).map(|at| self.slots.record(at).head())
+    pub(super) fn head(&self, key: &str, hash: u32) -> Option<Head> {
+        self.find(key, hash).map(|found| record::head_of(self.slots.arena.item(found.address)))
     }
 
     pub(super) fn mark(&self, hash: u32) -> Mark {
@@ -152,53 +206,63 @@ impl Shard {
         self.marks[mark_at(hash)] += 1;
     }
 
-    /// Stores a record in place of the one that is there. What takes more than the whole shard is not stored.
-    pub(super) fn store(&mut self, key: &Key, hash: u32, record: Record, of: PoolOf) {
-        let bytes = weight(&record);
-        if bytes > self.capacity_bytes {
-            self.remove(key, hash);
+    /// Stores an entry in place of the one that is there. What takes more than the whole shard is not stored.
+    pub(super) fn store(&mut self, hash: u32, draft: Draft<'_>, of: PoolOf) {
+        let found = self.find(draft.key, hash).map(|found| found.at);
+        if !self.fits_alone(draft.layout) {
+            if let Some(at) = found {
+                self.remove_at(at);
+            }
             return;
         }
         self.prepare_pool(of);
-        let before = self.find(key, hash).map_or(0, |at| self.bytes_of(at));
-        while self.bytes - before + bytes > self.capacity_bytes {
-            self.evict_one();
-            if before > 0 && self.find(key, hash).is_none() {
-                break;
-            }
+        match found {
+            Some(at) => self.replace(at, draft, of.number),
+            None => self.insert(hash, draft, of.number),
         }
-        match self.find(key, hash) {
-            Some(at) => self.replace(at, record),
-            None => self.insert(hash, record, of.number),
-        }
-        while self.bytes > self.capacity_bytes {
-            self.evict_one();
-        }
-        let pool = &mut self.pools[usize::from(of.number)];
-        pool.settle(&mut self.slots, SETTLED_BY_WRITE, bytes_of);
+        self.pools[usize::from(of.number)].settle(&mut self.slots, SETTLED_BY_WRITE);
+        self.tidy();
     }
 
-    pub(super) fn remove(&mut self, key: &Key, hash: u32) -> Option<Record> {
-        self.find(key, hash).map(|at| self.remove_at(at))
+    pub(super) fn remove(&mut self, key: &str, hash: u32) -> Option<Head> {
+        let Found { at, address, .. } = self.find(key, hash)?;
+        let head = record::head_of(self.slots.arena.item(address));
+        self.remove_at(at);
+        self.tidy();
+        Some(head)
     }
 
-    /// Removes the entries with a number from `first` up to `first + n` for which `is_over` holds, and tells how many;
-    /// none when there is no such number.
-    pub(super) fn sweep(&mut self, first: u32, n: u32, is_over: impl Fn(&Record) -> bool) -> Option<u64> {
+    /// Removes the entries with a number from `first` up to `first + n` that are of no use any more, and tells how many.
+    pub(super) fn sweep(&mut self, first: u32, n: u32, now: Moment) -> u64 {
         let mut n_removed = 0;
-        for at in self.range(first, n)? {
-            if self.slots[at].record.as_ref().is_some_and(&is_over) {
+        // What is moved to a lower number has been looked at, or will be.
+        for at in self.range(first, n).rev() {
+            if at < self.slots.len()
+                && self.slots.is_written(at)
+                && now >= record::kept_until(self.slots.item(at))
+            {
                 self.remove_at(at);
                 n_removed += 1;
+                self.tidy();
             }
         }
-        Some(n_removed)
+        n_removed
     }
 
-    /// Returns the entries with a number from `first` up to `first + n`; none when there is no such number.
-    pub(super) fn records(&self, first: u32, n: u32) -> Option<Vec<Record>> {
-        let range = self.range(first, n)?;
-        Some(range.filter_map(|at| self.slots[at].record.clone()).collect())
+    /// Tells what the entries with a number from `first` up to `first + n` are.
+    pub(super) fn glance(&self, first: u32, n: u32) -> Glance {
+        let mut glance = Glance::default();
+        for at in self.range(first, n).filter(|at| self.slots.is_written(*at)) {
+            let record = self.slots.record(at);
+            glance.keys.push_str(record.key_text());
+            glance.entries.push((glance.keys.len(), record.value_bytes(), record.lives_until()));
+        }
+        glance
+    }
+
+    /// Returns how many numbers there are.
+    pub(super) fn n_numbers(&self) -> u32 {
+        self.slots.len()
     }
 
     /// Changes the order of a pool from now on.
@@ -211,20 +275,16 @@ impl Shard {
     /// Brings up to `most` entries of a pool into the order that holds, and tells whether all of all are.
     pub(super) fn settle(&mut self, most: usize) -> bool {
         let slots = &mut self.slots;
-        self.pools.iter_mut().all(|pool| pool.settle(slots, most, bytes_of))
+        self.pools.iter_mut().all(|pool| pool.settle(slots, most))
     }
 
     pub(super) fn n_entries(&self) -> u64 {
-        self.table.len() as u64
+        self.slots.n_used().into()
     }
 
     /// Returns how many entries are pinned, and their bytes.
     pub(super) fn pinned(&self) -> (u64, u64) {
         (self.pools.iter().map(|pool| pool.n_pinned).sum(), self.pinned_bytes)
-    }
-
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
     }
 
     pub(super) fn figures(&self) -> impl Iterator<Item = PoolFigures> {
@@ -246,55 +306,12 @@ impl Shard {
         }
     }
 
-    fn insert(&mut self, hash: u32, record: Record, pool: u16) {
-        let bytes = weight(&record);
-        let at = self.slots.insert(record, hash, pool);
-        self.pools[usize::from(pool)].link(&mut self.slots, at, bytes);
-        let slots = &self.slots;
-        self.table.insert_unique(spread(hash), at, |at| spread(slots[*at].hash));
-        self.bytes += bytes;
-    }
-
-    /// The pool of an entry stays: it is its namespace's.
-    fn replace(&mut self, at: u32, record: Record) {
-        let (before, bytes) = (self.bytes_of(at), weight(&record));
-        let pool = &mut self.pools[usize::from(self.slots[at].pool)];
-        if pool.resize(&self.slots, at, before, bytes) {
-            self.slots[at].record = Some(record);
-            if self.slots[at].place == Place::Pinned {
-                self.pinned_bytes = self.pinned_bytes - before + bytes;
-            }
-        } else {
-            pool.unlink(&mut self.slots, at, before);
-            self.slots[at].record = Some(record);
-            pool.link(&mut self.slots, at, bytes);
-        }
-        self.bytes = self.bytes - before + bytes;
-        if self.pinned_bytes > self.most_pinned_bytes {
-            self.unpin_at(at);
-        }
-    }
-
     fn unpin_at(&mut self, at: u32) {
         if self.slots[at].place == Place::Pinned {
-            let bytes = self.bytes_of(at);
+            let bytes = self.slots.bytes(at);
             self.pools[usize::from(self.slots[at].pool)].unpin(&mut self.slots, at, bytes);
             self.pinned_bytes -= bytes;
         }
-    }
-
-    fn remove_at(&mut self, at: u32) -> Record {
-        let bytes = self.bytes_of(at);
-        let Slot { hash, pool, place, .. } = self.slots[at];
-        if place == Place::Pinned {
-            self.pinned_bytes -= bytes;
-        }
-        self.pools[usize::from(pool)].unlink(&mut self.slots, at, bytes);
-        if let Ok(found) = self.table.find_entry(spread(hash), |there| *there == at) {
-            found.remove();
-        }
-        self.bytes -= bytes;
-        self.slots.remove(at)
     }
 
     /// Lets one entry leave. Which pool gives it up is drawn by lot: each byte held and not pinned has the same chance.
@@ -316,28 +333,14 @@ impl Shard {
         };
         let at = self.pools.iter().position(passed).expect("the bytes of a shard are those of its pools");
         let pool = &mut self.pools[at];
-        let victim =
-            pool.victim(&mut self.slots, bytes_of).expect("a pool with bytes in order has entries there");
+        let victim = pool.victim(&mut self.slots).expect("a pool with bytes in order has entries there");
         pool.evicts(&self.slots, victim);
         self.remove_at(victim);
     }
 
-    fn bytes_of(&self, at: u32) -> u64 {
-        bytes_of(&self.slots, at)
+    fn range(&self, first: u32, n: u32) -> std::ops::Range<u32> {
+        first..self.slots.len().min(first.saturating_add(n))
     }
-
-    fn range(&self, first: u32, n: u32) -> Option<std::ops::Range<u32>> {
-        (first < self.slots.len()).then(|| first..self.slots.len().min(first.saturating_add(n)))
-    }
-}
-
-/// What an entry counts for.
-pub(super) fn weight(record: &Record) -> u64 {
-    (record.len() - Record::HEAD_BYTES) as u64 + ENTRY_OVERHEAD_BYTES
-}
-
-fn bytes_of(slots: &Slots, at: u32) -> u64 {
-    weight(slots.record(at))
 }
 
 /// The table takes its tags from the highest bits.
