@@ -125,7 +125,7 @@ fn a_client_without_token_is_let_in_as_the_application_says() {
         assert_eq!(error_of(&outcome), expected);
         assert_eq!(driven.say(&json!({"id": 2, "ping": {}})).0, ["close 3501 bad request"]);
     }
-    let mut driven = Driven::let_in(asking(), 0);
+    let driven = Driven::let_in(asking(), 0);
     assert_eq!(driven.session.next_at(), Some(driven.now.at + Duration::from_secs(2_250)));
     // Whoever shows a token is who the token says.
     let mut driven = Driven::new(asking());
