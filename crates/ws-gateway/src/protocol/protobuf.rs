@@ -140,14 +140,20 @@ fn write_value(kind: Type, value: &Wire<'_>, depth: usize, json: &mut String) ->
         (Type::Bool, Wire::Varint(number)) => json.push_str(if *number == 0 { "false" } else { "true" }),
         (Type::Text, Wire::Bytes(text)) => push_text(str::from_utf8(text).map_err(|_| Malformed)?, json),
         (Type::Json | Type::Payload, Wire::Bytes(document)) => {
-            let document: &RawValue = serde_json::from_slice(document).map_err(|_| Malformed)?;
-            // Lines are what separates commands; inside a document they stand only between tokens.
-            json.extend(document.get().chars().map(|c| if c == '\n' { ' ' } else { c }));
+            push_document(serde_json::from_slice(document).map_err(|_| Malformed)?, json);
+        }
+        (Type::MaybeJson, Wire::Bytes(document)) => {
+            push_document(serde_json::from_slice(document).unwrap_or(RawValue::NULL), json);
         }
         (Type::Message(fields), Wire::Bytes(message)) => write_object(message, fields, depth + 1, json)?,
         _ => return Err(Malformed),
     }
     Ok(())
+}
+
+fn push_document(document: &RawValue, json: &mut String) {
+    // Lines are what separates commands; inside a document they stand only between tokens.
+    json.extend(document.get().chars().map(|c| if c == '\n' { ' ' } else { c }));
 }
 
 /// Writes one entry of a map: a message with the key as field 1 and the value as field 2.
@@ -222,7 +228,7 @@ fn encode_field(number: u64, kind: Type, value: &RawValue, message: &mut Vec<u8>
         Type::Signed => put_number(number, ours::<i64>(value).cast_unsigned(), message),
         Type::Bool => put_number(number, ours::<bool>(value).into(), message),
         Type::Text => put_bytes(number, ours::<String>(value).as_bytes(), message),
-        Type::Json | Type::Payload => put_bytes(number, value.get().as_bytes(), message),
+        Type::Json | Type::MaybeJson | Type::Payload => put_bytes(number, value.get().as_bytes(), message),
         Type::Message(fields) => {
             let mut inner = Vec::new();
             encode_object(&ours(value), fields, &mut inner);

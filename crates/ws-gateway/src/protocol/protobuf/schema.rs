@@ -15,7 +15,9 @@ pub(super) enum Type {
     Text,
     /// Bytes that are a JSON document.
     Json,
-    /// The same; beside a field `delta` any bytes, which JSON carries as a text.
+    /// Bytes for the application, which is given JSON: any others are nothing to it.
+    MaybeJson,
+    /// A JSON document; beside a field `delta` any bytes, which JSON carries as a text.
     Payload,
     Message(&'static [Field]),
     List(&'static Type),
@@ -23,7 +25,7 @@ pub(super) enum Type {
     Map(&'static Type),
 }
 
-use Type::{Bool, Json, List, Map, Message, Payload, Signed, Text, Unsigned};
+use Type::{Bool, Json, List, Map, MaybeJson, Message, Payload, Signed, Text, Unsigned};
 
 const fn field(number: u64, name: &'static str, kind: Type) -> Field {
     Field { number, name, kind }
@@ -47,7 +49,7 @@ pub(super) const COMMAND: &[Field] = &[
 
 const CONNECT_REQUEST: &[Field] = &[
     field(1, "token", Text),
-    field(2, "data", Json),
+    field(2, "data", MaybeJson),
     field(3, "subs", Map(&Message(SUBSCRIBE_REQUEST))),
     field(4, "name", Text),
     field(5, "version", Text),
@@ -59,7 +61,7 @@ const SUBSCRIBE_REQUEST: &[Field] = &[
     field(3, "recover", Bool),
     field(6, "epoch", Text),
     field(7, "offset", Unsigned),
-    field(8, "data", Json),
+    field(8, "data", MaybeJson),
     field(9, "positioned", Bool),
     field(10, "recoverable", Bool),
     field(11, "join_leave", Bool),

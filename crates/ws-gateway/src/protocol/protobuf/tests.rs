@@ -187,7 +187,7 @@ fn commands_become_lines() {
     assert_eq!(
         lines,
         [
-            json!({"id": 1, "connect": {"token": "a\"b", "name": "js", "subs": {"news": news}}}),
+            json!({"id": 1, "connect": {"token": "a\"b", "data": null, "name": "js", "subs": {"news": news}}}),
             json!({}),
             json!({"id": 2, "subscribe": {"channel": "a", "tf": tf, "flag": 2}}),
             json!({"id": 3, "publish": {"channel": "a", "data": {"n": 1.0}}}),

@@ -201,7 +201,7 @@ fn the_application_says_who_may_subscribe() {
     assert_eq!(wanted.chan_info.as_ref().unwrap().get(), "\"i\"");
     assert_eq!(wanted.data.as_ref().unwrap().get(), "\"d\"");
     let (shown, mut asked) = split(actions);
-    assert_eq!(shown, ["2 subscribe a", "ask subscribe"]);
+    assert_eq!(shown, ["2 subscribe a as \"i\"", "ask subscribe"]);
     assert_eq!(error_of(&driven.hear(second, denied())), json!(400));
     assert_eq!(error_of(&driven.hear(asked.remove(0), Verdict::Away)), json!(100));
 }
