@@ -249,10 +249,7 @@ impl Process {
     }
 
     fn resident_bytes(&self) -> anyhow::Result<u64> {
-        let pid = self.child.id().context("the cache has ended")?;
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        Ok(line.trim().trim_end_matches(" kB").trim().parse::<u64>()? * 1024)
+        crate::resident_bytes(self.child.id().context("the cache has ended")?)
     }
 
     async fn memory(&self) -> anyhow::Result<pb::MemoryStats> {

@@ -12,6 +12,7 @@ mod churn;
 mod failover;
 mod house;
 mod otlp;
+mod process;
 mod rest;
 mod wait;
 
@@ -24,5 +25,6 @@ pub use failover::{FailoverEvent, FailoverOutcome, FailoverPlan};
 pub use house::{House, shared, unix_s};
 pub use mainstay_devstack::{ChaosProxy, Component, Devstack, Direction, Service};
 pub use otlp::{OtlpReceiver, Span};
+pub use process::{cpu_time, most_resident_bytes, resident_bytes};
 pub use rest::{Answer, Rest};
 pub use wait::eventually;

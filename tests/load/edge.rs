@@ -8,7 +8,6 @@
 )]
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use mainstay_devstack::{Devstack, Ports, Service};
@@ -99,14 +98,6 @@ async fn weight(edge: SocketAddr) -> anyhow::Result<()> {
     println!("the dashboard with its {} files, compressed", assets.len());
     bar("KiB", bytes as f64 / 1024.0, "< 300", bytes < WEIGHT_BAR_BYTES);
     Ok(())
-}
-
-/// CPU time that a process used so far.
-fn cpu(pid: u32) -> anyhow::Result<Duration> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let (_, behind_name) = stat.rsplit_once(')').context("stat")?;
-    let fields: Vec<&str> = behind_name.split_whitespace().collect();
-    Ok(Duration::from_millis(10) * (fields[11].parse::<u32>()? + fields[12].parse::<u32>()?))
 }
 
 fn percentile(times: &mut [f64], share: f64) -> f64 {

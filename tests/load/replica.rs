@@ -19,6 +19,7 @@ use mainstay_proto::replica::v1 as pb;
 use mainstay_proto::replica::v1::partition_service_client::PartitionServiceClient;
 use mainstay_proto::replica::v1::replica_service_client::ReplicaServiceClient;
 use mainstay_proto::replica::v1::switchover_service_client::SwitchoverServiceClient;
+use mainstay_tests::{most_resident_bytes, resident_bytes};
 use tokio::process::Command;
 use tokio_postgres::{Client, NoTls};
 use tonic::transport::{Channel, Endpoint};
@@ -177,7 +178,7 @@ impl Bench {
     async fn stream(&self) -> anyhow::Result<()> {
         let pid =
             self.stack.service(Service::ReplicaService)?.pid().context("replica-service does not run")?;
-        let idle = memory_kib(pid, "VmRSS:")?;
+        let idle = resident_bytes(pid)? / 1024;
         std::fs::write(format!("/proc/{pid}/clear_refs"), "5")?;
         let begun_at = Instant::now();
         let request = pb::QueryStreamRequest { sql: ALL.to_owned(), ..Default::default() };
@@ -188,7 +189,7 @@ impl Bench {
         }
         let took = begun_at.elapsed();
         ensure!(n_rows as i64 == self.n_rows, "{n_rows} rows came");
-        let peak = memory_kib(pid, "VmHWM:")?;
+        let peak = most_resident_bytes(pid)? / 1024;
 
         let replica = &self.stack.postgres().context("no PostgreSQL")?.first_replicas()[0];
         let address = replica.public_address();
@@ -314,10 +315,4 @@ impl Bench {
         );
         Ok(())
     }
-}
-
-fn memory_kib(pid: u32, field: &str) -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix(field)).context("no such field")?;
-    Ok(line.trim().trim_end_matches(" kB").trim().parse()?)
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use mainstay_devstack::{Devstack, Ports, Service, http_get};
-use mainstay_tests::binary;
+use mainstay_tests::{binary, resident_bytes};
 use tokio::process::{Child, Command};
 
 /// Starts measured per service; the median is printed.
@@ -56,7 +56,7 @@ async fn main() -> anyhow::Result<()> {
     println!("idle memory, {SETTLE:?} after ready (bar {} MiB)", IDLE_RSS_BAR_KIB / 1024);
     for node in stack.services() {
         let pid = node.pid().with_context(|| format!("{} does not run", node.name()))?;
-        let rss = rss_kib(pid)?;
+        let rss = resident_bytes(pid)? / 1024;
         let listening = format!("{:.1} MiB", rss as f64 / 1024.0);
         println!("  {:<16} {listening:>11}  {}", node.name(), verdict(rss <= IDLE_RSS_BAR_KIB));
     }
@@ -122,10 +122,4 @@ fn backends(service: Service, outer: SocketAddr, closed: SocketAddr) -> Vec<(&'s
 /// Gives an address on which nothing listens now.
 fn free() -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
-}
-
-fn rss_kib(pid: u32) -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    Ok(line.trim().trim_end_matches(" kB").trim().parse()?)
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use mainstay_devstack::http_get;
-use mainstay_tests::binary;
+use mainstay_tests::{binary, cpu_time, resident_bytes};
 use tokio::process::{Child, Command};
 use tonic::transport::{Channel, Endpoint};
 
@@ -61,22 +61,16 @@ impl Server {
         Ok(Endpoint::from_shared(format!("http://{}", self.address))?.tcp_nodelay(true).connect_lazy())
     }
 
-    fn proc(&self, file: &str) -> anyhow::Result<String> {
-        let pid = self.child.id().context("the server has ended")?;
-        Ok(std::fs::read_to_string(format!("/proc/{pid}/{file}"))?)
+    fn pid(&self) -> anyhow::Result<u32> {
+        self.child.id().context("the server has ended")
     }
 
     /// CPU time used so far; the kernel counts in hundredths of a second.
     pub(crate) fn cpu_us(&self) -> anyhow::Result<f64> {
-        let stat = self.proc("stat")?;
-        let (_, behind_name) = stat.rsplit_once(')').context("stat")?;
-        let fields: Vec<&str> = behind_name.split_whitespace().collect();
-        Ok((fields[11].parse::<f64>()? + fields[12].parse::<f64>()?) * 1e4)
+        Ok(cpu_time(self.pid()?)?.as_secs_f64() * 1e6)
     }
 
     pub(crate) fn rss_bytes(&self) -> anyhow::Result<u64> {
-        let status = self.proc("status")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        Ok(line.trim().trim_end_matches(" kB").trim().parse::<u64>()? * 1024)
+        resident_bytes(self.pid()?)
     }
 }

@@ -3,12 +3,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use futures_util::future::join_all;
+use mainstay_tests::cpu_time;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::client::Client;
-use crate::{bar, cpu, figure, percentile};
+use crate::{bar, figure, percentile};
 
 const WATCHERS: usize = 500;
 const WATCHED_FOR: Duration = Duration::from_secs(10);
@@ -36,9 +37,9 @@ pub(crate) async fn watchers(edge: SocketAddr, edge_pid: u32, key: &str) -> anyh
         });
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let before = cpu(edge_pid)?;
+    let before = cpu_time(edge_pid)?;
     tokio::time::sleep(WATCHED_FOR).await;
-    let share = (cpu(edge_pid)? - before).as_secs_f64() / WATCHED_FOR.as_secs_f64();
+    let share = (cpu_time(edge_pid)? - before).as_secs_f64() / WATCHED_FOR.as_secs_f64();
     ensure!(watching.try_join_next().is_none(), "a watcher was sent away");
     println!("{WATCHERS} watchers of the live figures, {WATCHED_FOR:?}");
     bar("share of a core", share, "< 0.10", share < CORE_BAR);

@@ -6,6 +6,7 @@ use futures_util::future::try_join_all;
 use hdrhistogram::Histogram;
 use mainstay_proto::cache::v1::GetRequest;
 use mainstay_proto::cache::v1::cache_service_client::CacheServiceClient;
+use mainstay_tests::cpu_time;
 use tokio::sync::Mutex;
 use tonic::Request;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -14,7 +15,7 @@ use tonic::transport::Endpoint;
 use crate::client::Client;
 use crate::pace::paced;
 use crate::server::Server;
-use crate::{bar, cpu, figure, percentile};
+use crate::{bar, figure, percentile};
 
 const PATH: &str = "/cache/bench/key";
 const PER_SECOND: u32 = 1_000;
@@ -81,9 +82,9 @@ pub(crate) async fn beside_the_pair(edge: SocketAddr, edge_pid: u32, key: &str) 
         let before = bare.cpu_us()?;
         let n_bare = answered(front, key).await?;
         bare_us.push((bare.cpu_us()? - before) / n_bare);
-        let before = cpu(edge_pid)?;
+        let before = cpu_time(edge_pid)?;
         let n_edge = answered(edge, key).await?;
-        edge_us.push((cpu(edge_pid)? - before).as_secs_f64() * 1e6 / n_edge);
+        edge_us.push((cpu_time(edge_pid)? - before).as_secs_f64() * 1e6 / n_edge);
         shares.push(n_edge / n_bare);
         ours.push(n_edge / ROUND.as_secs_f64());
         theirs.push(n_bare / ROUND.as_secs_f64());

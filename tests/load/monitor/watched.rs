@@ -27,8 +27,6 @@ pub(crate) const RULE: &str = "bench_alarm";
 /// The monitor measures every 30 s.
 const MEASURED_WITHIN: Duration = Duration::from_secs(40);
 const LISTENS_WITHIN: Duration = Duration::from_secs(10);
-/// What `/proc/PID/stat` counts in.
-const TICKS_PER_SECOND: f64 = 100.0;
 
 /// A monitor process, ended with this value.
 pub(crate) struct Monitor {
@@ -143,18 +141,12 @@ impl Monitor {
     }
 
     pub(crate) fn resident_bytes(&self) -> anyhow::Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        Ok(line.trim().trim_end_matches(" kB").trim().parse::<u64>()? * 1024)
+        mainstay_tests::resident_bytes(self.pid)
     }
 
     /// Gives the processor time used so far, in user and kernel mode.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid))?;
-        // The name of the program stands in parentheses and may contain anything.
-        let fields: Vec<&str> = stat.rsplit(')').next().context("no fields")?.split_whitespace().collect();
-        let ticks = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
-        Ok(Duration::from_secs_f64(ticks / TICKS_PER_SECOND))
+        mainstay_tests::cpu_time(self.pid)
     }
 
     /// Gives the size of the store, its journal included.

@@ -8,7 +8,7 @@ use axum::Json as Answer;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use mainstay_proto::monitor::v1::monitor_service_client::MonitorServiceClient;
-use mainstay_proto::monitor::v1::{Figures, LatestRequest, QueryRangeRequest, QueryRangeResponse};
+use mainstay_proto::monitor::v1::{Figures, QueryRangeRequest, QueryRangeResponse};
 use mainstay_proto::realtime::v1::realtime_service_client::RealtimeServiceClient;
 use mainstay_proto::realtime::v1::{ConnectionsRequest, ConnectionsResponse};
 use mainstay_rpc::{Call, Lane};
@@ -18,6 +18,7 @@ use utoipa::ToSchema;
 use super::health::completeness;
 use super::monitoring::Parts;
 use super::realtime::{self, WebsocketFigures};
+use super::system;
 use super::words::{rfc3339, wire_duration};
 use crate::body::Who;
 use crate::error::Problem;
@@ -25,7 +26,6 @@ use crate::part::PartInfo;
 use crate::state::App;
 
 const CONNECTIONS: &str = "mainstay.realtime.v1.RealtimeService/Connections";
-const LATEST: &str = "mainstay.monitor.v1.MonitorService/Latest";
 const QUERY_RANGE: &str = "mainstay.monitor.v1.MonitorService/QueryRange";
 
 const CONNECTIONS_METRIC: &str = "mainstay_ws_connections";
@@ -117,25 +117,19 @@ pub(crate) async fn analytics(State(app): State<Arc<App>>, Who(caller): Who) -> 
     let nodes = realtime::nodes_call(caller.clone()).within(app.part_within);
     let (nodes, rates, peak, clients) = tokio::join!(
         realtime::nodes(&app, nodes),
-        rates(&app, call(LATEST)),
+        system::latest(&app, system::latest_call(caller.clone()).within(app.part_within), &RATES),
         peak(&app, call(QUERY_RANGE)),
         clients(&app, call(CONNECTIONS)),
     );
     let mut parts = Parts::default();
     let body = WebsocketAnalytics {
         now: parts.take("now", nodes.map(|nodes| WebsocketFigures::from(&*nodes))),
-        per_second: parts.take("perSecond", rates),
+        per_second: parts.take("perSecond", rates.map(CrowdRates::from)),
         peak: parts.take("peak", peak).flatten(),
         clients: parts.take("clients", clients),
         parts: parts.told,
     };
     ([completeness(!parts.incomplete)], Answer(body)).into_response()
-}
-
-async fn rates(app: &App, call: Call) -> Result<CrowdRates, Problem> {
-    let request = LatestRequest { metrics: RATES.map(str::to_owned).to_vec() };
-    let send = async |mut client: MonitorServiceClient<Lane>, request| client.latest(request).await;
-    Ok(app.upstreams.monitor(call, request, send).await?.figures.unwrap_or_default().into())
 }
 
 async fn peak(app: &App, call: Call) -> Result<Option<Peak>, Problem> {

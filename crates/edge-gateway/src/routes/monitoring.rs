@@ -86,7 +86,7 @@ pub(crate) async fn with_processes(
         cache_stats(app, caller.clone(), within),
         database::topology(app, caller.clone(), within),
         realtime::nodes(app, realtime::nodes_call(caller.clone()).within(within)),
-        system::fetch(app, system::call().by(caller.clone()).within(within)),
+        system::fetch(app, system::latest_call(caller.clone()).within(within)),
         recent_alerts(app, caller, within),
     );
     let mut parts = Parts::default();

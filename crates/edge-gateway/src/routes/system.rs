@@ -7,7 +7,7 @@ use axum::Json as Answer;
 use axum::extract::State;
 use mainstay_proto::monitor::v1::monitor_service_client::MonitorServiceClient;
 use mainstay_proto::monitor::v1::{Figure, Figures, LatestRequest};
-use mainstay_rpc::{Call, Lane};
+use mainstay_rpc::{Call, Caller, Lane};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -89,20 +89,24 @@ pub(crate) async fn metrics(
     State(app): State<Arc<App>>,
     Who(caller): Who,
 ) -> Result<Answer<SystemMetrics>, Problem> {
-    Ok(Answer(fetch(&app, Call::read(LATEST).by(caller)).await?))
+    Ok(Answer(fetch(&app, latest_call(caller)).await?))
 }
 
-/// Names the call that [`fetch`] makes.
-pub(crate) fn call() -> Call {
-    Call::read(LATEST)
-}
-
-/// Asks the monitor.
+/// Asks the monitor, by a [`latest_call`].
 pub(crate) async fn fetch(app: &App, call: Call) -> Result<SystemMetrics, Problem> {
-    let request = LatestRequest { metrics: METRICS.map(str::to_owned).to_vec() };
+    Ok(latest(app, call, &METRICS).await?.into())
+}
+
+/// Gives the call with which [`latest`] is asked.
+pub(crate) fn latest_call(caller: impl Into<Option<Caller>>) -> Call {
+    Call::read(LATEST).by(caller)
+}
+
+/// Asks the monitor for the newest values of metrics.
+pub(crate) async fn latest(app: &App, call: Call, metrics: &[&str]) -> Result<Figures, Problem> {
+    let request = LatestRequest { metrics: metrics.iter().map(|metric| (*metric).to_owned()).collect() };
     let send = async |mut client: MonitorServiceClient<Lane>, request| client.latest(request).await;
-    let answer = app.upstreams.monitor(call, request, send).await?;
-    Ok(answer.figures.unwrap_or_default().into())
+    Ok(app.upstreams.monitor(call, request, send).await?.figures.unwrap_or_default())
 }
 
 impl From<Figures> for SystemMetrics {

@@ -265,10 +265,9 @@ impl Connected {
     fn renew_by_hook(&mut self, rules: &Rules, now: Now, expire_at: u64) {
         let ends_in_s = expire_at.saturating_sub(now.unix_s);
         let ask_at = (expire_at != 0).then(|| now.at.checked_add(Duration::from_secs(ends_in_s))).flatten();
-        self.expires_at = ask_at.filter(|_| rules.hooks.refresh.when_away == Away::Deny);
-        if let Some(expires_at) = &mut self.expires_at {
-            *expires_at += rules.refresh_within;
-        }
+        let denies = rules.hooks.refresh.when_away == Away::Deny;
+        let ends_at = ask_at.and_then(|at| at.checked_add(rules.refresh_within));
+        self.expires_at = ends_at.filter(|_| denies);
         let renewal = ask_at.map(Renewal::at);
         if renewal.is_some() || self.hooks.is_some() {
             self.hooks.get_or_insert_default().refresh = renewal;
@@ -370,7 +369,8 @@ impl Hearing<'_> {
         let ask_at =
             (expire_at != 0).then(|| self.now.at.checked_add(Duration::from_secs(ends_in_s))).flatten();
         let denies = self.rules.hooks.sub_refresh.when_away == Away::Deny;
-        let ends_at = ask_at.filter(|_| denies).map(|at| at + self.rules.refresh_within);
+        let ends_at = ask_at.and_then(|at| at.checked_add(self.rules.refresh_within));
+        let ends_at = ends_at.filter(|_| denies);
         self.connected.ends_at(channel, ends_at);
         if let Some(ask_at) = ask_at {
             let hooks = self.connected.hooks.get_or_insert_default();
