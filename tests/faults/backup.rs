@@ -10,7 +10,7 @@ use mainstay_tests::{House, eventually};
 use serde_json::json;
 use tokio::process::{Child, Command};
 
-const SCRIPT_WITHIN: Duration = Duration::from_secs(60);
+const SCRIPT_WITHIN: Duration = Duration::from_mins(3);
 
 #[tokio::test]
 async fn what_is_lost_comes_back_from_the_backup() {

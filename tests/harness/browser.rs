@@ -94,9 +94,12 @@ impl Browser {
             if !matches!(value, Value::Null | Value::Bool(false)) {
                 return value;
             }
-            if began_at.elapsed() > Duration::from_secs(30) {
+            if began_at.elapsed() > ANSWER_WITHIN {
                 let text = self.evaluate("document.body.innerText").await;
-                panic!("{what}: not within 30 s; complaints: {:?}; the page says\n{text}", self.complaints);
+                panic!(
+                    "{what}: not within {ANSWER_WITHIN:?}; complaints: {:?}; the page says\n{text}",
+                    self.complaints
+                );
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

@@ -90,7 +90,7 @@ struct Flow {
 }
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-const APPLIED_WITHIN: Duration = Duration::from_secs(5);
+const APPLIED_WITHIN: Duration = Duration::from_mins(1);
 const REBIND_EVERY: Duration = Duration::from_millis(20);
 const BACKLOG: u32 = 1024;
 

@@ -66,8 +66,8 @@ pub(crate) struct NodeParams {
 }
 
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-const GONE_WITHIN: Duration = Duration::from_secs(10);
-const STOPPED_WITHIN: Duration = Duration::from_secs(20);
+const GONE_WITHIN: Duration = Duration::from_mins(1);
+const STOPPED_WITHIN: Duration = Duration::from_mins(1);
 const LOG_LINES: usize = 20;
 
 impl Node {

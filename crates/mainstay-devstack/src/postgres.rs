@@ -19,9 +19,9 @@ pub const REPLICATOR_ROLE: &str = "replicator";
 pub const SUPERUSER: &str = "postgres";
 pub(crate) const N_REPLICAS: usize = 2;
 
-const ASK_WITHIN: Duration = Duration::from_secs(5);
+const ASK_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-const CHANGED_WITHIN: Duration = Duration::from_secs(20);
+const CHANGED_WITHIN: Duration = Duration::from_mins(2);
 
 /// Controls the PostgreSQL part of the stack.
 #[derive(Debug)]

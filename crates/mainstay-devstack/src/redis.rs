@@ -32,11 +32,11 @@ pub(crate) const N_SENTINELS: usize = 3;
 const QUORUM: usize = 2;
 /// Sentinel's `down-after-milliseconds` unless asked otherwise.
 pub(crate) const DOWN_AFTER: Duration = Duration::from_secs(1);
-const ASK_WITHIN: Duration = Duration::from_secs(2);
+const ASK_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-const READY_WITHIN: Duration = Duration::from_secs(15);
-const SETTLED_WITHIN: Duration = Duration::from_secs(15);
-const FAILOVER_WITHIN: Duration = Duration::from_secs(20);
+const READY_WITHIN: Duration = Duration::from_mins(2);
+const SETTLED_WITHIN: Duration = Duration::from_mins(2);
+const FAILOVER_WITHIN: Duration = Duration::from_mins(2);
 
 /// Chooses which nodes refuse writes while no replica follows closely (`min-replicas-to-write 1`, max lag 1 s).
 ///

@@ -21,8 +21,8 @@ const N_SLOTS: usize = 16_384;
 /// Silence after which the other nodes give a node up. Tests wait for it.
 const NODE_TIMEOUT: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-const READY_WITHIN: Duration = Duration::from_secs(15);
-const SETTLED_WITHIN: Duration = Duration::from_secs(30);
+const READY_WITHIN: Duration = Duration::from_mins(2);
+const SETTLED_WITHIN: Duration = Duration::from_mins(2);
 
 /// Controls the cluster of the stack.
 #[derive(Debug)]

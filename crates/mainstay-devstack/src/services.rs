@@ -65,7 +65,7 @@ pub(crate) struct Surroundings {
     pub(crate) otlp_endpoint: Option<String>,
 }
 
-const READY_WITHIN: Duration = Duration::from_secs(30);
+const READY_WITHIN: Duration = Duration::from_mins(2);
 
 impl Service {
     pub const ALL: [Self; 5] =

@@ -30,9 +30,9 @@ use crate::{
     wait::wait_until,
 };
 
-const READY_WITHIN: Duration = Duration::from_secs(30);
-const ROLES_WITHIN: Duration = Duration::from_secs(10);
-const STREAMING_WITHIN: Duration = Duration::from_secs(30);
+const READY_WITHIN: Duration = Duration::from_mins(2);
+const ROLES_WITHIN: Duration = Duration::from_mins(2);
+const STREAMING_WITHIN: Duration = Duration::from_mins(2);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 pub(crate) struct PostgresPlan {

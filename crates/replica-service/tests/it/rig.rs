@@ -19,7 +19,7 @@ use tonic::transport::{Channel, Endpoint};
 
 /// Polling of conditions, and how long they may take on a busy machine.
 pub(crate) const EVERY: Duration = Duration::from_millis(20);
-pub(crate) const SOON: Duration = Duration::from_secs(60);
+pub(crate) const SOON: Duration = Duration::from_mins(2);
 
 /// A stack that all tests share; none of them may stop a server of it.
 pub(crate) async fn shared() -> &'static Devstack {

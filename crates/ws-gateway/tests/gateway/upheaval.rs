@@ -22,7 +22,7 @@ use crate::node::{Node, token, user};
 const CHANNEL: &str = "m:x";
 const N_CLIENTS: u64 = 6;
 /// Longer than any outage here takes to be noticed and made good.
-const SETTLED_WITHIN: Duration = Duration::from_secs(30);
+const SETTLED_WITHIN: Duration = Duration::from_mins(2);
 
 /// What one client knows of the channel.
 #[derive(Default)]
