@@ -153,6 +153,15 @@ fn encode_adaptive(
             ConstGauge::new(is_chosen).encode(family.encode_family(&labels)?)?;
         }
     }
+    let help = "What each strategy would have cost an adaptive namespace, in seconds of origin and of waiting readers a \
+                second, by namespace and strategy";
+    let mut family = encoder.encode_descriptor("adaptive_estimated_cost", help, None, MetricType::Gauge)?;
+    for (name, adaptive) in adaptive() {
+        for estimate in adaptive.report().iter().flat_map(|report| &report.estimates) {
+            let labels = [("namespace", name.as_str()), ("strategy", estimate.behaviour.as_str())];
+            ConstGauge::new(estimate.cost).encode(family.encode_family(&labels)?)?;
+        }
+    }
     let help = "Changes of mind of an adaptive namespace, by namespace";
     let mut family = encoder.encode_descriptor("adaptive_switches", help, None, MetricType::Counter)?;
     for (name, adaptive) in adaptive() {

@@ -77,7 +77,7 @@ end
 
 /// Gives 1, version, set-at and whether there was an entry; or 0 and the version that is there when the condition does not
 /// hold; or 2 when the lease is lost; or 4 when the queue is full; or what `once_before` gives. What the lease says must still be so is checked in the
-/// same step as the write. With a queue, the change is in it before anything else is done.
+/// same step as the write; one that an invalidation has outdated is taken away, for whoever loads next needs a new one. With a queue, the change is in it before anything else is done.
 const SET: &str = script!(
     "local key, sequence, log, lease, floor, barriers, fence_of_lock, once, queue, queues, waiting = unpack(KEYS)
 local body, ttl, lowest, format, condition, name, log_length, token, fence, most_queued, print, once_ms = unpack(ARGV)
@@ -93,9 +93,14 @@ if condition ~= '' and (there ~= tonumber(condition) or (old == 0 and #head > 0)
 local held = redis.call('GET', lease)
 if token ~= '' then
   local holder, since = string.match(held or '', '^(%d+):(%d+)$')
-  if holder ~= token or tonumber(redis.call('GET', floor) or '0') > tonumber(since) then return {2, 0, 0, 0} end
+  if holder ~= token then return {2, 0, 0, 0} end
+  local barrier = tonumber(redis.call('GET', floor) or '0')
   for i = 13, #ARGV do
-    if tonumber(redis.call('HGET', barriers, ARGV[i]) or '0') > tonumber(since) then return {2, 0, 0, 0} end
+    barrier = math.max(barrier, tonumber(redis.call('HGET', barriers, ARGV[i]) or '0'))
+  end
+  if barrier > tonumber(since) then
+    redis.call('DEL', lease)
+    return {2, 0, 0, 0}
   end
 end
 local version = next_number(math.max(tonumber(lowest), old + 1))

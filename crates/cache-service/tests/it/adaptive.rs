@@ -18,7 +18,7 @@ use mainstay_rpc::{Reply, Request, Response, Routes, Status, UpstreamConfig};
 use mainstay_runtime::Context;
 use parking_lot::Mutex;
 
-use crate::node::{CacheNode, LOOK_EVERY, WITHIN};
+use crate::node::{CacheNode, LOOK_EVERY, WITHIN, patient, redis};
 
 /// Has every key, after a while, and notes what is stored.
 #[derive(Clone, Default)]
@@ -46,8 +46,8 @@ impl Origin for Source {
     }
 }
 
-async fn start(origin: &str) -> CacheNode {
-    let mut config = CacheConfig { redis: RedisConfig::default(), ..CacheConfig::default() };
+async fn start(redis: RedisConfig, origin: &str) -> CacheNode {
+    let mut config = CacheConfig { redis, ..CacheConfig::default() };
     config.memory.capacity = ByteSize::mib(1);
     config.namespace_defaults.max_value_size = ByteSize::kib(64);
     config.adaptive.every = Duration::from_millis(100);
@@ -103,7 +103,8 @@ async fn the_choice_follows_the_mix_and_writes_reach_the_origin_under_each() {
     let source = Source::default();
     let origin = Context::for_test("origin");
     origin.serve(Routes::new(OriginServer::new(source.clone()))).await.unwrap();
-    let node = start(&format!("http://{}", origin.listening().first().unwrap().address)).await;
+    let address = format!("http://{}", origin.listening().first().unwrap().address);
+    let node = start(RedisConfig::default(), &address).await;
     node.wait_ready(true).await;
 
     // What is written is read again: it begins with the right thing, and stays with it.
@@ -161,4 +162,48 @@ async fn the_choice_follows_the_mix_and_writes_reach_the_origin_under_each() {
     }
     node.cx.shut_down().await;
     origin.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_node_chooses_for_itself_and_shows_what_the_others_would_have_cost() {
+    let source = Source::default();
+    source.delay_ms.store(200, Ordering::Relaxed);
+    let origin = Context::for_test("origin");
+    origin.serve(Routes::new(OriginServer::new(source.clone()))).await.unwrap();
+    let address = format!("http://{}", origin.listening().first().unwrap().address);
+    let stack = redis().await;
+    let (busy, idle) = (start(patient(&stack), &address).await, start(patient(&stack), &address).await);
+    busy.wait_ready(true).await;
+    idle.wait_ready(true).await;
+    // Read all the time, ends often, slow to load.
+    let hot = || (0..200).map(|nth| get(format!("hot{}", nth % 20)));
+    let adaptive = busy.work_until("refresh_ahead", async || busy.all_of(hot()).await).await;
+    assert_eq!(adaptive.estimates.len(), 3, "{adaptive:?}");
+    assert!(adaptive.reason.contains("refresh_ahead would cost"), "{adaptive:?}");
+    let observed = adaptive.observed.unwrap();
+    assert!(observed.load_seconds > 0.1, "{observed:?}");
+    let metrics = busy.cx.openmetrics();
+    for strategy in ["read_through", "write_through", "refresh_ahead"] {
+        let cost =
+            format!("mainstay_cache_adaptive_estimated_cost{{namespace=\"test\",strategy=\"{strategy}\"}} ");
+        let cost = metrics.lines().find_map(|line| line.strip_prefix(&cost)).unwrap();
+        assert!(cost.parse::<f64>().is_ok_and(|cost| cost >= 0.0), "{strategy}: {cost}");
+    }
+    // Nobody asked the other one, so it stays with what it began with.
+    let request = pb::GetNamespaceRequest { namespace: "test".to_owned() };
+    let other = idle.admin().get_namespace(request).await.unwrap().into_inner().adaptive;
+    assert!(other.is_none_or(|other| other.chosen == "write_through" && other.switches == 0));
+    // A write is one for both, and for the origin.
+    let version = busy.set("k", "written").await.version;
+    assert!(source.stored.lock().contains("k"));
+    wait_until("the other node to have the write", LOOK_EVERY, WITHIN, || async {
+        let found = idle.get("k").await.entry.unwrap();
+        if found.version >= version { Ok(()) } else { Err(format!("{found:?}")) }
+    })
+    .await
+    .unwrap();
+    for cx in [busy.cx, idle.cx, origin] {
+        cx.shut_down().await;
+    }
+    stack.stop().await.unwrap();
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use bytesize::ByteSize;
 use cache_service::{CacheConfig, DiskConfig, NamespaceOverrides, RedisConfig};
+use futures_util::future::join_all;
 use mainstay_devstack::{ChaosProxy, Direction, RedisReply, wait_until};
 use mainstay_proto::cache::v1 as pb;
 use mainstay_proto::cache::v1::Layer;
@@ -139,6 +140,66 @@ async fn a_redis_without_enough_replicas_degrades_writes_and_leaves_reads_alone(
     server.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]).await.unwrap();
     node.wait_for_confirmed_set("new", "value").await;
     assert!(node.delete("there").await.unwrap());
+    node.cx.shut_down().await;
+    stack.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_commands_than_may_be_in_flight_are_refused_and_change_nothing() {
+    let stack = redis().await;
+    let server = stack.redis().unwrap().first_primary();
+    let proxy = ChaosProxy::start(single(&stack).address.parse().unwrap()).unwrap();
+    let config = RedisConfig {
+        address: proxy.address().to_string(),
+        max_in_flight: 4,
+        command_within: Duration::from_secs(5),
+        ..single(&stack)
+    };
+    let node = CacheNode::start(config).await;
+    node.wait_ready(true).await;
+    node.wait_for_confirmed_set("held", "value").await;
+    node.wait_for_confirmed_set("kept", "value").await;
+
+    // No answer comes back, so the four that are asked stay in flight.
+    proxy.stall(Direction::Downstream);
+    let sets = (0..100).map(|number| {
+        let mut client = node.client.clone();
+        let key = format!("new{number}");
+        let set = pb::SetRequest {
+            namespace: "test".to_owned(),
+            key: key.clone(),
+            value: Bytes::from_static(b"value"),
+            ..pb::SetRequest::default()
+        };
+        async move { (key, client.set(set).await) }
+    });
+    let (answers, held) = tokio::join!(join_all(sets), node.get("held"));
+    assert_eq!(held.entry.unwrap().value, "value", "what memory holds is given, stale at worst");
+    let mut refused = Vec::new();
+    for (key, answer) in answers {
+        match answer.map_err(Failure::from) {
+            Ok(stored) => assert!(stored.get_ref().degraded, "{key}: {stored:?}"),
+            Err(failure) => {
+                let told = (failure.code(), failure.reason());
+                assert_eq!(told, (ErrorCode::ResourceExhausted, "OVERLOADED"), "{key}: {failure}");
+                assert!(failure.retry_delay().is_some());
+                refused.push(key);
+            }
+        }
+    }
+    assert!(!refused.is_empty(), "a hundred found room for four");
+    proxy.unstall(Direction::Downstream);
+    node.wait_for_confirmed_set("held", "again").await;
+    for key in &refused {
+        assert_eq!(node.value(key).await, None, "{key} was refused and is there");
+        let there = server.command(&["EXISTS", &format!("mainstay:test:{key}")]).await.unwrap();
+        assert_eq!(there, RedisReply::Integer(0), "{key} was refused and is in Redis");
+    }
+    assert_eq!(node.value("kept").await, Some(Bytes::from_static(b"value")));
+    let metrics = node.cx.openmetrics();
+    let line =
+        metrics.lines().find(|line| line.starts_with("mainstay_cache_l2_errors_total{kind=\"overloaded\"}"));
+    assert!(line.is_some_and(|line| !line.ends_with(" 0")), "{line:?}");
     node.cx.shut_down().await;
     stack.stop().await.unwrap();
 }

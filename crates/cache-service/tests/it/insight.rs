@@ -4,11 +4,19 @@ use mainstay_proto::cache::v1 as pb;
 use mainstay_proto::cache::v1::cache_service_client::CacheServiceClient;
 use mainstay_proto::cache::v1::insight_service_client::InsightServiceClient;
 
+use crate::node::{patient, redis};
 use crate::shared::Node;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_key_read_most_and_the_patterns_of_keys_are_told() {
-    let node = Node::start(RedisConfig::default()).await;
+    let stack = redis().await;
+    for redis in [RedisConfig::default(), patient(&stack)] {
+        are_told(Node::start(redis).await).await;
+    }
+    stack.stop().await.unwrap();
+}
+
+async fn are_told(node: Node) {
     let cache = CacheServiceClient::new(node.channel.clone());
     let sets = (0..20).map(|number| {
         let mut cache = cache.clone();

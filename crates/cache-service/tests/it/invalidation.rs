@@ -6,16 +6,21 @@ use bytes::Bytes;
 use cache_service::{CacheConfig, InvalidationConfig, RedisConfig};
 use mainstay_devstack::{ChaosProxy, Devstack, wait_until};
 use mainstay_proto::cache::v1::cache_admin_client::CacheAdminClient;
+use mainstay_proto::cache::v1::operation::Action;
+use mainstay_proto::cache::v1::outcome::Result as Ended;
 use mainstay_proto::cache::v1::{
-    GetNamespaceRequest, InvalidateRequest, InvalidateResponse, InvalidationStatsRequest,
-    InvalidationStatsResponse, Layer, NamespacePolicy, NamespaceView, PutNamespaceRequest, SetRequest,
+    BatchRequest, GetNamespaceRequest, InvalidateRequest, InvalidateResponse, InvalidationStatsRequest,
+    InvalidationStatsResponse, Layer, NamespacePolicy, NamespaceView, Operation, PutNamespaceRequest,
+    SetAction, SetRequest,
 };
 use mainstay_rpc::{Failure, Status};
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
-use crate::node::{CacheNode, LOOK_EVERY, WITHIN, redis, single};
+use crate::node::{CacheNode, LOOK_EVERY, WITHIN, patient, redis, single};
 
+/// The shortest log.
+const LOG_LENGTH: u64 = 1_000;
 /// So long would memory answer alone if it heard of nothing.
 const MEMORY_TTL: Duration = Duration::from_hours(1);
 
@@ -24,7 +29,7 @@ async fn node(redis: RedisConfig) -> CacheNode {
 }
 
 async fn node_current_for(redis: RedisConfig, current_for: Duration) -> CacheNode {
-    let invalidation = InvalidationConfig { current_for, ..InvalidationConfig::default() };
+    let invalidation = InvalidationConfig { current_for, log_length: LOG_LENGTH };
     let mut config = CacheConfig { redis, invalidation, ..CacheConfig::default() };
     config.namespace_defaults.memory_ttl = MEMORY_TTL;
     let node = CacheNode::start_with(config).await;
@@ -227,6 +232,54 @@ async fn a_log_that_was_lost_meanwhile_makes_memory_unproven() {
         }
     };
     wait_until("the new value", LOOK_EVERY, WITHIN, seen).await.unwrap();
+    a.cx.shut_down().await;
+    b.cx.shut_down().await;
+    stack.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gap_that_was_trimmed_from_the_log_is_a_flush() {
+    let stack = redis().await;
+    let a = node(patient(&stack)).await;
+    let (b, proxy) = proxied(&stack).await;
+    a.set("k", "1").await;
+    a.set("same", "1").await;
+    b.warm("k", "1").await;
+    b.warm("same", "1").await;
+    proxy.cut().await.unwrap();
+    a.set("k", "2").await;
+    // More than twice what the log keeps: Redis trims it by whole pieces.
+    let mut position = 0;
+    for round in 0..3 {
+        let set = |number| Operation {
+            key: format!("other{round}-{number}"),
+            action: Some(Action::Set(SetAction::default())),
+        };
+        let request =
+            BatchRequest { namespace: "test".to_owned(), operations: (0..LOG_LENGTH).map(set).collect() };
+        for outcome in a.client.clone().batch(request).await.unwrap().into_inner().outcomes {
+            let Some(Ended::Set(stored)) = outcome.result else { panic!("{outcome:?}") };
+            assert!(!stored.degraded);
+            position = stored.version.max(position);
+        }
+    }
+    b.wait_current(false).await;
+    proxy.restore().await.unwrap();
+    wait_until("all of it to be fresh", LOOK_EVERY, WITHIN, || async {
+        for (key, now) in [("k", "2"), ("same", "1")] {
+            let read = b.get(key).await;
+            if read.stale || read.degraded {
+                return Err(format!("{read:?}"));
+            }
+            assert_eq!(read.entry.unwrap().value, now, "{key} is old and called fresh");
+        }
+        Ok(())
+    })
+    .await
+    .unwrap();
+    b.wait_position(position).await;
+    let stats = b.invalidation().await;
+    assert_eq!(stats.flushes, 1, "{stats:?}");
     a.cx.shut_down().await;
     b.cx.shut_down().await;
     stack.stop().await.unwrap();

@@ -14,20 +14,20 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval};
 
-use crate::node::{CacheNode, LOOK_EVERY, WITHIN, redis, single};
+use crate::node::{CacheNode, LOOK_EVERY, WITHIN, patient, redis, single};
 
 impl CacheNode {
     async fn set_in(&self, namespace: &str, key: &str) -> pb::SetResponse {
-        let set = pb::SetRequest {
-            namespace: namespace.to_owned(),
-            key: key.to_owned(),
-            value: Bytes::from_static(b"value"),
-            ..pb::SetRequest::default()
-        };
+        self.set_value_in(namespace, key, Bytes::from_static(b"value")).await
+    }
+
+    async fn set_value_in(&self, namespace: &str, key: &str, value: Bytes) -> pb::SetResponse {
+        let (namespace, key) = (namespace.to_owned(), key.to_owned());
+        let set = pb::SetRequest { namespace, key, value, ..pb::SetRequest::default() };
         self.client.clone().set(set).await.unwrap().into_inner()
     }
 
-    async fn layer_in(&self, namespace: &str, key: &str) -> Option<Layer> {
+    pub(crate) async fn layer_in(&self, namespace: &str, key: &str) -> Option<Layer> {
         let get = pb::GetRequest { namespace: namespace.to_owned(), key: key.to_owned(), lease: false };
         let found = self.client.clone().get(get).await.unwrap().into_inner();
         found.entry.is_some().then(|| found.layer())
@@ -207,5 +207,68 @@ async fn ten_seconds_of_a_cut_link_leave_nothing_stale_that_is_called_fresh() {
     assert_eq!(check().await, 0);
     a.cx.shut_down().await;
     b.cx.shut_down().await;
+    stack.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_above_the_threshold_lie_compressed_in_redis_and_are_read_by_all() {
+    let stack = redis().await;
+    let server = stack.redis().unwrap().first_primary();
+    let mut config = CacheConfig { redis: patient(&stack), ..CacheConfig::default() };
+    let policy = |above| NamespaceOverrides { compress_above: Some(above), ..NamespaceOverrides::default() };
+    config.namespaces.insert("packed".to_owned(), policy(ByteSize::kib(4)));
+    config.namespaces.insert("plain".to_owned(), policy(ByteSize::mib(16)));
+    let a = CacheNode::start_with(config.clone()).await;
+    // It has to read what the other one wrote.
+    config.namespace_defaults.memory = false;
+    let b = CacheNode::start_with(config).await;
+    a.wait_ready(true).await;
+    b.wait_ready(true).await;
+    let in_redis = async |namespace: &str, key: &str| {
+        let length = server.command(&["STRLEN", &format!("mainstay:{namespace}:{key}")]).await.unwrap();
+        let RedisReply::Integer(length) = length else { panic!("{length:?}") };
+        length
+    };
+    let mut state = 1_u32;
+    let noise = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    });
+    let (even, noise): (Bytes, Bytes) = (vec![b'v'; 20_000].into(), noise.take(20_000).collect());
+    let small = even.slice(..4_000);
+    for (namespace, key, value, lengths) in [
+        ("packed", "even", &even, 1..2_000),
+        // What does not become smaller stays as it is, and so does what is not above.
+        ("packed", "noise", &noise, 20_000..21_000),
+        ("packed", "small", &small, 4_000..4_500),
+        ("plain", "even", &even, 20_000..21_000),
+    ] {
+        assert!(!a.set_value_in(namespace, key, value.clone()).await.degraded);
+        let length = in_redis(namespace, key).await;
+        assert!(lengths.contains(&length), "{namespace}:{key} takes {length} bytes in Redis");
+        let get = pb::GetRequest { namespace: namespace.to_owned(), key: key.to_owned(), lease: false };
+        let found = b.client.clone().get(get).await.unwrap().into_inner();
+        assert!(found.layer() == Layer::L2 && found.entry.unwrap().value == *value, "{namespace}:{key}");
+    }
+
+    // The threshold may be put at run time; what is there stays readable.
+    let put = pb::PutNamespaceRequest {
+        namespace: "packed".to_owned(),
+        policy: Some(pb::NamespacePolicy { compress_above_bytes: Some(1_000), ..Default::default() }),
+        if_version: 0,
+    };
+    a.admin().put_namespace(put).await.unwrap();
+    wait_until("the threshold to hold", LOOK_EVERY, WITHIN, || async {
+        a.set_value_in("packed", "small", small.clone()).await;
+        let length = in_redis("packed", "small").await;
+        if length < 1_000 { Ok(()) } else { Err(format!("{length} bytes")) }
+    })
+    .await
+    .unwrap();
+    assert_eq!(b.layer_in("packed", "small").await, Some(Layer::L2));
+    assert_eq!(b.layer_in("packed", "even").await, Some(Layer::L2));
+    for node in [a, b] {
+        node.cx.shut_down().await;
+    }
     stack.stop().await.unwrap();
 }

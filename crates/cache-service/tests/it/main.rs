@@ -4,6 +4,7 @@
 mod adaptive;
 mod cluster;
 mod commands;
+mod deadlines;
 mod disk;
 mod doors;
 mod durability;

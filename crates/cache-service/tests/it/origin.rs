@@ -24,17 +24,18 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::transport::Endpoint;
 
-use crate::node::{CacheNode, LOOK_EVERY, WITHIN, redis, single};
+use crate::node::{CacheNode, LOOK_EVERY, WITHIN, patient, redis, single};
 
 /// For 10,000 callers in the process that also answers them.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// Holds values; a load takes a permit of the gate.
 #[derive(Clone)]
-struct Source {
+pub(crate) struct Source {
     values: Arc<Mutex<HashMap<String, &'static str>>>,
     n_loads: Arc<AtomicU64>,
-    gate: Arc<Semaphore>,
+    pub(crate) gate: Arc<Semaphore>,
+    takes_ms: Arc<AtomicU64>,
     fails: Arc<AtomicBool>,
     knows_many: Arc<AtomicBool>,
     /// Keys of each call for many.
@@ -47,6 +48,7 @@ impl Default for Source {
             values: Arc::default(),
             n_loads: Arc::default(),
             gate: Arc::new(Semaphore::new(1_000_000)),
+            takes_ms: Arc::default(),
             fails: Arc::default(),
             knows_many: Arc::default(),
             batches: Arc::default(),
@@ -62,9 +64,13 @@ impl Origin for Source {
             return Err(Status::unavailable("told to fail"));
         }
         let value = self.values.lock().get(&request.into_inner().key).copied();
+        tokio::time::sleep(Duration::from_millis(self.takes_ms.load(Ordering::Relaxed))).await;
         self.gate.acquire().await.unwrap().forget();
-        let value =
-            value.map(|value| Loaded { value: Bytes::from_static(value.as_bytes()), ..Loaded::default() });
+        let value = value.map(|value| Loaded {
+            value: Bytes::from_static(value.as_bytes()),
+            tags: vec!["loaded".to_owned()],
+            ..Loaded::default()
+        });
         Ok(Response::new(LoadResponse { value }))
     }
 
@@ -100,32 +106,37 @@ impl Origin for Source {
 }
 
 impl Source {
-    async fn serve(&self) -> (Context, String) {
+    pub(crate) async fn serve(&self) -> (Context, String) {
         let cx = Context::for_test("origin");
         cx.serve(Routes::new(OriginServer::new(self.clone()))).await.unwrap();
         let address = cx.listening().first().unwrap().address;
         (cx, format!("http://{address}"))
     }
 
-    fn set(&self, key: &str, value: &'static str) {
+    pub(crate) fn set(&self, key: &str, value: &'static str) {
         self.values.lock().insert(key.to_owned(), value);
     }
 
-    fn n_loads(&self) -> u64 {
+    /// Lets each load take so long.
+    pub(crate) fn take(&self, time: Duration) {
+        self.takes_ms.store(u64::try_from(time.as_millis()).unwrap(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn n_loads(&self) -> u64 {
         self.n_loads.load(Ordering::Relaxed)
     }
 
-    fn close_gate(&self) {
+    pub(crate) fn close_gate(&self) {
         let open = self.gate.available_permits();
         self.gate.forget_permits(open);
     }
 }
 
-async fn node(redis: RedisConfig, origin: &str, policy: NamespaceOverrides) -> CacheNode {
+pub(crate) async fn node(redis: RedisConfig, origin: &str, policy: NamespaceOverrides) -> CacheNode {
     node_of(CacheConfig { redis, ..CacheConfig::default() }, origin, policy).await
 }
 
-async fn node_of(mut config: CacheConfig, origin: &str, policy: NamespaceOverrides) -> CacheNode {
+pub(crate) async fn node_of(mut config: CacheConfig, origin: &str, policy: NamespaceOverrides) -> CacheNode {
     config.server.max_in_flight = 20_000;
     config.origins.insert(
         "source".to_owned(),
@@ -138,7 +149,7 @@ async fn node_of(mut config: CacheConfig, origin: &str, policy: NamespaceOverrid
     node
 }
 
-fn read_through() -> NamespaceOverrides {
+pub(crate) fn read_through() -> NamespaceOverrides {
     NamespaceOverrides {
         strategy: Some(Strategy::ReadThrough),
         hard_deadline: Some(Duration::from_secs(10)),
@@ -146,7 +157,7 @@ fn read_through() -> NamespaceOverrides {
     }
 }
 
-async fn end(nodes: impl IntoIterator<Item = Context>, stack: Option<Devstack>) {
+pub(crate) async fn end(nodes: impl IntoIterator<Item = Context>, stack: Option<Devstack>) {
     for cx in nodes {
         cx.shut_down().await;
     }
@@ -211,54 +222,65 @@ async fn a_silent_redis_is_not_waited_for_before_a_load() {
     end([node.cx, origin_cx], Some(stack)).await;
 }
 
+/// Waits until the origin was asked more often than before.
+async fn wait_asked(source: &Source, n_before: u64) {
+    let asked = || async { if source.n_loads() > n_before { Ok(()) } else { Err("not yet".to_owned()) } };
+    wait_until("the origin to be asked", LOOK_EVERY, WITHIN, asked).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_caller_who_leaves_does_not_end_the_load_of_the_others() {
     let source = Source::default();
-    source.set("k", "value");
-    source.close_gate();
     let (origin_cx, origin) = source.serve().await;
-    let node = node(RedisConfig::default(), &origin, read_through()).await;
-    let mut client = node.client.clone();
-    let mut first = JoinSet::new();
-    first.spawn(async move {
-        let request =
-            GetRequest { namespace: "test".to_owned(), key: "k".to_owned(), ..GetRequest::default() };
-        client.get(request).await
-    });
-    let asked = || async { if source.n_loads() > 0 { Ok(()) } else { Err("not asked yet".to_owned()) } };
-    wait_until("the origin to be asked", LOOK_EVERY, WITHIN, asked).await.unwrap();
-    first.shutdown().await;
-    let (value, ()) = tokio::join!(node.value("k"), async { source.gate.add_permits(10) });
-    assert_eq!(value, Some(Bytes::from_static(b"value")));
-    assert_eq!(source.n_loads(), 1);
-    end([node.cx, origin_cx], None).await;
+    let stack = redis().await;
+    for redis in [RedisConfig::default(), patient(&stack)] {
+        source.set("k", "value");
+        source.close_gate();
+        let n_before = source.n_loads();
+        let node = node(redis, &origin, read_through()).await;
+        let mut client = node.client.clone();
+        let mut first = JoinSet::new();
+        first.spawn(async move {
+            let request =
+                GetRequest { namespace: "test".to_owned(), key: "k".to_owned(), ..GetRequest::default() };
+            client.get(request).await
+        });
+        wait_asked(&source, n_before).await;
+        first.shutdown().await;
+        let (value, ()) = tokio::join!(node.value("k"), async { source.gate.add_permits(10) });
+        assert_eq!(value, Some(Bytes::from_static(b"value")));
+        assert_eq!(source.n_loads(), n_before + 1);
+        node.cx.shut_down().await;
+    }
+    end([origin_cx], Some(stack)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_invalidation_during_a_load_wins() {
     let source = Source::default();
-    source.set("k", "old");
-    source.close_gate();
     let (origin_cx, origin) = source.serve().await;
     let stack = redis().await;
-    let node = node(single(&stack), &origin, read_through()).await;
-    let read = async { node.value("k").await };
-    let change = async {
-        let asked = || async { if source.n_loads() > 0 { Ok(()) } else { Err("not asked yet".to_owned()) } };
-        wait_until("the origin to be asked", LOOK_EVERY, WITHIN, asked).await.unwrap();
-        source.set("k", "new");
-        let request = InvalidateRequest {
-            namespace: "test".to_owned(),
-            keys: vec!["k".to_owned()],
-            ..InvalidateRequest::default()
+    let node = node(patient(&stack), &origin, read_through()).await;
+    let request = || InvalidateRequest { namespace: "test".to_owned(), ..InvalidateRequest::default() };
+    for (key, request) in [
+        ("by-key", InvalidateRequest { keys: vec!["by-key".to_owned()], ..request() }),
+        ("by-tag", InvalidateRequest { tags: vec!["loaded".to_owned()], ..request() }),
+        ("by-namespace", InvalidateRequest { all: true, ..request() }),
+    ] {
+        source.set(key, "old");
+        source.close_gate();
+        let n_before = source.n_loads();
+        let change = async {
+            wait_asked(&source, n_before).await;
+            source.set(key, "new");
+            CacheAdminClient::new(node.channel.clone()).invalidate(request).await.unwrap();
+            source.gate.add_permits(10);
         };
-        CacheAdminClient::new(node.channel.clone()).invalidate(request).await.unwrap();
-        source.gate.add_permits(10);
-    };
-    let (value, ()) = tokio::join!(read, change);
-    assert_eq!(value, Some(Bytes::from_static(b"new")));
-    assert_eq!(node.value("k").await, Some(Bytes::from_static(b"new")));
-    assert_eq!(source.n_loads(), 2);
+        let (value, ()) = tokio::join!(node.value(key), change);
+        assert_eq!(value, Some(Bytes::from_static(b"new")), "{key}");
+        assert_eq!(node.value(key).await, Some(Bytes::from_static(b"new")), "{key}");
+        assert_eq!(source.n_loads(), n_before + 2, "{key}");
+    }
     end([node.cx, origin_cx], Some(stack)).await;
 }
 
@@ -295,44 +317,47 @@ async fn absence_is_remembered_and_purged_by_a_write() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stale_value_is_given_while_the_origin_is_slow_or_fails() {
-    let source = Source::default();
-    source.set("k", "1");
-    let (origin_cx, origin) = source.serve().await;
-    let policy = NamespaceOverrides {
-        ttl: Some(Duration::from_millis(200)),
-        soft_deadline: Some(Duration::from_millis(20)),
-        ttl_jitter_percent: Some(0),
-        ..read_through()
-    };
-    let node = node(RedisConfig::default(), &origin, policy).await;
-    assert_eq!(node.get("k").await.layer(), Layer::Origin);
-    assert_eq!(node.get("k").await.layer(), Layer::L1);
+    let stack = redis().await;
+    for redis in [RedisConfig::default(), patient(&stack)] {
+        let source = Source::default();
+        source.set("k", "1");
+        let (origin_cx, origin) = source.serve().await;
+        let policy = NamespaceOverrides {
+            ttl: Some(Duration::from_millis(200)),
+            soft_deadline: Some(Duration::from_millis(20)),
+            ttl_jitter_percent: Some(0),
+            ..read_through()
+        };
+        let node = node(redis, &origin, policy).await;
+        assert_eq!(node.get("k").await.layer(), Layer::Origin);
 
-    source.close_gate();
-    source.set("k", "2");
-    let slow = || async {
-        let read = node.get("k").await;
-        if read.stale { Ok(read) } else { Err("still fresh".to_owned()) }
-    };
-    let read = wait_until("a stale answer", LOOK_EVERY, WITHIN, slow).await.unwrap();
-    assert_eq!(read.entry.unwrap().value, "1");
-    source.gate.add_permits(1_000);
-    let loaded = || async {
-        match node.value("k").await {
-            Some(value) if value == "2" => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    };
-    wait_until("the load that went on", LOOK_EVERY, WITHIN, loaded).await.unwrap();
+        source.close_gate();
+        source.set("k", "2");
+        let slow = || async {
+            let read = node.get("k").await;
+            if read.stale { Ok(read) } else { Err("still fresh".to_owned()) }
+        };
+        let read = wait_until("a stale answer", LOOK_EVERY, WITHIN, slow).await.unwrap();
+        assert_eq!(read.entry.unwrap().value, "1");
+        source.gate.add_permits(1_000);
+        let loaded = || async {
+            match node.value("k").await {
+                Some(value) if value == "2" => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        };
+        wait_until("the load that went on", LOOK_EVERY, WITHIN, loaded).await.unwrap();
 
-    source.fails.store(true, Ordering::Relaxed);
-    let read = wait_until("a stale answer", LOOK_EVERY, WITHIN, slow).await.unwrap();
-    assert_eq!(read.entry.unwrap().value, "2");
-    let request =
-        GetRequest { namespace: "test".to_owned(), key: "cold".to_owned(), ..GetRequest::default() };
-    let failed = Failure::from(node.client.clone().get(request).await.unwrap_err());
-    assert_eq!(failed.reason(), "ORIGIN_UNAVAILABLE");
-    end([node.cx, origin_cx], None).await;
+        source.fails.store(true, Ordering::Relaxed);
+        let read = wait_until("a stale answer", LOOK_EVERY, WITHIN, slow).await.unwrap();
+        assert_eq!(read.entry.unwrap().value, "2");
+        let request =
+            GetRequest { namespace: "test".to_owned(), key: "cold".to_owned(), ..GetRequest::default() };
+        let failed = Failure::from(node.client.clone().get(request).await.unwrap_err());
+        assert_eq!(failed.reason(), "ORIGIN_UNAVAILABLE");
+        end([node.cx, origin_cx], None).await;
+    }
+    stack.stop().await.unwrap();
 }
 
 async fn read_many(node: &CacheNode, keys: impl Iterator<Item = String>) -> Vec<Option<Bytes>> {

@@ -165,7 +165,8 @@ async fn a_key_is_refused_where_the_origin_is_told_first() {
 async fn a_change_whose_answer_is_lost_is_unknown_until_its_key_settles_it() {
     let stack = redis().await;
     let proxy = ChaosProxy::start(single(&stack).address.parse().unwrap()).unwrap();
-    let config = RedisConfig { address: proxy.address().to_string(), ..single(&stack) };
+    let command_within = Duration::from_secs(3);
+    let config = RedisConfig { address: proxy.address().to_string(), command_within, ..single(&stack) };
     let node = CacheNode::start(config).await;
     node.wait_ready(true).await;
     node.ask_set(set("old", "value", "")).await.unwrap();
@@ -198,8 +199,18 @@ async fn a_change_whose_answer_is_lost_is_unknown_until_its_key_settles_it() {
     .await
     .unwrap();
     assert!(settled.replayed, "it had reached Redis: {settled:?}");
-    assert_eq!(node.get("keyed").await.entry.unwrap().version, settled.version);
-    let settled = node.ask_delete(delete("old", "id-d")).await.unwrap();
+    // The connection that said nothing may be replaced at any moment from here on.
+    wait_until("the version that was told", LOOK_EVERY, WITHIN, || async {
+        let version = node.get("keyed").await.entry.map(|entry| entry.version);
+        if version == Some(settled.version) { Ok(()) } else { Err(format!("{version:?}")) }
+    })
+    .await
+    .unwrap();
+    let settled = wait_until("the delete to be settled", LOOK_EVERY, WITHIN, || async {
+        node.ask_delete(delete("old", "id-d")).await.map_err(|failure| failure.to_string())
+    })
+    .await
+    .unwrap();
     assert!(settled.replayed && settled.existed);
 
     // Nobody to ask: surely not made.

@@ -16,6 +16,9 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::node::{LOOK_EVERY, WITHIN, redis, single};
 
+/// The longest that a lock may be waited for.
+const MINUTE: Duration = Duration::from_mins(1);
+
 /// Is one cache-service with a channel for every client.
 pub(crate) struct Node {
     pub(crate) cx: Context,
@@ -191,7 +194,7 @@ pub(crate) async fn sixty_four_callers_never_hold_a_lock_together(nodes: &[Node]
         let (node, n_holding, last_token) = (&nodes[number % nodes.len()], &n_holding, &last_token);
         async move {
             let owner = format!("owner-{number}");
-            let taken = node.acquire("contended", &owner, Duration::from_secs(60), WITHIN).await?;
+            let taken = node.acquire("contended", &owner, MINUTE, MINUTE).await?;
             assert!(taken.acquired, "waited in vain: {taken:?}");
             assert_eq!(n_holding.fetch_add(1, Ordering::SeqCst), 0, "two hold the lock");
             let before = last_token.swap(taken.token, Ordering::SeqCst);
@@ -209,7 +212,7 @@ pub(crate) async fn a_late_holder_is_kept_out(nodes: &[Node]) {
     let (first, last) = (&nodes[0], &nodes[nodes.len() - 1]);
     let long = Duration::from_secs(60);
     let taken = first.acquire("late", "a", Duration::from_millis(50), Duration::ZERO).await.unwrap();
-    let next = last.acquire("late", "b", long, WITHIN).await.unwrap();
+    let next = last.acquire("late", "b", long, MINUTE).await.unwrap();
     assert!(taken.acquired && next.acquired && next.token > taken.token);
     assert!(!first.release("late", "a", taken.token).await);
     assert!(!first.is_current("late", taken.token).await && first.is_current("late", next.token).await);
