@@ -91,11 +91,11 @@ impl Node {
         let (host, port) = host_and_port(address)?;
         let pools = |address: &str, pgbouncer| {
             let (host, port) = host_and_port(address)?;
-            let pool = |kind| {
-                let endpoint = Endpoint { node: name, address, host, port, kind, pgbouncer, tls };
+            let pool = || {
+                let endpoint = Endpoint { node: name, address, host, port, pgbouncer, tls };
                 Pool::new(&endpoint, &config.postgres, &config.pool, cancels.clone(), cx)
             };
-            anyhow::Ok(Pools { reads: pool(Kind::Query)?, writes: pool(Kind::Execute)? })
+            anyhow::Ok(Pools { reads: pool()?, writes: pool()? })
         };
         // Errors that the database answers do not count, and slow statements are their callers' business.
         let breaker = BreakerConfig { slow_after: Duration::from_hours(1), ..BreakerConfig::default() };

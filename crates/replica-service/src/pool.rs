@@ -13,10 +13,11 @@ use deadpool_postgres::{
 };
 use mainstay_runtime::Context;
 use prometheus_client::metrics::counter::Counter;
+use tokio::time::timeout;
 
 use crate::{
     config::{PoolConfig, PostgresConfig},
-    error::{Kind, QueryError},
+    error::QueryError,
 };
 
 mod cancel;
@@ -44,7 +45,6 @@ pub(crate) struct Endpoint<'a> {
     pub address: &'a str,
     pub host: &'a str,
     pub port: u16,
-    pub kind: Kind,
     pub pgbouncer: bool,
     pub tls: &'a Tls,
 }
@@ -61,6 +61,10 @@ pub(crate) struct PoolStatus {
 }
 
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
+/// Cancel requests for one connection.
+const CANCELS: usize = 3;
+/// For a cancelled connection to be idle.
+const IDLE_WITHIN: Duration = Duration::from_millis(250);
 
 impl Pool {
     /// Opens no connection yet.
@@ -204,8 +208,15 @@ impl Drop for Lease {
         let token = connection.cancel_token();
         let Some(mut target) = self.target.take() else { return };
         self.cx.spawn_work(async move {
-            if let Err(error) = cancel::send(&token, &mut target).await {
-                tracing::debug!(%error, address = &*target.address, "statement not cancelled");
+            // A request that arrives before the statement, or between two, cancels nothing.
+            for _ in 0..CANCELS {
+                if let Err(error) = cancel::send(&token, &mut target).await {
+                    tracing::debug!(%error, address = &*target.address, "statement not cancelled");
+                }
+                // Answered behind everything that was sent before: then nothing runs any more.
+                if timeout(IDLE_WITHIN, connection.simple_query("")).await.is_ok() {
+                    break;
+                }
             }
             // Only now: a closed connection would leave its statement running until it has something to send.
             drop(connection);
@@ -217,9 +228,11 @@ fn login(endpoint: &Endpoint<'_>, postgres: &PostgresConfig) -> tokio_postgres::
     let (user, password) = (&postgres.user, postgres.password.expose());
     let mut config = base_login(endpoint.host, endpoint.port, postgres, user, password);
     config.ssl_mode(postgres.tls.ssl_mode(endpoint.pgbouncer));
-    if endpoint.kind == Kind::Query && !endpoint.pgbouncer {
-        // Belt and braces: each read also begins READ ONLY. PgBouncer refuses startup options.
-        config.options("-c default_transaction_read_only=on");
+    if !endpoint.pgbouncer {
+        // Each transaction says whether it writes, and how long its statements may take. A statement whose BEGIN was
+        // cancelled on its own must neither write nor last. PgBouncer refuses startup options.
+        let within = postgres.statement_within.as_millis();
+        config.options(format!("-c default_transaction_read_only=on -c statement_timeout={within}"));
     }
     config
 }

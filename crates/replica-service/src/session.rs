@@ -167,6 +167,10 @@ async fn read_at_once(
 ///
 /// `committing` is set before the COMMIT is sent: from then on, and only then, a lost connection leaves the outcome
 /// open. The statement is never sent twice.
+///
+/// Directly, BEGIN and statement travel together. A cancel request may hit the BEGIN alone; the statement then runs
+/// without a transaction, and fails because sessions are read-only where nothing else is said. Behind `PgBouncer`
+/// nothing says so, and the statement waits for its BEGIN.
 pub(crate) async fn write(
     lease: Lease,
     road: Road<'_>,
@@ -177,32 +181,37 @@ pub(crate) async fn write(
     let begin_sql = format!("BEGIN READ WRITE; SET LOCAL statement_timeout = {}", timeout_ms(left));
     let client = lease.client();
     let failed = |error| QueryError::from_postgres(road.node, Kind::Execute, error);
-    let (begun, end) =
-        future::join(client.batch_execute(&begin_sql), body(client, road, Kind::Execute, statement)).await;
+    let (begun, end) = if road.pgbouncer {
+        match client.batch_execute(&begin_sql).await {
+            Ok(()) => (Ok(()), body(client, road, Kind::Execute, statement).await),
+            Err(error) => return refuse_begin(lease, failed(error)).await,
+        }
+    } else {
+        future::join(client.batch_execute(&begin_sql), body(client, road, Kind::Execute, statement)).await
+    };
     let answer = match (begun, end) {
         (Ok(()), End::Complete(answer)) => answer,
-        // A replica refuses the BEGIN already, and the statement with it.
-        (Err(refused), End::Refused(error)) => {
-            let begin = failed(refused);
-            let error = if begin.is_read_only() || matches!(begin, QueryError::Broken { .. }) {
-                begin
-            } else {
-                error
-            };
-            return end_write(lease, error).await;
-        }
-        (Ok(()), End::Refused(error)) => return end_write(lease, error).await,
-        // Without its BEGIN the statement ran on its own, and is committed.
+        // Without its BEGIN the statement ran on its own; of what read-only allows, some may be left behind.
         (Err(source), End::Complete(_)) => {
             return Err(QueryError::OutcomeUnknown { node: road.node.to_owned(), source: Some(source) });
         }
+        (Err(refused), End::Refused(_)) => return refuse_begin(lease, failed(refused)).await,
         (Err(source), End::Cut(_) | End::Broken(_)) => return Err(failed(source)),
+        (Ok(()), End::Refused(error)) => return end_write(lease, error).await,
         (Ok(()), End::Broken(error)) => return Err(error),
         (Ok(()), End::Cut(_)) => return Err(QueryError::TooManyRows { limit_rows: statement.max_rows }),
     };
     committing.store(true, Ordering::Relaxed);
     let position = transaction::finish(lease, road, Kind::Execute, committing).await?;
     Ok((answer, position))
+}
+
+/// Nothing was begun, so nothing was done: the statement had no leave to write.
+async fn refuse_begin<T>(lease: Lease, error: QueryError) -> Result<T, QueryError> {
+    match error {
+        refused @ QueryError::Database { .. } => end_write(lease, refused).await,
+        other => Err(other),
+    }
 }
 
 async fn end_write<T>(lease: Lease, error: QueryError) -> Result<T, QueryError> {

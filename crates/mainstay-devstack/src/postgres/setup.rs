@@ -315,6 +315,11 @@ fn server_config(fsync: bool) -> String {
          # On purpose: reads are routed to replicas, and without it a vacuum on the primary cancels them\n\
          # (SQLSTATE 40001). The price is bloat on the primary for as long as a replica's longest read.\n\
          hot_standby_feedback = on\n\
+         # What replay waited for, and for how long.\n\
+         log_recovery_conflict_waits = on\n\
+         # Its timer wakes a replay that waits for a page before deadlock_timeout does, so that a deadlock with a read is\n\
+         # found only after max_standby_streaming_delay (versions 15 and later).\n\
+         log_startup_progress_interval = 0\n\
          wal_receiver_status_interval = 1s\n\
          # A replica comes back within a second of its primary, not within five.\n\
          wal_retrieve_retry_interval = 500ms\n\

@@ -6,7 +6,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{Answer, Commit, End, Road, Statement, body, commit, end_write, timeout_ms};
+use super::{Answer, Commit, End, Road, Statement, body, commit, end_write, refuse_begin, timeout_ms};
 use crate::{
     error::{Kind, QueryError},
     lsn::Position,
@@ -63,10 +63,7 @@ pub(crate) async fn transaction(
         timeout_ms(left)
     );
     if let Err(error) = client.batch_execute(&begin_sql).await {
-        return match failed(error) {
-            refused @ QueryError::Database { .. } => end_write(lease, refused).await,
-            other => Err(other),
-        };
+        return refuse_begin(lease, failed(error)).await;
     }
     let (mut answers, mut n_bytes) = (Vec::with_capacity(statements.len()), 0);
     for (number, statement) in statements.iter().enumerate() {

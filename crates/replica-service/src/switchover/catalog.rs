@@ -79,7 +79,9 @@ pub(crate) struct Trigger {
 
 /// Missing future partitions told at most.
 const MAX_FUTURE: u32 = 100;
-const BOUNDS: &str = r"regexp_match(pg_get_expr(c.relpartbound, c.oid), '^FOR VALUES FROM \(''([^'']*)''\) TO \(''([^'']*)''\)$')";
+/// Without the oid of its table `pg_get_expr` opens none: see [`add_sizes`].
+const BOUNDS: &str =
+    r"regexp_match(pg_get_expr(c.relpartbound, 0), '^FOR VALUES FROM \(''([^'']*)''\) TO \(''([^'']*)''\)$')";
 
 /// Asks for everything; what depends on a table that is not there stays empty.
 pub(super) async fn inspect(
@@ -109,6 +111,7 @@ pub(super) async fn inspect(
         catalog.missing_future =
             future(asker, partitioned, n_future).await.context("cannot read the bounds")?;
     }
+    add_sizes(asker, &mut catalog).await.context("cannot read the sizes")?;
     add_dead_rows(asker, &mut catalog).await;
     Ok(catalog)
 }
@@ -130,8 +133,8 @@ impl Catalog {
 
 async fn tables(asker: &Asker, pair: &PairConfig, catalog: &mut Catalog) -> anyhow::Result<()> {
     let sql = format!(
-        "SELECT t.legacy, c.oid::int8, c.relname::text, c.relkind = 'p', pg_total_relation_size(c.oid), \
-           c.reltuples::int8, COALESCE(pg_get_partkeydef(c.oid), '') \
+        "SELECT t.legacy, c.oid::int8, c.relname::text, c.relkind = 'p', c.reltuples::int8, \
+           COALESCE(pg_get_partkeydef(c.oid), '') \
          FROM (VALUES (true, to_regclass('{}')), (false, to_regclass('{}'))) AS t(legacy, oid) \
          JOIN pg_class AS c ON c.oid = t.oid",
         quote_table(&pair.legacy),
@@ -144,7 +147,7 @@ async fn tables(asker: &Asker, pair: &PairConfig, catalog: &mut Catalog) -> anyh
             oid: row.int()?,
             name: row.text()?,
             is_partitioned: row.flag()?,
-            bytes: row.count()?,
+            bytes: 0,
             rows: u64::try_from(row.int()?).ok(),
             dead_rows: None,
             bounds: None,
@@ -262,9 +265,8 @@ async fn partitions(asker: &Asker, parent: i64, by_time: bool) -> anyhow::Result
         }
     };
     let sql = format!(
-        "SELECT oid::int8, relname::text, relkind = 'p', pg_total_relation_size(oid), reltuples::int8, \
-           is_default, {} AS from_s, {} AS to_s \
-         FROM (SELECT c.*, {BOUNDS} AS m, pg_get_expr(c.relpartbound, c.oid) = 'DEFAULT' AS is_default \
+        "SELECT oid::int8, relname::text, relkind = 'p', reltuples::int8, is_default, {} AS from_s, {} AS to_s \
+         FROM (SELECT c.*, {BOUNDS} AS m, pg_get_expr(c.relpartbound, 0) = 'DEFAULT' AS is_default \
            FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid WHERE i.inhparent = {parent}) AS p \
          ORDER BY is_default, from_s NULLS FIRST, relname",
         bound(1),
@@ -276,7 +278,7 @@ async fn partitions(asker: &Asker, parent: i64, by_time: bool) -> anyhow::Result
             oid: row.int()?,
             name: row.text()?,
             is_partitioned: row.flag()?,
-            bytes: row.count()?,
+            bytes: 0,
             rows: u64::try_from(row.int()?).ok(),
             dead_rows: None,
             is_default: row.flag()?,
@@ -289,7 +291,7 @@ async fn partitions(asker: &Asker, parent: i64, by_time: bool) -> anyhow::Result
 /// Steps on from the last partition by its own length, so that months stay months.
 async fn future(asker: &Asker, parent: i64, n_future: u32) -> anyhow::Result<Vec<Range>> {
     let sql = format!(
-        "WITH bounds AS (SELECT {BOUNDS} AS m, pg_get_expr(c.relpartbound, c.oid) AS text \
+        "WITH bounds AS (SELECT {BOUNDS} AS m, pg_get_expr(c.relpartbound, 0) AS text \
              FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid WHERE i.inhparent = {parent}), \
            last AS (SELECT (m)[2]::timestamptz AS t, age((m)[2]::timestamptz, (m)[1]::timestamptz) AS step \
              FROM bounds WHERE m IS NOT NULL ORDER BY 1 DESC LIMIT 1) \
@@ -302,6 +304,28 @@ async fn future(asker: &Asker, parent: i64, n_future: u32) -> anyhow::Result<Vec
         Ok(Range { from_s: row.int()?, to_s: row.int()? })
     };
     asker.ask(&sql).await?.rows.into_iter().map(range).collect()
+}
+
+/// Asks for sizes in a statement that reads no catalog.
+///
+/// A size opens its table, and on a replica waits while the replay of a swap, or of any DDL, holds it locked. A statement
+/// that waits so in the middle of a scan holds its place on a page of the catalog; replay that must clean this very page
+/// waits for the statement, and both for ever: from version 15 on PostgreSQL often notices only after
+/// `max_standby_streaming_delay`.
+async fn add_sizes(asker: &Asker, catalog: &mut Catalog) -> anyhow::Result<()> {
+    let tables = catalog.partitions.iter().chain(&catalog.legacy).chain(&catalog.partitioned);
+    let oids: Vec<_> = tables.map(|table| table.oid.to_string()).collect();
+    let sql = format!(
+        "SELECT oid, COALESCE(pg_total_relation_size(oid::oid), 0) FROM unnest('{{{}}}'::int8[]) AS t(oid)",
+        oids.join(",")
+    );
+    for row in asker.ask(&sql).await?.rows {
+        let mut row = Fields::of(row);
+        let (oid, bytes) = (row.int()?, row.count()?);
+        let tables = catalog.partitions.iter_mut().chain(&mut catalog.legacy).chain(&mut catalog.partitioned);
+        tables.filter(|table| table.oid == oid).for_each(|table| table.bytes = bytes);
+    }
+    Ok(())
 }
 
 /// Only the primary counts them; without one they stay unknown.

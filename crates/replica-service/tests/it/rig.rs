@@ -19,7 +19,9 @@ use tonic::transport::{Channel, Endpoint};
 
 /// Polling of conditions, and how long they may take on a busy machine.
 pub(crate) const EVERY: Duration = Duration::from_millis(20);
-pub(crate) const SOON: Duration = Duration::from_mins(2);
+pub(crate) const SOON: Duration = Duration::from_secs(180);
+/// What the service may take itself where a test is not about that.
+const PATIENT: Duration = Duration::from_secs(60);
 
 /// A stack that all tests share; none of them may stop a server of it.
 pub(crate) async fn shared() -> &'static Devstack {
@@ -157,10 +159,10 @@ pub(crate) fn config(stack: &Devstack, way: Way) -> ReplicaConfig {
 /// A machine may stand still for seconds; a test that is about one of these bounds sets its own.
 fn patient(config: &mut ReplicaConfig) {
     config.health.probe_within = Duration::from_secs(10);
-    config.postgres.connect_within = SOON;
-    config.postgres.statement_within = SOON;
-    config.pool.wait_within = SOON;
-    config.routing.max_staleness = SOON;
+    config.postgres.connect_within = PATIENT;
+    config.postgres.statement_within = PATIENT;
+    config.pool.wait_within = PATIENT;
+    config.routing.max_staleness = PATIENT;
     config.routing.token_wait_within = Duration::from_secs(20);
 }
 
