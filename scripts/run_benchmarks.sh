@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Prints the numbers the house is built for: start to listening, idle memory, start and stop of the whole stack; what the
-# edge adds to a call, and what 500 watchers and 10,000 slow connections cost it; what a monitor of 10,000 series and
-# 1,000 rules costs; what replica-service costs beside PostgreSQL alone; what a read of the cache costs beside an empty
-# tonic handler, redis-server, quick_cache and fred; and what a failover of Redis costs the writes. --short makes the long
-# churn a short one; --cache leaves all but the cache out.
+# Prints the numbers the house is built for: start to listening, idle memory, start and stop of the whole stack; what
+# the edge adds to a call, and what 500 watchers and 10,000 slow connections cost it; what 10,000 WebSocket connections
+# and their deliveries cost; what a monitor of 10,000 series and 1,000 rules costs; what replica-service costs beside
+# PostgreSQL alone; what a read of the cache costs beside an empty tonic handler, redis-server, quick_cache and fred;
+# and what a failover of Redis costs the writes. --short makes the long churn a short one; --cache leaves all but the
+# cache out.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -26,6 +27,7 @@ if [ -z "$ONLY_CACHE" ]; then
   step "measuring"
   "$ROOT/target/release/bench-stack"
   "$ROOT/target/release/bench-edge"
+  "$ROOT/target/release/bench-ws"
   "$ROOT/target/release/bench-monitor"
   "$ROOT/target/release/bench-replica"
 fi
