@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use mainstay_proto::cache::v1 as pb;
 
 use super::operation::MOST_IN_BATCH;
@@ -182,112 +182,153 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Returns how many bytes a `GetResponse` takes that [`put_get_response`] writes.
-fn get_response_bytes(seen: &Seen<'_>) -> usize {
-    let entry = entry_bytes(seen);
-    1 + varint_bytes(entry as u64) + entry + 2
-}
-
 /// Writes a `GetResponse` of an entry that memory holds.
 pub(super) fn put_get_response(seen: &Seen<'_>, to: &mut BytesMut) {
-    to.reserve(get_response_bytes(seen));
-    put_get_response_in(seen, to);
-}
-
-fn put_get_response_in(seen: &Seen<'_>, to: &mut BytesMut) {
-    put_tag(to, 1, LENGTH);
-    put_varint(to, entry_bytes(seen) as u64);
-    if !seen.value.is_empty() {
-        put_tag(to, 1, LENGTH);
-        put_varint(to, seen.value.len() as u64);
-        seen.value.pieces().for_each(|piece| to.put_slice(piece));
-    }
-    if seen.version != 0 {
-        put_tag(to, 2, VARINT);
-        put_varint(to, seen.version);
-    }
-    put_millis(to, 3, seen.ttl_left_ms);
-    put_millis(to, 4, seen.age_ms);
-    if !seen.content_type.is_empty() {
-        put_bytes(to, 5, seen.content_type.as_bytes());
-    }
-    put_tag(to, 2, VARINT);
-    to.put_u8(pb::Layer::L1 as u8);
+    let answer = Answer::of(seen);
+    to.reserve(answer.n_bytes());
+    answer.put(Fields::new(), to);
 }
 
 /// Writes an `Outcome` of an entry that memory holds, as a field of what holds outcomes.
 pub(super) fn put_outcome(field: u8, index: u32, seen: &Seen<'_>, to: &mut BytesMut) {
-    let get = get_response_bytes(seen);
+    let answer = Answer::of(seen);
+    let get = answer.n_bytes();
     let index_bytes = if index == 0 { 0 } else { 1 + varint_bytes(index.into()) };
     let outcome = index_bytes + 1 + varint_bytes(get as u64) + get;
     to.reserve(1 + varint_bytes(outcome as u64) + outcome);
-    put_tag(to, field, LENGTH);
-    put_varint(to, outcome as u64);
+    let mut head = Fields::new();
+    head.tag(field, LENGTH);
+    head.varint(outcome as u64);
     if index != 0 {
-        put_tag(to, 1, VARINT);
-        put_varint(to, index.into());
+        head.tag(1, VARINT);
+        head.varint(index.into());
     }
-    put_tag(to, 2, LENGTH);
-    put_varint(to, get as u64);
-    put_get_response_in(seen, to);
+    head.tag(2, LENGTH);
+    head.varint(get as u64);
+    answer.put(head, to);
 }
 
 /// Writes the id of a `StreamResponse`, which comes first.
 pub(super) fn put_stream_id(id: u64, to: &mut BytesMut) {
     if id != 0 {
-        to.reserve(11);
-        put_tag(to, 1, VARINT);
-        put_varint(to, id);
+        let mut fields = Fields::new();
+        fields.tag(1, VARINT);
+        fields.varint(id);
+        to.extend_from_slice(fields.bytes());
     }
 }
 
 /// Says that a `StreamResponse` is the last of its request, which comes last.
 pub(super) fn put_stream_last(to: &mut BytesMut) {
-    to.reserve(2);
-    put_tag(to, 3, VARINT);
-    to.put_u8(1);
+    let mut fields = Fields::new();
+    fields.tag(3, VARINT);
+    fields.byte(1);
+    to.extend_from_slice(fields.bytes());
 }
 
-fn entry_bytes(seen: &Seen<'_>) -> usize {
-    let text = |bytes: usize| if bytes == 0 { 0 } else { 1 + varint_bytes(bytes as u64) + bytes };
-    let version = if seen.version == 0 { 0 } else { 1 + varint_bytes(seen.version) };
-    let times = 4 + millis_bytes(seen.ttl_left_ms) + millis_bytes(seen.age_ms);
-    text(seen.value.len()) + version + times + text(seen.content_type.len())
+/// A `GetResponse` of an entry that memory holds: the value in the middle is written from where it lies.
+struct Answer<'a> {
+    seen: &'a Seen<'a>,
+    /// What follows the value.
+    tail: Fields,
+    entry_bytes: usize,
 }
 
-/// Returns what a `google.protobuf.Duration` takes inside.
-fn millis_bytes(millis: u64) -> usize {
-    let number = |number: u64| if number == 0 { 0 } else { 1 + varint_bytes(number) };
-    number(millis / 1_000) + number(millis % 1_000 * 1_000_000)
-}
-
-fn put_millis(to: &mut BytesMut, field: u8, millis: u64) {
-    put_tag(to, field, LENGTH);
-    put_varint(to, millis_bytes(millis) as u64);
-    for (field, number) in [(1, millis / 1_000), (2, millis % 1_000 * 1_000_000)] {
-        if number != 0 {
-            put_tag(to, field, VARINT);
-            put_varint(to, number);
+impl<'a> Answer<'a> {
+    fn of(seen: &'a Seen<'a>) -> Self {
+        let mut tail = Fields::new();
+        if seen.version != 0 {
+            tail.tag(2, VARINT);
+            tail.varint(seen.version);
         }
+        tail.millis(3, seen.ttl_left_ms);
+        tail.millis(4, seen.age_ms);
+        let content_type = seen.content_type.len();
+        if content_type != 0 {
+            tail.tag(5, LENGTH);
+            tail.varint(content_type as u64);
+        }
+        let value = seen.value.len();
+        let value_bytes = if value == 0 { 0 } else { 1 + varint_bytes(value as u64) + value };
+        let entry_bytes = value_bytes + tail.bytes().len() + content_type;
+        Self { seen, tail, entry_bytes }
+    }
+
+    fn n_bytes(&self) -> usize {
+        1 + varint_bytes(self.entry_bytes as u64) + self.entry_bytes + 2
+    }
+
+    /// Writes it after what precedes it.
+    fn put(self, mut head: Fields, to: &mut BytesMut) {
+        let Self { seen, mut tail, entry_bytes } = self;
+        head.tag(1, LENGTH);
+        head.varint(entry_bytes as u64);
+        if !seen.value.is_empty() {
+            head.tag(1, LENGTH);
+            head.varint(seen.value.len() as u64);
+        }
+        to.extend_from_slice(head.bytes());
+        seen.value.pieces().for_each(|piece| to.extend_from_slice(piece));
+        if !seen.content_type.is_empty() {
+            to.extend_from_slice(tail.bytes());
+            to.extend_from_slice(seen.content_type.as_bytes());
+            tail = Fields::new();
+        }
+        tail.tag(2, VARINT);
+        tail.byte(pb::Layer::L1 as u8);
+        to.extend_from_slice(tail.bytes());
     }
 }
 
-fn put_bytes(to: &mut BytesMut, field: u8, bytes: &[u8]) {
-    put_tag(to, field, LENGTH);
-    put_varint(to, bytes.len() as u64);
-    to.extend_from_slice(bytes);
+/// A few fields, put together where one more byte costs nothing.
+struct Fields {
+    bytes: [u8; Self::MOST],
+    n_bytes: usize,
 }
 
-fn put_tag(to: &mut BytesMut, field: u8, wire: u8) {
-    to.put_u8((field << 3) | wire);
-}
+impl Fields {
+    /// A head takes 30 bytes at most and a tail 50.
+    const MOST: usize = 64;
 
-fn put_varint(to: &mut BytesMut, mut value: u64) {
-    while value >= 0x80 {
-        to.put_u8((value & 0x7F) as u8 | 0x80);
-        value >>= 7;
+    fn new() -> Self {
+        Self { bytes: [0; Self::MOST], n_bytes: 0 }
     }
-    to.put_u8(value as u8);
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.n_bytes]
+    }
+
+    fn byte(&mut self, byte: u8) {
+        self.bytes[self.n_bytes] = byte;
+        self.n_bytes += 1;
+    }
+
+    fn tag(&mut self, field: u8, wire: u8) {
+        self.byte((field << 3) | wire);
+    }
+
+    fn varint(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.byte((value & 0x7F) as u8 | 0x80);
+            value >>= 7;
+        }
+        self.byte(value as u8);
+    }
+
+    /// Puts a `google.protobuf.Duration`.
+    fn millis(&mut self, field: u8, millis: u64) {
+        self.tag(field, LENGTH);
+        let length_at = self.n_bytes;
+        self.byte(0);
+        for (field, number) in [(1, millis / 1_000), (2, millis % 1_000 * 1_000_000)] {
+            if number != 0 {
+                self.tag(field, VARINT);
+                self.varint(number);
+            }
+        }
+        // Two numbers take less than 128 bytes: their length is one.
+        self.bytes[length_at] = (self.n_bytes - length_at - 1) as u8;
+    }
 }
 
 fn varint_bytes(value: u64) -> usize {

@@ -1,10 +1,13 @@
-use std::collections::HashMap;
 use std::time::Duration;
+
+use hashbrown::HashMap;
 
 /// Counts by pattern of keys; no more than so many patterns, the rest counts as one.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Patterns {
     by_pattern: HashMap<String, Sums>,
+    /// Where patterns are put together: most of them are known.
+    text: String,
 }
 
 /// Figures of the keys of one pattern.
@@ -68,21 +71,26 @@ impl Patterns {
 
     /// `key` is `namespace:key`.
     fn sums(&mut self, key: &str) -> &mut Sums {
+        let Self { by_pattern, text } = self;
         let (namespace, name) = key.split_once(':').unwrap_or((key, ""));
-        let pattern = [namespace, ":", &pattern_of(name)].concat();
-        let is_new = !self.by_pattern.contains_key(&pattern);
-        let pattern =
-            if is_new && self.by_pattern.len() >= MOST_PATTERNS { REST.to_owned() } else { pattern };
-        self.by_pattern.entry(pattern).or_default()
+        text.clear();
+        text.push_str(namespace);
+        text.push(':');
+        put_pattern(name, text);
+        if by_pattern.len() >= MOST_PATTERNS && !by_pattern.contains_key(text.as_str()) {
+            text.clear();
+            text.push_str(REST);
+        }
+        by_pattern.entry_ref(text.as_str()).or_default()
     }
 }
 
 /// Puts `*` for what tells keys of one kind apart: digits, UUIDs and words of hexadecimal digits.
-fn pattern_of(text: &str) -> String {
-    let mut pattern = String::with_capacity(text.len().min(LONGEST_PATTERN));
+fn put_pattern(text: &str, pattern: &mut String) {
+    let longest = pattern.len() + LONGEST_PATTERN;
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
-        if pattern.len() >= LONGEST_PATTERN {
+        if pattern.len() >= longest {
             pattern.push('*');
             break;
         }
@@ -100,11 +108,10 @@ fn pattern_of(text: &str) -> String {
             pattern.push('*');
             rest = after;
         } else {
-            push_without_digits(&mut pattern, word);
+            push_without_digits(pattern, word);
             rest = after;
         }
     }
-    pattern
 }
 
 fn push_without_digits(pattern: &mut String, word: &str) {
@@ -145,6 +152,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn pattern_of(text: &str) -> String {
+        let mut pattern = String::new();
+        put_pattern(text, &mut pattern);
+        pattern
+    }
 
     #[test]
     fn what_tells_keys_apart_becomes_a_star() {

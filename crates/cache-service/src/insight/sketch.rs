@@ -1,17 +1,23 @@
-use std::collections::{BTreeSet, HashMap};
+use std::hash::BuildHasher as _;
 use std::sync::Arc;
+
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 /// Counts the most frequent of endless names in bounded memory: Space-Saving ("Efficient Computation of Frequent and Top-k
 /// Elements in Data Streams", Metwally et al., 2005).
 ///
 /// A name's count is never below the truth; it is above it by its `error` at most. Any name seen in more than
 /// 1/`capacity` of all cases is among those kept.
+///
+/// Names stand in the order of their counts, so one that is counted only changes places with the first of those that had as many.
 #[derive(Debug)]
 pub(super) struct SpaceSaving {
     capacity: usize,
-    by_name: HashMap<Arc<str>, Count>,
-    /// The same names by count, the least first.
-    by_count: BTreeSet<(u64, Arc<str>)>,
+    /// The most frequent first.
+    counts: Vec<Count>,
+    /// Where each name stands.
+    places: HashTable<usize>,
+    hasher: DefaultHashBuilder,
     total: u64,
 }
 
@@ -24,43 +30,51 @@ pub(crate) struct Heavy {
     pub(crate) error: u64,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Count {
+    name: String,
+    hash: u64,
     count: u64,
     error: u64,
 }
 
+/// No place.
+const NOWHERE: usize = usize::MAX;
+
 impl SpaceSaving {
+    /// `capacity` is above zero.
     pub(super) fn new(capacity: usize) -> Self {
-        Self { capacity, by_name: HashMap::with_capacity(capacity), by_count: BTreeSet::new(), total: 0 }
+        let (counts, places) = (Vec::with_capacity(capacity), HashTable::with_capacity(capacity));
+        Self { capacity, counts, places, hasher: DefaultHashBuilder::default(), total: 0 }
     }
 
     pub(super) fn add(&mut self, name: &str) {
         self.total += 1;
-        if let Some((name, held)) = self.by_name.get_key_value(name) {
-            let (name, held) = (Arc::clone(name), *held);
-            self.by_count.remove(&(held.count, Arc::clone(&name)));
-            self.put(name, Count { count: held.count + 1, ..held });
-            return;
+        let hash = self.hasher.hash_one(name);
+        let found = self.places.find(hash, |at| self.counts[*at].name == name).copied();
+        let at = found.unwrap_or_else(|| self.admit(name, hash));
+        // All before it that have as many stand together.
+        let count = self.counts[at].count;
+        let first = self.counts[..at].partition_point(|other| other.count > count);
+        self.counts[at].count += 1;
+        if first != at {
+            self.counts.swap(first, at);
+            // No two ever stand at one place, so that a place tells which one is meant.
+            self.moved(self.counts[first].hash, at, NOWHERE);
+            self.moved(self.counts[at].hash, first, at);
+            self.moved(self.counts[first].hash, NOWHERE, first);
         }
-        // A newcomer takes the place of the least, and may have been seen as often as that.
-        let least = if self.by_name.len() < self.capacity { None } else { self.by_count.pop_first() };
-        let error = least.map_or(0, |(count, least)| {
-            self.by_name.remove(&least);
-            count
-        });
-        self.put(name.into(), Count { count: error + 1, error });
     }
 
     /// Returns the most frequent, the first first.
     pub(super) fn heaviest(&self, most: usize) -> Vec<Heavy> {
-        let names = self.by_count.iter().rev().take(most);
-        names
-            .map(|(count, name)| {
-                let error = self.by_name.get(name).map_or(0, |held| held.error);
-                Heavy { name: Arc::clone(name), count: *count, error }
-            })
-            .collect()
+        let counts = self.counts.iter().take(most);
+        let heavy = |Count { name, count, error, .. }: &Count| Heavy {
+            name: name.as_str().into(),
+            count: *count,
+            error: *error,
+        };
+        counts.map(heavy).collect()
     }
 
     /// Counts all that was added, faded as the counts are.
@@ -71,23 +85,51 @@ impl SpaceSaving {
     /// Halves all counts, and forgets what comes to nothing.
     pub(super) fn halve(&mut self) {
         self.total /= 2;
-        let before = std::mem::take(&mut self.by_name);
-        self.by_count.clear();
-        for (name, Count { count, error }) in before {
-            if count > 1 {
-                self.put(name, Count { count: count / 2, error: error / 2 });
-            }
+        self.counts.retain(|held| held.count > 1);
+        self.places.clear();
+        for held in &mut self.counts {
+            held.count /= 2;
+            held.error /= 2;
+        }
+        let Self { counts, places, .. } = self;
+        for (at, held) in counts.iter().enumerate() {
+            places.insert_unique(held.hash, at, |at| counts[*at].hash);
         }
     }
 
-    fn put(&mut self, name: Arc<str>, count: Count) {
-        self.by_count.insert((count.count, Arc::clone(&name)));
-        self.by_name.insert(name, count);
+    /// Gives a newcomer a place and no count yet; where there is none left, that of the least, and as many as that had.
+    fn admit(&mut self, name: &str, hash: u64) -> usize {
+        let at = if self.counts.len() < self.capacity {
+            self.counts.push(Count { name: name.to_owned(), hash, count: 0, error: 0 });
+            self.counts.len() - 1
+        } else {
+            let at = self.counts.len() - 1;
+            let least = &mut self.counts[at];
+            if let Ok(place) = self.places.find_entry(least.hash, |other| *other == at) {
+                place.remove();
+            }
+            least.name.clear();
+            least.name.push_str(name);
+            least.hash = hash;
+            least.error = least.count;
+            at
+        };
+        let counts = &self.counts;
+        self.places.insert_unique(hash, at, |at| counts[*at].hash);
+        at
+    }
+
+    fn moved(&mut self, hash: u64, from: usize, to: usize) {
+        if let Some(at) = self.places.find_mut(hash, |at| *at == from) {
+            *at = to;
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -102,6 +144,12 @@ mod tests {
         let heavy = sketch.heaviest(10);
         assert_eq!(heavy, [Heavy { name: "a".into(), count: 2, error: 0 }]);
         assert_eq!(sketch.total(), 2);
+        for name in ["b", "a", "b"] {
+            sketch.add(name);
+        }
+        let counts: Vec<_> =
+            sketch.heaviest(10).into_iter().map(|heavy| (heavy.name.to_string(), heavy.count)).collect();
+        assert_eq!(counts, [("a".to_owned(), 3), ("b".to_owned(), 2)]);
     }
 
     proptest! {
@@ -116,7 +164,10 @@ mod tests {
                 *truth.entry(name.to_string()).or_default() += 1;
             }
             let heavy = sketch.heaviest(capacity);
-            prop_assert!(heavy.len() <= capacity && sketch.by_count.len() == sketch.by_name.len());
+            prop_assert!(heavy.len() <= capacity && sketch.counts.len() == sketch.places.len());
+            for (at, held) in sketch.counts.iter().enumerate() {
+                prop_assert!(sketch.places.find(held.hash, |place| *place == at).is_some());
+            }
             prop_assert!(heavy.is_sorted_by(|a, b| a.count >= b.count));
             for Heavy { name, count, error } in &heavy {
                 let truth = truth[&**name];
