@@ -10,6 +10,7 @@ use crate::route::Strategy;
 
 mod cache;
 mod hedge;
+mod slow_log;
 mod switchover;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ mod tls;
 
 pub use cache::CacheConfig;
 pub use hedge::HedgeConfig;
+pub use slow_log::SlowLogConfig;
 pub use switchover::{AdvanceConfig, PairConfig, ParityConfig, StepsConfig};
 pub use tls::{PostgresTls, TlsMode};
 
@@ -37,6 +39,7 @@ pub struct ReplicaConfig {
     pub routing: RoutingConfig,
     pub limits: LimitsConfig,
     pub insight: InsightConfig,
+    pub slow_log: SlowLogConfig,
     pub hedge: HedgeConfig,
     pub cache: CacheConfig,
     /// Pairs of a legacy table and its partitioned twin, by a name of our own.
@@ -225,6 +228,7 @@ impl ServiceConfig for ReplicaConfig {
         switchover::check(&self.switchover, &self.parity, problems);
         switchover::check_steps(&self.steps, &self.advance, problems);
         problems.range("insight.max_statements", self.insight.max_statements, 0..=10_000);
+        self.slow_log.check(problems);
         self.hedge.check(&self.insight, problems);
         self.cache.check(problems);
     }
@@ -282,6 +286,7 @@ impl Default for ReplicaConfig {
             routing: RoutingConfig::default(),
             limits: LimitsConfig::default(),
             insight: InsightConfig::default(),
+            slow_log: SlowLogConfig::default(),
             hedge: HedgeConfig::default(),
             cache: CacheConfig::default(),
             switchover: BTreeMap::new(),

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use mainstay_rpc::trace;
 use mainstay_runtime::Context;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_postgres::types::Type;
@@ -16,10 +17,12 @@ use crate::{
     node::Node,
     route::{Pick, Place, Prefer, ReadNeeds, Reason},
     session::{self, Answer, Road, Statement},
+    slow_log::{Ended, SlowLog},
     token::Token,
 };
 
 mod hedge;
+mod plan;
 mod stream;
 mod write;
 
@@ -35,6 +38,7 @@ pub(crate) struct Engine {
     pub fleet: Arc<Fleet>,
     pub metrics: Metrics,
     pub insight: Insight,
+    pub slow_log: SlowLog,
     /// `None` where no read is asked twice.
     pub hedge: Option<Hedge>,
     pub cx: Context,
@@ -95,27 +99,48 @@ impl Engine {
     /// Runs one read on a node that keeps its bounds.
     pub(crate) async fn query(&self, read: Read) -> Result<Answered, QueryError> {
         let begun_at = Instant::now();
-        let sql = read.statement.sql.clone();
         let result = self.within(&read, true).await;
-        self.metrics.answered(Kind::Query, result.as_ref().err().map(QueryError::code), begun_at.elapsed());
-        self.note(
-            &sql,
-            begun_at.elapsed(),
-            result.as_ref().ok().map(|done| (&done.served, done.answer.n_rows())),
-        );
+        let took = begun_at.elapsed();
+        self.metrics.answered(Kind::Query, result.as_ref().err().map(QueryError::code), took);
+        let done = result.as_ref().map(|done| (&done.served, done.answer.n_rows()));
+        self.note(Kind::Query, &read.statement, took, done, trace::trace_id);
         result
     }
 
     /// Notes what a statement cost; `done` is who answered and with how many rows.
-    fn note(&self, sql: &str, took: Duration, done: Option<(&Served, u64)>) {
+    fn note(
+        &self,
+        kind: Kind,
+        statement: &Statement,
+        took: Duration,
+        done: Result<(&Served, u64), &QueryError>,
+        trace_id: impl FnOnce() -> Option<String>,
+    ) {
+        let at = self.cx.clock().now();
         let node = |served: &Served| self.fleet.names.iter().position(|name| *name == served.node);
         let call = Call {
             took,
-            ok: done.is_some(),
+            ok: done.is_ok(),
             rows: done.map_or(0, |(_, rows)| rows),
-            node: done.and_then(|(served, _)| node(served)),
+            node: done.ok().and_then(|(served, _)| node(served)),
         };
-        self.insight.record(sql, call, self.cx.clock().now());
+        self.insight.record(&statement.sql, call, at);
+        if self.slow_log.is_slow(took) {
+            let (last, waited, executed) = statement.stopwatch.split(took);
+            self.metrics.slow.statement(kind);
+            self.slow_log.keep(Ended {
+                at,
+                kind,
+                sql: &statement.sql,
+                params: &statement.params,
+                node: call.node.or(last),
+                waited,
+                executed,
+                rows: call.rows,
+                error: done.err().map(QueryError::reason),
+                trace_id: trace_id(),
+            });
+        }
     }
 
     /// Runs one read of our own: it is routed and bounded like any other, but no caller asked for it.
@@ -278,6 +303,7 @@ impl Engine {
                 let (pool, pgbouncer) = node.way(sql, Kind::Query);
                 let road = Road { node: &node.name, pgbouncer, is_primary };
                 let lease = pool.lease().await?;
+                read.statement.stopwatch.start(index);
                 match session::read(lease, road, &read.statement, read.until.left()).await {
                     Err(error) if pgbouncer && error.is_lost_statement() => node.keep_from_pooler(sql),
                     result => return result.inspect(|answer| learn(node, pgbouncer, sql, answer)),

@@ -218,6 +218,14 @@ impl QueryError {
         }
     }
 
+    /// Returns a word that says what went wrong: what the database said, or else the code.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Database { source, .. } => sqlstate::class(source.code()).1.to_owned(),
+            other => other.code().as_str().to_owned(),
+        }
+    }
+
     fn failure(self) -> Failure {
         let (code, text) = (self.code(), self.to_string());
         let second = Duration::from_secs(1);

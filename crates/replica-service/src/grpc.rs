@@ -29,6 +29,7 @@ mod insight;
 mod named;
 mod nodes;
 mod partitions;
+mod slow_log;
 mod switchover;
 mod topology;
 mod value;
@@ -37,6 +38,7 @@ pub(crate) use cache::CacheDoor;
 use named::Named;
 pub(crate) use nodes::NodeDoor;
 pub(crate) use partitions::PartitionDoor;
+pub(crate) use slow_log::SlowLogDoor;
 pub(crate) use switchover::{Stepping, SwitchoverDoor};
 
 /// Speaks `mainstay.replica.v1`.

@@ -136,7 +136,7 @@ impl Book {
             self.entries.remove(&oldest?);
             self.forgotten += 1;
         }
-        let Shape { fingerprint, sql } = shape;
+        let Shape { fingerprint, sql, .. } = shape;
         Some(self.entries.entry(fingerprint).or_insert_with(|| Entry {
             fingerprint,
             sql,

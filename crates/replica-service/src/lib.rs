@@ -19,6 +19,7 @@ mod report;
 mod route;
 mod service;
 mod session;
+mod slow_log;
 mod sql;
 mod switchover;
 mod token;
@@ -26,7 +27,7 @@ mod token;
 pub use config::{
     AdvanceConfig, CacheConfig, HealthConfig, HedgeConfig, InsightConfig, LimitsConfig, NodeConfig,
     PairConfig, ParityConfig, PoolConfig, PostgresConfig, PostgresTls, ReplicaConfig, RoutingConfig,
-    StepsConfig, TlsMode,
+    SlowLogConfig, StepsConfig, TlsMode,
 };
 pub use route::Strategy;
 pub use service::start;

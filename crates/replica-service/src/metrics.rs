@@ -14,10 +14,12 @@ use crate::{error::Kind, route::Reason};
 mod cache;
 mod pair;
 mod pgbouncer;
+mod slow;
 
 pub(crate) use cache::CacheMetrics;
 pub(crate) use pair::{OfPair, PairMetrics};
 pub(crate) use pgbouncer::PgBouncerMetrics;
+pub(crate) use slow::SlowMetrics;
 
 /// Everything that this service counts; figures of nodes are as of their last probe.
 #[derive(Debug, Clone)]
@@ -34,6 +36,7 @@ pub(crate) struct Metrics {
     pub pair: PairMetrics,
     pub cache: CacheMetrics,
     pub pgbouncer: PgBouncerMetrics,
+    pub slow: SlowMetrics,
 }
 
 /// Gauges by node; node names come from the configuration.
@@ -95,6 +98,7 @@ impl Metrics {
             pair: PairMetrics::default(),
             cache: CacheMetrics::default(),
             pgbouncer: PgBouncerMetrics::default(),
+            slow: SlowMetrics::default(),
         };
         let registry = registry.sub_registry_with_prefix("mainstay_replica");
         registry.register("queries", "Statements answered, by kind and result", metrics.queries.clone());
@@ -121,6 +125,7 @@ impl Metrics {
         metrics.pair.register(registry);
         metrics.cache.register(registry);
         metrics.pgbouncer.register(registry);
+        metrics.slow.register(registry);
         metrics
     }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use mainstay_proto::replica::v1::{
     node_service_server::NodeServiceServer, partition_service_server::PartitionServiceServer,
     query_cache_service_server::QueryCacheServiceServer, replica_service_server::ReplicaServiceServer,
-    switchover_service_server::SwitchoverServiceServer,
+    slow_log_service_server::SlowLogServiceServer, switchover_service_server::SwitchoverServiceServer,
 };
 use mainstay_rpc::Routes;
 use mainstay_runtime::{Context, Schedule};
@@ -15,12 +15,13 @@ use crate::{
     config::{PairConfig, ReplicaConfig, split_address},
     engine::{Engine, Hedge},
     fleet::Fleet,
-    grpc::{CacheDoor, Door, NodeDoor, PartitionDoor, Stepping, SwitchoverDoor},
+    grpc::{CacheDoor, Door, NodeDoor, PartitionDoor, SlowLogDoor, Stepping, SwitchoverDoor},
     insight::Insight,
     metrics::{Metrics, PgBouncerMetrics},
     pool::base_login,
     probe::{Line, NodeProbe, PgBouncerConsole, PgBouncerProbe},
     report::Reports,
+    slow_log::SlowLog,
     switchover::{Pair, Runner, Steps, Watch},
 };
 
@@ -55,7 +56,8 @@ pub async fn start(cx: Context, config: ReplicaConfig) -> anyhow::Result<()> {
     // 4. Pairs of tables are compared in the background, and taken over where asked for.
     let insight = Insight::new(config.insight.max_statements as usize, fleet.nodes.len());
     let hedge = Hedge::new(&config.hedge);
-    let engine = Arc::new(Engine { fleet, metrics, insight, hedge, cx: cx.clone() });
+    let slow_log = SlowLog::new(&config.slow_log);
+    let engine = Arc::new(Engine { fleet, metrics, insight, slow_log, hedge, cx: cx.clone() });
     let pairs = compare(&cx, &config, &engine);
 
     // 5. The query cache, and what it must still be told of writes.
@@ -65,12 +67,13 @@ pub async fn start(cx: Context, config: ReplicaConfig) -> anyhow::Result<()> {
     let stepping = take_steps(&cx, &config, &engine, &pairs);
     let nodes = NodeServiceServer::new(NodeDoor::new(Arc::clone(&engine.fleet)));
     let answers = QueryCacheServiceServer::new(CacheDoor::new(Arc::clone(&cache)));
+    let slow_log = SlowLogServiceServer::new(SlowLogDoor::new(Arc::clone(&engine), &config));
     let door = Door::new(engine, cache, &config, pairs.clone());
     let server = ReplicaServiceServer::new(door).max_decoding_message_size(MAX_REQUEST_BYTES);
     let partitions = PartitionServiceServer::new(PartitionDoor::new(pairs));
     let switchover = SwitchoverServiceServer::new(SwitchoverDoor::new(stepping));
     let routes = Routes::new(server).add_service(partitions).add_service(switchover);
-    let routes = routes.add_service(nodes).add_service(answers);
+    let routes = routes.add_service(nodes).add_service(answers).add_service(slow_log);
     cx.serve(routes).await
 }
 

@@ -20,8 +20,12 @@ use crate::{
     },
 };
 
+pub(crate) mod plan;
+mod stopwatch;
 pub(crate) mod stream;
 pub(crate) mod transaction;
+
+pub(crate) use stopwatch::Stopwatch;
 
 /// A statement with everything that bounds it.
 #[derive(Debug)]
@@ -30,6 +34,7 @@ pub(crate) struct Statement {
     pub params: Vec<Param>,
     pub max_rows: u32,
     pub max_bytes: u64,
+    pub stopwatch: Stopwatch,
 }
 
 /// What a statement answered.

@@ -14,6 +14,8 @@ pub(super) fn paths(map: Map) -> Map {
         .viewer("/database/query", routes!(database::query))
         .admin("/database/execute", routes!(database::execute))
         .admin("/database/transaction", routes!(database::transaction))
+        .viewer("/database/slow-statements", routes!(database::slow_statements))
+        .operator("/database/explain", routes!(database::explain))
         .viewer("/database/cache", routes!(database::query_cache))
         .operator("/database/cache/purge", routes!(database::purge_query_cache))
         .operator("/database/nodes/{node}/drain", routes!(database::drain))

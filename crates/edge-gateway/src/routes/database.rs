@@ -22,12 +22,14 @@ mod answer;
 mod cache;
 mod drain;
 mod ndjson;
+mod slow_log;
 mod transaction;
 
 pub(crate) use answer::{DatabaseInfo, SqlColumn};
 use answer::{ExecuteAnswer, NodeHealth, NodeLag, NodePool, NodeTraffic, Nodes, QueryAnswer};
 pub(crate) use cache::{__path_purge_query_cache, __path_query_cache, purge_query_cache, query_cache};
 pub(crate) use drain::{__path_drain, __path_resume, drain, resume};
+pub(crate) use slow_log::{__path_explain, __path_slow_statements, explain, slow_statements};
 pub(crate) use transaction::{__path_transaction, transaction};
 
 use super::sql_json;

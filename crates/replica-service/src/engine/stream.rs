@@ -1,5 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
+use mainstay_rpc::trace;
 use tokio::{
     sync::mpsc,
     time::{Instant, timeout, timeout_at},
@@ -30,20 +31,20 @@ impl Engine {
     /// Starts a read and returns where its chunks arrive; it ends when the receiver is dropped.
     pub(crate) fn stream(self: &Arc<Self>, stream: StreamRead) -> mpsc::Receiver<Result<Chunk, QueryError>> {
         let (chunks_tx, chunks) = mpsc::channel(WAITING_CHUNKS);
-        let engine = Arc::clone(self);
+        let (engine, trace_id) = (Arc::clone(self), trace::trace_id());
         self.cx.spawn_work(async move {
             let sink = Sink::new(chunks_tx);
             tokio::select! {
                 biased;
                 // Dropping the other branch drops the connection, which cancels the statement.
                 () = sink.closed() => {}
-                () = engine.pour(&stream, &sink) => {}
+                () = engine.pour(&stream, &sink, trace_id) => {}
             }
         });
         chunks
     }
 
-    async fn pour(&self, stream: &StreamRead, sink: &Sink) {
+    async fn pour(&self, stream: &StreamRead, sink: &Sink, trace_id: Option<String>) {
         let begun_at = Instant::now();
         let until = stream.read.until;
         let result = match timeout_at(until.at, self.pour_from_any(stream, sink)).await {
@@ -52,8 +53,8 @@ impl Engine {
         };
         let took = begun_at.elapsed();
         self.metrics.answered(Kind::Stream, result.as_ref().err().map(QueryError::code), took);
-        let done = result.as_ref().ok().map(|(served, rows)| (served, *rows));
-        self.note(&stream.read.statement.sql, took, done);
+        let done = result.as_ref().map(|(served, rows)| (served, *rows));
+        self.note(Kind::Stream, &stream.read.statement, took, done, || trace_id);
         match result {
             Ok((_, rows)) => {
                 self.metrics.stream_rows.inc_by(rows);
@@ -105,6 +106,7 @@ impl Engine {
                 let (pool, pgbouncer) = node.way(&statement.sql, Kind::Stream);
                 let road = Road { node: &node.name, pgbouncer, is_primary: served.is_primary };
                 let lease = pool.lease().await?;
+                statement.stopwatch.start(index);
                 let left = stream.read.until.left();
                 let out = (served.clone(), sink);
                 match session::stream::stream(lease, road, statement, stream.limits, left, out).await {

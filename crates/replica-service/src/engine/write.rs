@@ -3,6 +3,7 @@ use std::{
     time::Duration,
 };
 
+use mainstay_rpc::trace;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::Instrument as _;
 
@@ -82,8 +83,8 @@ impl Engine {
             token: self.token(index, position),
             shown: None,
         });
-        let done = result.as_ref().ok().map(|done| (&done.served, done.answer.n_rows()));
-        self.note(&write.statement.sql, took, done);
+        let done = result.as_ref().map(|done| (&done.served, done.answer.n_rows()));
+        self.note(Kind::Execute, &write.statement, took, done, trace::trace_id);
         result
     }
 
@@ -109,14 +110,15 @@ impl Engine {
             Ok(((answers, index, position), attempts)) => {
                 let served = self.served_by_primary(index, attempts);
                 for (statement, (answer, took)) in transaction.statements.iter().zip(&answers) {
-                    self.note(&statement.sql, *took, Some((&served, answer.n_rows())));
+                    let done = Ok((&served, answer.n_rows()));
+                    self.note(Kind::Transaction, statement, *took, done, trace::trace_id);
                 }
                 let answers = answers.into_iter().map(|(answer, _)| answer).collect();
                 Ok(TransactionDone { answers, served, token: self.token(index, position) })
             }
             Err(error) => {
                 if let Some(failed) = transaction.statements.get(statement) {
-                    self.note(&failed.sql, took, None);
+                    self.note(Kind::Transaction, failed, took, Err(&error), trace::trace_id);
                 }
                 Err(TransactionFailed { statement, error })
             }
@@ -205,6 +207,7 @@ impl Engine {
                 let (pool, pgbouncer) = node.way(sql, Kind::Execute);
                 let road = Road { node: &node.name, pgbouncer, is_primary: true };
                 let lease = pool.lease().await?;
+                write.statement.stopwatch.start(index);
                 match session::write(lease, road, &write.statement, write.until.left(), committing).await {
                     // It was rolled back before its commit, so it has not happened.
                     Err(error)
@@ -241,6 +244,7 @@ impl Engine {
                     ways.min_by_key(|(_, pgbouncer)| *pgbouncer).expect("a transaction has statements");
                 let road = Road { node: &node.name, pgbouncer, is_primary: true };
                 let lease = pool.lease().await?;
+                statements.iter().for_each(|statement| statement.stopwatch.start(index));
                 let left = transaction.until.left();
                 match session::transaction::transaction(
                     lease,

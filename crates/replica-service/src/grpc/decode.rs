@@ -12,7 +12,7 @@ use crate::{
     error::QueryError,
     insight::Shape,
     route::Prefer,
-    session::{Statement, stream::StreamLimits, transaction::Isolation},
+    session::{Statement, Stopwatch, stream::StreamLimits, transaction::Isolation},
     sql::param::Param,
     token::Token,
 };
@@ -117,7 +117,7 @@ fn after(token: &str) -> Result<Option<Token>, QueryError> {
     }
 }
 
-fn statement(
+pub(super) fn statement(
     sql: String,
     params: Vec<Value>,
     max_rows: u32,
@@ -137,7 +137,8 @@ fn statement(
     }
     let param = |(index, value)| value::param(value, &format!("params[{index}]"));
     let params = params.into_iter().enumerate().map(param).collect::<Result<Vec<Param>, _>>()?;
-    Ok(Statement { sql, params, max_rows, max_bytes: limits.max_result_size.as_u64() })
+    let max_bytes = limits.max_result_size.as_u64();
+    Ok(Statement { sql, params, max_rows, max_bytes, stopwatch: Stopwatch::default() })
 }
 
 fn duration(wire: prost_types::Duration) -> Result<Duration, QueryError> {

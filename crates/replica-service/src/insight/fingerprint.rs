@@ -5,6 +5,8 @@ pub(crate) struct Shape {
     pub fingerprint: u64,
     /// Cut at 2 KiB.
     pub sql: String,
+    /// `sql` means what the statement meant: it has no literals and was not cut.
+    pub is_whole: bool,
 }
 
 const KEPT_BYTES: usize = 2_048;
@@ -12,10 +14,13 @@ const KEPT_BYTES: usize = 2_048;
 impl Shape {
     /// Reads a statement; what it does not understand stays as it is.
     pub(crate) fn of(sql: &str) -> Self {
-        let mut scanner =
-            Scanner { rest: sql.as_bytes(), out: Vec::with_capacity(sql.len().min(KEPT_BYTES)) };
+        let mut scanner = Scanner {
+            rest: sql.as_bytes(),
+            out: Vec::with_capacity(sql.len().min(KEPT_BYTES)),
+            literals: false,
+        };
         scanner.run();
-        let mut out = scanner.out;
+        let Scanner { mut out, literals, .. } = scanner;
         while out.last() == Some(&b' ') {
             out.pop();
         }
@@ -25,14 +30,16 @@ impl Shape {
         while !text.is_char_boundary(end) {
             end -= 1;
         }
+        let is_whole = !literals && end == text.len();
         text.truncate(end);
-        Self { fingerprint, sql: text }
+        Self { fingerprint, sql: text, is_whole }
     }
 }
 
 struct Scanner<'a> {
     rest: &'a [u8],
     out: Vec<u8>,
+    literals: bool,
 }
 
 impl Scanner<'_> {
@@ -63,6 +70,7 @@ impl Scanner<'_> {
     fn literal(&mut self, length: usize) {
         self.rest = &self.rest[length..];
         self.out.push(b'?');
+        self.literals = true;
     }
 
     /// White space and comments are one space, and none at the beginning.

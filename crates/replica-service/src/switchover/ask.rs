@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use crate::{
     engine::{Engine, Read, Until},
     route::Prefer,
-    session::Statement,
+    session::{Statement, Stopwatch},
     sql::Value,
     token::Token,
 };
@@ -43,8 +43,13 @@ impl Asker {
     }
 
     async fn send(&self, prefer: Prefer, after: Option<Token>, sql: &str) -> anyhow::Result<Told> {
-        let statement =
-            Statement { sql: sql.to_owned(), params: Vec::new(), max_rows: MAX_ROWS, max_bytes: MAX_BYTES };
+        let statement = Statement {
+            sql: sql.to_owned(),
+            params: Vec::new(),
+            max_rows: MAX_ROWS,
+            max_bytes: MAX_BYTES,
+            stopwatch: Stopwatch::default(),
+        };
         let until = Until { at: Instant::now() + self.within, within: self.within };
         let read =
             Read { statement, max_staleness: None, after, written: None, prefer, zone: String::new(), until };

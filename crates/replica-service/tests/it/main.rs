@@ -11,6 +11,7 @@ mod pgbouncer;
 mod reads;
 mod rig;
 mod safety;
+mod slow_log;
 mod steps;
 mod streams;
 mod switchover;

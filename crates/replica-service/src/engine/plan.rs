@@ -1,0 +1,54 @@
+use tokio::time::timeout_at;
+use tracing::Instrument as _;
+
+use super::{Engine, MAX_ATTEMPTS, Read, mark, statement_span};
+use crate::{
+    error::{Kind, QueryError},
+    session::{
+        Road,
+        plan::{self, Plan, Wanted},
+    },
+};
+
+impl Engine {
+    /// Lets a replica plan a statement, and returns its name with the plan; where none is fit the primary does it.
+    ///
+    /// `read` says where; its own statement is the text that spans show.
+    pub(crate) async fn plan(&self, read: &Read, wanted: &Wanted) -> Result<(String, Plan), QueryError> {
+        let until = read.until;
+        timeout_at(until.at, self.plan_on_any(read, wanted))
+            .await
+            .unwrap_or(Err(QueryError::Deadline { within: until.within, committing: false }))
+    }
+
+    async fn plan_on_any(&self, read: &Read, wanted: &Wanted) -> Result<(String, Plan), QueryError> {
+        let needs = self.needs(read)?;
+        let mut tried = None;
+        for attempts in 1.. {
+            let pick = self.route(read, &needs, tried).await?;
+            match self.plan_on(pick.node, read, wanted).await {
+                Ok(plan) => return Ok((self.fleet.names[pick.node].clone(), plan)),
+                Err(error) if error.may_succeed_elsewhere() && attempts < MAX_ATTEMPTS => {
+                    tried = Some(pick.node)
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        unreachable!("the loop ends by returning")
+    }
+
+    async fn plan_on(&self, index: usize, read: &Read, wanted: &Wanted) -> Result<Plan, QueryError> {
+        let node = &self.fleet.nodes[index];
+        let flight = node.begin()?;
+        let span = statement_span(node, &read.statement);
+        let run = async {
+            let (pool, pgbouncer) = node.way(&wanted.sql, Kind::Query);
+            let (is_primary, _) = self.standing(index);
+            let road = Road { node: &node.name, pgbouncer, is_primary };
+            plan::plan(pool.lease().await?, road, wanted, read.until.left()).await
+        };
+        let result = run.instrument(span.clone()).await.inspect_err(|error| mark(&span, error));
+        flight.end(&result);
+        result
+    }
+}
