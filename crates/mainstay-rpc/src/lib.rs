@@ -25,7 +25,9 @@ pub use identity::{Caller, Secret};
 pub use serve::{ServeOptions, serve};
 pub use server::{AtOnce, Deadline, QuickCalls, QuickMethod, ServerConfig, ServerMetrics, Stack, stack};
 pub use status::{is_answer_too_large, is_unimplemented};
-pub use tls::{ClientTls, InvalidTls, PortTls, ServerTls, client_tls, http_client_tls, server_tls};
+pub use tls::{
+    ClientTls, InvalidTls, PortTls, ServerTls, client_tls, http_client_tls, server_tls, server_verifier,
+};
 pub use upstream::{
     BreakerSection, Call, Connector, EndpointList, EndpointSnapshot, InvalidUpstream, Lane, Upstream,
     UpstreamConfig, UpstreamSnapshot,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::ring;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore};
@@ -99,9 +100,7 @@ pub fn http_client_tls(tls: &ClientTls) -> Result<Arc<ClientConfig>, InvalidTls>
     let config = match client_tls(tls)? {
         Some(config) => config,
         None => {
-            let mut roots = RootCertStore::empty();
-            // A host without certificates, or with broken ones, reaches no https address; each attempt says so.
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            let roots = roots_of_host();
             let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
                 .with_safe_default_protocol_versions()
                 .map_err(InvalidTls::Rejected)?;
@@ -111,6 +110,18 @@ pub fn http_client_tls(tls: &ClientTls) -> Result<Arc<ClientConfig>, InvalidTls>
     let mut config = Arc::unwrap_or_clone(config);
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// Returns what judges the certificate of a server, by the rules of [`http_client_tls`]: for a client that wants to see it,
+/// whatever the verdict is.
+pub fn server_verifier(tls: &ClientTls) -> Result<Arc<WebPkiServerVerifier>, InvalidTls> {
+    let roots = match &tls.ca {
+        Some(ca) => roots(ca)?,
+        None => roots_of_host(),
+    };
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::new(ring::default_provider()))
+        .build()
+        .map_err(InvalidTls::NoRoots)
 }
 
 /// Says why certificates cannot be used.
@@ -154,6 +165,9 @@ pub enum InvalidTls {
         #[source]
         source: rustls::server::VerifierBuilderError,
     },
+    /// There is nobody to believe.
+    #[error("no authority is known: name one in ca")]
+    NoRoots(#[source] rustls::client::VerifierBuilderError),
     /// The key does not belong to the certificate, or is of an unknown kind.
     #[error("certificate and key are not usable")]
     Rejected(#[source] rustls::Error),
@@ -175,6 +189,13 @@ impl fmt::Display for What {
             Self::Key => "a private key",
         })
     }
+}
+
+fn roots_of_host() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    // A host without certificates, or with broken ones, reaches no https address; each attempt says so.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots
 }
 
 fn roots(path: &Path) -> Result<RootCertStore, InvalidTls> {

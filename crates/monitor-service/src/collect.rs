@@ -1,73 +1,149 @@
 //! Collection by pull: one background task per target, so that a hung one delays nobody.
+//!
+//! A [`Source`] is what can be asked for figures, a [`Puller`] asks it again and again. Every kind of target is one source.
 
-mod decode;
-mod pull;
+mod dial;
+mod figures;
+mod http;
+mod probe;
 mod readings;
+mod scrape;
+mod service;
 
+use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use mainstay_openmetrics::Exposition;
-use mainstay_rpc::{InvalidUpstream, Upstream};
-use mainstay_runtime::Activate;
+use mainstay_runtime::{Activate, Clock, Component, ComponentKind, Context, Schedule};
 
 use crate::config::Config;
 use crate::monitor::Monitor;
 use crate::roster::Report;
-use crate::target::Target;
+use crate::target::{Target, TargetKind};
+
+use probe::Probe;
+use scrape::Scrape;
+use service::Service;
 
 pub(crate) use readings::readings;
 
-/// Pulls one target, over and over.
-pub(crate) struct Puller {
-    target: Arc<Target>,
-    upstream: Upstream,
-    within: Duration,
-    monitor: Arc<Monitor>,
+/// Something that can be asked for figures.
+trait Source: Send + 'static {
+    /// Asks once. Ends within a deadline of its own, whatever the other side does.
+    fn ask(&mut self, clock: &Clock) -> impl Future<Output = Result<Answer, Miss>> + Send;
 }
 
 /// Holds what one pull brought.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    /// What the process says about itself.
+    /// What the target says about itself.
     pub report: Report,
     /// Its metrics, or why they could not be read.
     pub metrics: Result<Exposition, String>,
 }
 
-impl Puller {
-    /// Prepares the pulls; opens no connection.
-    pub(crate) fn try_new(
-        target: Arc<Target>,
-        config: &Config,
-        monitor: Arc<Monitor>,
-    ) -> Result<Self, InvalidUpstream> {
-        let upstream = Upstream::try_new(target.service.as_str(), &config.upstream(&target))?;
-        Ok(Self { target, upstream, within: config.collect.within, monitor })
-    }
-
-    /// Names the task, e.g. `collect.cache-service@127.0.0.1:4010`.
-    pub(crate) fn name(&self) -> String {
-        let endpoint = &self.target.endpoint;
-        let address = endpoint.split_once("://").map_or(endpoint.as_str(), |(_, address)| address);
-        format!("collect.{}@{address}", self.target.service)
-    }
+/// Tells that a target did not answer.
+#[derive(Debug, Default)]
+pub(crate) struct Miss {
+    /// Why, in one line for a person.
+    pub reason: String,
+    /// What there is to know nevertheless.
+    pub figures: Exposition,
 }
 
-impl Activate for Puller {
-    /// A pull that fails is recorded like any other; the error is for the log and the status of the task.
-    async fn activate(&mut self) -> anyhow::Result<()> {
-        match pull::pull(&self.upstream, self.within, self.monitor.clock()).await {
-            Ok(answer) => {
-                let unreadable = answer.metrics.as_ref().err().cloned();
-                self.monitor.answered(&self.target, answer);
-                unreadable.map_or(Ok(()), |reason| Err(anyhow::anyhow!("metrics unreadable: {reason}")))
+/// Pulls one target, over and over.
+struct Puller<S> {
+    target: Arc<Target>,
+    source: S,
+    monitor: Arc<Monitor>,
+    /// Says how a target does that does not speak for itself.
+    component: Option<Component>,
+}
+
+/// Begins to pull every target.
+pub(crate) fn begin(cx: &Context, config: &Config, monitor: &Arc<Monitor>) -> anyhow::Result<()> {
+    for target in config.all_targets() {
+        let (name, endpoint) = (target.service.clone(), target.endpoint.clone());
+        let every = config.every(&target);
+        match target.terms.kind {
+            TargetKind::Service => {
+                let upstream = config.upstream(&target);
+                let service =
+                    Service::try_new(&name, &upstream).with_context(|| format!("targets.{name}"))?;
+                pull(cx, monitor, (target, None), every, service);
             }
-            Err(error) => {
-                self.monitor.missed(&self.target, error.reason());
-                Err(error).with_context(|| format!("no answer from {}", self.target.endpoint))
+            TargetKind::Scrape => {
+                let section = config.scrapes.get(&name).cloned().unwrap_or_default();
+                let scrape =
+                    Scrape::try_new(&endpoint, section).with_context(|| format!("scrapes.{name}"))?;
+                let component = cx.component(target.name(), ComponentKind::Upstream, false);
+                pull(cx, monitor, (target, Some(component)), every, scrape);
+            }
+            TargetKind::Probe => {
+                let section = config.probes.get(&name).cloned().unwrap_or_default();
+                let probe = Probe::try_new(&endpoint, section).with_context(|| format!("probes.{name}"))?;
+                let component = cx.component(target.name(), ComponentKind::Upstream, false);
+                pull(cx, monitor, (target, Some(component)), every, probe);
             }
         }
     }
+    Ok(())
+}
+
+fn pull(
+    cx: &Context,
+    monitor: &Arc<Monitor>,
+    (target, component): (Arc<Target>, Option<Component>),
+    every: std::time::Duration,
+    source: impl Source,
+) {
+    let name = format!("collect.{}", target.name());
+    let puller = Puller { target, source, monitor: Arc::clone(monitor), component };
+    cx.background(name, Schedule::Every(every), puller);
+}
+
+impl<S: Source> Activate for Puller<S> {
+    /// A pull that fails is recorded like any other; the error is for the log and the status of the task.
+    async fn activate(&mut self) -> anyhow::Result<()> {
+        match self.source.ask(self.monitor.clock()).await {
+            Ok(answer) => {
+                let unreadable = answer.metrics.as_ref().err().cloned();
+                self.tell(&answer.report);
+                self.monitor.answered(&self.target, answer);
+                unreadable.map_or(Ok(()), |reason| Err(anyhow::anyhow!("metrics unreadable: {reason}")))
+            }
+            Err(miss) => {
+                let error = anyhow::anyhow!("no answer from {}: {}", self.target.endpoint, miss.reason);
+                if let Some(component) = &self.component {
+                    component.unhealthy(&*miss.reason);
+                }
+                self.monitor.missed(&self.target, miss);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl<S> Puller<S> {
+    fn tell(&self, report: &Report) {
+        let Some(component) = &self.component else { return };
+        component.latency(report.latency);
+        match (report.ready, report.version.is_empty()) {
+            (true, true) => component.healthy("answers"),
+            (true, false) => component.healthy(format!("answers; version {}", report.version)),
+            (false, _) => component.unhealthy(report.not_ready_because.join(", ")),
+        }
+    }
+}
+
+/// Puts an error and its causes into one line.
+fn one_line(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line = format!("{line}: {error}");
+        cause = error.source();
+    }
+    line.replace(['\n', '\r'], " ")
 }

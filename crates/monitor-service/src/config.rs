@@ -12,15 +12,20 @@ use serde::{Deserialize, Serialize};
 
 mod keep;
 mod notify;
+mod probe;
+mod scrape;
 mod slo;
+mod watched;
 
 pub use crate::calendar::{Day, Weekly};
 pub use crate::quiet::{InhibitionConfig, MaintenanceConfig};
 use crate::rule::definition;
 pub use crate::rule::definition::{Comparison, RuleKind, RuleSpec};
-use crate::target::Target;
+use crate::target::{Target, TargetKind, Terms};
 pub use keep::{HostConfig, StoreConfig};
 pub use notify::{ChannelConfig, ChannelKind, NotifyConfig};
+pub use probe::{ProbeConfig, ProbeKind};
+pub use scrape::ScrapeConfig;
 pub use slo::SloConfig;
 
 /// Configures the whole service.
@@ -33,6 +38,10 @@ pub struct Config {
     pub telemetry: TelemetryConfig,
     /// Who is watched, by the name of the service.
     pub targets: BTreeMap<String, TargetConfig>,
+    /// Who else shows metrics, by name.
+    pub scrapes: BTreeMap<String, ScrapeConfig>,
+    /// What is asked whether it answers as it should, by name.
+    pub probes: BTreeMap<String, ProbeConfig>,
     /// How they are asked.
     pub collect: CollectConfig,
     /// How much is remembered.
@@ -137,6 +146,8 @@ impl Default for Config {
             },
             telemetry: TelemetryConfig::default(),
             targets: services.map(target).into(),
+            scrapes: BTreeMap::new(),
+            probes: BTreeMap::new(),
             collect: CollectConfig::default(),
             history: HistoryConfig::default(),
             alerts: AlertsConfig::default(),
@@ -200,6 +211,13 @@ impl ServiceConfig for Config {
         for (service, target) in &self.targets {
             target.check(service, self.collect.within, problems);
         }
+        for (name, scrape) in &self.scrapes {
+            scrape.check(name, problems);
+        }
+        for (name, probe) in &self.probes {
+            probe.check(name, problems);
+        }
+        self.check_names(problems);
         problems.duration("collect.every", self.collect.every, ms(100)..=s(60));
         problems.duration("collect.within", self.collect.within, ms(10)..=s(60));
         problems.ensure(
@@ -248,26 +266,59 @@ impl ServiceConfig for Config {
 }
 
 impl Config {
-    /// Lists every address to watch, in the order of the services' names.
+    /// Lists every address to watch: services first, then the rest, each in the order of names.
     pub fn all_targets(&self) -> Vec<Arc<Target>> {
-        let pairs = self.targets.iter().flat_map(|(service, target)| {
-            target
-                .endpoints
-                .iter()
-                .map(move |endpoint| (service.clone(), endpoint.trim_end_matches('/').to_owned()))
-        });
-        pairs
-            .enumerate()
-            .map(|(index, (service, endpoint))| Arc::new(Target { index, service, endpoint }))
-            .collect()
+        let keep = self.history.keep;
+        let services = self.targets.iter().map(|(name, target)| (name, &target.endpoints, Terms::default()));
+        let scrapes = self.scrapes.iter().map(|(name, scrape)| (name, &scrape.urls, scrape.terms(keep)));
+        let probes = self.probes.iter().map(|(name, probe)| (name, &probe.urls, probe.terms(keep)));
+        let mut all = Vec::new();
+        for (service, endpoints, terms) in services.chain(scrapes).chain(probes) {
+            for endpoint in endpoints.iter() {
+                let endpoint = match terms.kind {
+                    TargetKind::Service => endpoint.trim_end_matches('/'),
+                    TargetKind::Scrape | TargetKind::Probe => endpoint,
+                };
+                let (service, endpoint) = (service.clone(), endpoint.to_owned());
+                all.push(Arc::new(Target { index: all.len(), service, endpoint, terms: terms.clone() }));
+            }
+        }
+        all
     }
 
     /// Lists what has a history: every target, and at the end the host.
     pub fn all_sources(&self) -> Vec<Arc<Target>> {
         let mut sources = self.all_targets();
         let (index, service) = (sources.len(), HOST.to_owned());
-        sources.push(Arc::new(Target { index, service, endpoint: String::new() }));
+        sources.push(Arc::new(Target { index, service, endpoint: String::new(), terms: Terms::default() }));
         sources
+    }
+
+    /// Tells how often a target is asked.
+    pub(crate) fn every(&self, target: &Target) -> Duration {
+        let (scrape, probe) = (self.scrapes.get(&target.service), self.probes.get(&target.service));
+        match target.terms.kind {
+            TargetKind::Service => self.collect.every,
+            TargetKind::Scrape => scrape.map_or(self.collect.every, |scrape| scrape.every),
+            TargetKind::Probe => probe.map_or(self.collect.every, |probe| probe.every),
+        }
+    }
+
+    /// Two things of one name could not be told apart in history and alerts.
+    fn check_names(&self, problems: &mut Problems) {
+        let services = self.targets.keys().map(|name| ("targets", name));
+        let scrapes = self.scrapes.keys().map(|name| ("scrapes", name));
+        let probes = self.probes.keys().map(|name| ("probes", name));
+        let mut taken: BTreeSet<&str> = [HOST].into();
+        for (section, name) in services.chain(scrapes).chain(probes) {
+            let key = format!("{section}.{name}");
+            let legal =
+                |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-';
+            if name.is_empty() || name.len() > 64 || !name.chars().all(legal) {
+                problems.add(&key, "must be a name of at most 64 letters a-z, digits and dashes");
+            }
+            problems.ensure(taken.insert(name), &key, "is the name of something else that is watched");
+        }
     }
 
     /// Returns how to call a target.
@@ -290,10 +341,6 @@ impl Config {
 impl TargetConfig {
     fn check(&self, service: &str, within: Duration, problems: &mut Problems) {
         let section = format!("targets.{service}");
-        let legal = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-';
-        if service.is_empty() || service.len() > 64 || !service.chars().all(legal) {
-            problems.add(&section, "must be a name of at most 64 letters a-z, digits and dashes");
-        }
         if self.endpoints.is_empty() {
             return;
         }
@@ -390,6 +437,55 @@ mod tests {
             "targets.Cache.endpoints.2",
             "targets.Cache.endpoints",
             "targets.Cache",
+        ];
+        assert_eq!(keys, expected, "{lines:?}");
+    }
+
+    #[test]
+    fn everything_wrong_with_scrapes_and_probes_is_told_at_once() {
+        let text = r#"
+            [scrapes.cache-service]
+            urls = ["http://a/metrics"]
+            [scrapes.plain]
+            urls = []
+            every = "1s"
+            within = "2s"
+            failures = 0
+            token = "t"
+            user = "u"
+            max_series = 1
+            labels = { "9" = "x" }
+            [probes.plain]
+            urls = ["tcp://a:1"]
+            [probes.host]
+            kind = "grpc"
+            urls = ["https://a:1"]
+            contains = "x"
+            slow_after = "1m"
+            json = { "status" = 1 }
+        "#;
+        let config: Config = toml::from_str(text).unwrap();
+        let mut problems = Problems::default();
+        config.check(&mut problems);
+        let lines = problems.lines();
+        let mut keys: Vec<_> = lines.iter().filter_map(|line| line.split(':').next()).collect();
+        keys.sort_unstable();
+        let expected = [
+            "probes.host",
+            "probes.host.contains",
+            "probes.host.json",
+            "probes.host.json",
+            "probes.host.slow_after",
+            "probes.host.tls.ca",
+            "probes.plain",
+            "probes.plain.urls.0",
+            "scrapes.cache-service",
+            "scrapes.plain.failures",
+            "scrapes.plain.labels",
+            "scrapes.plain.max_series",
+            "scrapes.plain.token",
+            "scrapes.plain.urls",
+            "scrapes.plain.within",
         ];
         assert_eq!(keys, expected, "{lines:?}");
     }

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::alert::state::Transition;
 use crate::alert::{Alert, AlertBook, Change, Counts, Event, Filter, Key, Severity};
-use crate::collect::{Answer, readings};
+use crate::collect::{Answer, Miss, readings};
 use crate::config::Config;
 use crate::host::HostFigure;
 use crate::journal::Journal;
@@ -145,10 +145,12 @@ impl Monitor {
         self.roster.lock().answered(target, report, unreadable);
     }
 
-    /// Takes that a target did not answer.
-    pub(crate) fn missed(&self, target: &Target, reason: String) {
+    /// Takes that a target did not answer, and what that tells.
+    pub(crate) fn missed(&self, target: &Target, miss: Miss) {
+        let Miss { reason, figures } = miss;
         let now = self.clock.now();
-        self.record(target, now, [Reading { metric: UP, labels: &[], value: 0.0 }]);
+        let own = [Reading { metric: UP, labels: &[], value: 0.0 }];
+        self.record(target, now, own.into_iter().chain(readings(&figures, &self.config.history.buckets)));
         self.metrics.pulled(&target.service, PullResult::Failed, None);
         self.roster.lock().failed(target, reason, now);
     }
@@ -172,6 +174,7 @@ impl Monitor {
         let history = self.history.lock();
         let not_before = now.checked_sub(self.config.alerts.missing_for).unwrap_or(SystemTime::UNIX_EPOCH);
         let replica_lags = history.latest(REPLICA_LAG_METRIC, not_before);
+        let capped = history.capped_now();
         let roster = self.roster.lock();
         let mut rules = self.rules.lock();
         let mut silences = self.silences.lock();
@@ -181,6 +184,7 @@ impl Monitor {
             replica_lags: &replica_lags,
             refused_series: history.refused_now(),
             max_series: history.max_series(),
+            capped: &capped,
             failing_channels: &failing_channels,
             burning: &burning,
             now,

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use mainstay_runtime::{ComponentKind, Health};
 
-use crate::target::Target;
+use crate::target::{Target, TargetKind};
 pub(crate) use verdict::Verdict;
 
 /// Holds the last known state of each target, and for how long one has not answered.
@@ -33,6 +33,8 @@ pub(crate) struct Entry {
     pub pulls: u64,
     /// Pulls that failed.
     pub pull_failures: u64,
+    /// Pulls that failed since the last one after which the target was as it should be.
+    pub bad_in_a_row: u32,
 }
 
 /// Tells since when and why a target does not answer.
@@ -134,6 +136,7 @@ impl Roster {
             unreadable: None,
             pulls: 0,
             pull_failures: 0,
+            bad_in_a_row: 0,
         };
         Self { entries: targets.iter().map(entry).collect(), reunited_at: None }
     }
@@ -146,6 +149,7 @@ impl Roster {
             self.reunited_at = Some(report.seen_at);
         }
         entry.pulls += 1;
+        entry.bad_in_a_row = if report.ready { 0 } else { entry.bad_in_a_row.saturating_add(1) };
         entry.report = Some(report);
         entry.unreadable = unreadable;
         entry.failing = None;
@@ -156,6 +160,7 @@ impl Roster {
         let Some(entry) = self.entries.get_mut(target.index) else { return };
         entry.pulls += 1;
         entry.pull_failures += 1;
+        entry.bad_in_a_row = entry.bad_in_a_row.saturating_add(1);
         match &mut entry.failing {
             Some(failing) => failing.reason = reason,
             none => *none = Some(Failing { since: now, reason }),
@@ -164,16 +169,25 @@ impl Roster {
 
     /// Tells since when no target at all answers; then the monitor is the one that is cut off.
     ///
-    /// With a single target nothing can be told apart, and that target is taken to be down.
+    /// With a single target nothing can be told apart, and that target is taken to be down. Where there are services, they
+    /// decide, since they are asked most often; what is asked less often speaks against it only by an answer from after
+    /// the last of them failed.
     pub(crate) fn isolated_since(&self) -> Option<SystemTime> {
         if self.entries.len() < 2 {
             return None;
         }
+        let is_service = |entry: &&Entry| entry.target.terms.kind == TargetKind::Service;
+        let n_services = self.entries.iter().filter(is_service).count();
+        let decides = |entry: &&Entry| n_services < 2 || is_service(entry);
         let since = |entry: &Entry| entry.failing.as_ref().map(|failing| failing.since);
-        self.entries
+        let since = self
+            .entries
             .iter()
+            .filter(decides)
             .map(since)
-            .try_fold(SystemTime::UNIX_EPOCH, |latest, since| Some(latest.max(since?)))
+            .try_fold(SystemTime::UNIX_EPOCH, |latest, since| Some(latest.max(since?)))?;
+        let has_answered = |entry: &Entry| entry.current().is_some_and(|report| report.seen_at > since);
+        (!self.entries.iter().any(has_answered)).then_some(since)
     }
 
     /// Tells since when a target does not answer, not counting the time in which no target did.
@@ -213,6 +227,27 @@ impl Entry {
 }
 
 impl Report {
+    /// Makes that of something which says nothing about itself but answers; `not_ready_because` tells what is wrong.
+    pub(crate) fn of_stranger(
+        seen_at: SystemTime,
+        latency: Duration,
+        version: String,
+        not_ready_because: Vec<String>,
+    ) -> Self {
+        Self {
+            seen_at,
+            latency,
+            instance: String::new(),
+            version,
+            started_at: None,
+            ready: not_ready_because.is_empty(),
+            not_ready_because,
+            draining: false,
+            components: Vec::new(),
+            errors: Vec::new(),
+        }
+    }
+
     /// Finds a component by its name.
     pub(crate) fn component(&self, name: &str) -> Option<&ComponentReport> {
         self.components.iter().find(|component| component.name == name)

@@ -10,6 +10,8 @@
 //! | `replica_lag` | a PostgreSQL replica is stale | warning, critical | `alerts.unhealthy_for` |
 //! | `history_full` | new series are refused | warning | `alerts.unhealthy_for` |
 //! | `slo_burn` | the error budget of an objective is used up too fast | warning, critical | at once |
+//! | `probe_failed` | a probe has failed as often in a row as it may | its `severity` | its `failures` |
+//! | `series_limit` | a target has more series than its `max_series` | warning | `alerts.unhealthy_for` |
 //! | `channel_failing` | notifications do not get through a channel | warning | `alerts.missing_for` |
 //!
 //! Rules about figures are data: see [`definition`], [`figures`] and the stock ones in `stock.rs`.
@@ -23,9 +25,11 @@ mod objective;
 mod presence;
 mod report;
 mod stock;
+mod stranger;
 mod text;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::alert::state::Timing;
@@ -33,6 +37,7 @@ use crate::alert::{Absence, Breach, Key, Severity};
 use crate::config::AlertsConfig;
 use crate::roster::{Entry, Roster};
 use crate::series::Latest;
+use crate::target::Target;
 
 pub(crate) use definition::Rule;
 pub(crate) use figure::REPLICA_LAG_METRIC;
@@ -50,6 +55,8 @@ pub(crate) struct Facts<'f> {
     pub refused_series: usize,
     /// Series that it has room for.
     pub max_series: usize,
+    /// Targets that have more series than they may, and how many too many.
+    pub capped: &'f [(Arc<Target>, usize)],
     /// Notification channels that do not get through.
     pub failing_channels: &'f [FailingChannel],
     /// Objectives whose budget is used up too fast.
@@ -70,7 +77,7 @@ pub(crate) struct FailingChannel {
 }
 
 /// Names of the rules in this file.
-pub(crate) const BUILT_IN: [&str; 9] = [
+pub(crate) const BUILT_IN: [&str; 11] = [
     presence::MONITOR_ISOLATED,
     presence::INSTANCE_DOWN,
     report::NOT_READY,
@@ -80,6 +87,8 @@ pub(crate) const BUILT_IN: [&str; 9] = [
     figure::HISTORY_FULL,
     CHANNEL_FAILING,
     objective::SLO_BURN,
+    stranger::PROBE_FAILED,
+    stranger::SERIES_LIMIT,
 ];
 
 /// The rule about channels; its alerts go through the others.
@@ -99,6 +108,8 @@ pub(crate) fn find(facts: &Facts<'_>, config: &AlertsConfig) -> Vec<Breach> {
         figure::history_full,
         channel_failing,
         objective::slo_burn,
+        stranger::probe_failed,
+        stranger::series_limit,
     ];
     rules.iter().flat_map(|rule| rule(facts, config)).collect()
 }
@@ -170,7 +181,9 @@ fn own_key(rule: &'static str, subject: &str) -> Key {
 }
 
 fn labels_of(entry: &Entry) -> BTreeMap<String, String> {
-    let instance = entry.report.as_ref().map(|report| ("instance".to_owned(), report.instance.clone()));
+    // What is no service of ours has no name of its own.
+    let named = entry.report.as_ref().filter(|report| !report.instance.is_empty());
+    let instance = named.map(|report| ("instance".to_owned(), report.instance.clone()));
     let endpoint = ("endpoint".to_owned(), entry.target.endpoint.clone());
     instance.into_iter().chain([endpoint]).collect()
 }

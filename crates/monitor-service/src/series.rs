@@ -44,8 +44,10 @@ struct Tracked {
     timeline: Timeline,
     /// By canonical text, which starts with the metric and `{`: one metric is one contiguous range.
     series: BTreeMap<Box<str>, Series>,
-    /// Series turned away by the last pull.
+    /// Series turned away by the last pull, because of the cap on all.
     refused: usize,
+    /// The same, because of the target's own cap.
+    capped: usize,
 }
 
 #[derive(Debug)]
@@ -59,11 +61,16 @@ struct Series {
 pub(crate) struct Recorded {
     /// Readings kept.
     pub stored: usize,
-    /// Readings of series that the cap did not let in.
+    /// Readings of series that the cap on all did not let in.
     pub refused: usize,
+    /// Readings of series that the target's own cap did not let in.
+    pub capped: usize,
     /// Readings that are no number: NaN and infinities.
     pub skipped: usize,
 }
+
+/// Length of the metric and labels of a series; one that has more is as good as one too many.
+const IDENTITY_BYTES_MAX: usize = 8 * 1024;
 
 /// Names a series without its points.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,9 +99,10 @@ impl History {
     pub(crate) fn new(targets: &[Arc<Target>], ticks: NonZeroUsize, max_series: usize) -> Self {
         let tracked = |target: &Arc<Target>| Tracked {
             target: Arc::clone(target),
-            timeline: Timeline::new(ticks),
+            timeline: Timeline::new(target.terms.ticks.unwrap_or(ticks)),
             series: BTreeMap::new(),
             refused: 0,
+            capped: 0,
         };
         Self { targets: targets.iter().map(tracked).collect(), series: 0, max_series }
     }
@@ -120,6 +128,11 @@ impl History {
             reading.write_canonical(&mut canonical);
             if let Some(series) = tracked.series.get_mut(canonical.as_str()) {
                 series.column.append(tick, reading.value);
+            } else if tracked.series.len() >= tracked.target.terms.max_series
+                || canonical.len() > IDENTITY_BYTES_MAX
+            {
+                recorded.capped += 1;
+                continue;
             } else if self.series < self.max_series {
                 let mut column = Column::default();
                 column.append(tick, reading.value);
@@ -134,6 +147,7 @@ impl History {
             recorded.stored += 1;
         }
         tracked.refused = recorded.refused;
+        tracked.capped = recorded.capped;
         self.series -= tracked.forget_expired(tick);
         recorded
     }
@@ -151,6 +165,12 @@ impl History {
     /// Counts the series that the last pulls had to turn away.
     pub(crate) fn refused_now(&self) -> usize {
         self.targets.iter().map(|tracked| tracked.refused).sum()
+    }
+
+    /// Lists targets whose own cap turned series away at the last pull, and how many.
+    pub(crate) fn capped_now(&self) -> Vec<(Arc<Target>, usize)> {
+        let capped = self.targets.iter().filter(|tracked| tracked.capped > 0);
+        capped.map(|tracked| (Arc::clone(&tracked.target), tracked.capped)).collect()
     }
 
     /// Adds up the memory of the samples, in bytes, without the names.
@@ -186,6 +206,7 @@ impl History {
     pub(crate) fn latest(&self, metric: &str, not_before: SystemTime) -> Vec<Latest> {
         let mut found = Vec::new();
         for tracked in &self.targets {
+            let not_before = not_before.checked_sub(tracked.target.terms.patience).unwrap_or(not_before);
             for (_, series) in tracked.starting_with(&identity::start(metric)) {
                 let Some((tick, value)) = series.column.last() else { continue };
                 let Some(at) = tracked.timeline.at(tick).filter(|at| *at >= not_before) else { continue };

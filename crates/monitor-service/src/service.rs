@@ -12,7 +12,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
-use crate::collect::Puller;
+use crate::collect;
 use crate::config::Config;
 use crate::grpc::{AccessGrpc, AnalysisGrpc, MonitorGrpc};
 use crate::host::Host;
@@ -61,11 +61,7 @@ pub async fn start(cx: Context, config: Config) -> anyhow::Result<()> {
     cx.spawn("store", writer.run(around));
 
     // 2. Collection: one task per target, and one for the host.
-    for target in config.all_targets() {
-        let section = format!("targets.{}", target.service);
-        let puller = Puller::try_new(target, &config, Arc::clone(&monitor)).context(section)?;
-        cx.background(puller.name(), Schedule::Every(config.collect.every), puller);
-    }
+    collect::begin(&cx, &config, &monitor)?;
     if config.host.enabled {
         read_host(&cx, &config, &monitor);
     }

@@ -28,6 +28,7 @@ pub(super) fn instance(entry: &Entry, verdict: Verdict) -> pb::Instance {
         pull_latency: report.and_then(|report| duration(report.latency)),
         pulls: entry.pulls,
         pull_failures: entry.pull_failures,
+        kind: entry.target.terms.kind.as_str().to_owned(),
     }
 }
 

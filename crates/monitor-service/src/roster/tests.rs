@@ -1,4 +1,5 @@
 use super::*;
+use crate::target::Terms;
 use std::time::UNIX_EPOCH;
 
 pub(crate) fn at(second: u64) -> SystemTime {
@@ -12,6 +13,7 @@ pub(crate) fn targets(services: &[&str]) -> Vec<Arc<Target>> {
             index,
             service: (*service).to_owned(),
             endpoint: format!("http://127.0.0.1:40{index}0"),
+            terms: Terms::default(),
         })
     };
     services.iter().enumerate().map(target).collect()
@@ -74,6 +76,25 @@ fn monitor_is_isolated_only_when_nobody_answers() {
     roster.failed(&targets[1], "refused".to_owned(), at(5));
     assert_eq!(roster.isolated_since(), Some(at(5)));
     assert_eq!(roster.down_since(&roster.entries()[0]), None);
+}
+
+#[test]
+fn what_is_asked_less_often_speaks_against_isolation_only_by_an_answer_from_after() {
+    let mut all = targets(&["cache-service", "ws-gateway", "prometheus"]);
+    let mut rare = (*all[2]).clone();
+    rare.terms.kind = TargetKind::Scrape;
+    all[2] = Arc::new(rare);
+    let mut roster = Roster::new(&all);
+    roster.answered(&all[2], report(at(0), vec![]), None);
+    roster.failed(&all[0], "refused".to_owned(), at(1));
+    assert_eq!(roster.isolated_since(), None);
+    roster.failed(&all[1], "refused".to_owned(), at(5));
+    assert_eq!(roster.isolated_since(), Some(at(5)), "its last answer is older than that");
+    roster.failed(&all[2], "refused".to_owned(), at(10));
+    assert_eq!(roster.isolated_since(), Some(at(5)));
+    roster.answered(&all[2], report(at(20), vec![]), None);
+    assert_eq!(roster.isolated_since(), None, "the network is there");
+    assert_eq!(roster.down_since(&roster.entries()[0]), Some(at(20)));
 }
 
 #[test]

@@ -280,7 +280,11 @@ fn gather(spec: &RuleSpec, history: &History, from: SystemTime) -> Evidence {
         RuleKind::Ratio | RuleKind::BurnRate => history.samples(&spec.divisor, &spec.divisor_labels, from),
         _ => Vec::new(),
     };
-    Evidence { series: history.samples(metric, &spec.labels, from), divisor }
+    let series = match spec.kind {
+        RuleKind::Threshold => history.fresh(metric, &spec.labels, from),
+        _ => history.samples(metric, &spec.labels, from),
+    };
+    Evidence { series, divisor }
 }
 
 fn absent<'a>(

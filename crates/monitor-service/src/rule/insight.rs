@@ -95,6 +95,7 @@ mod tests {
         let labels = [("service", "s"), ("endpoint", "e"), ("name", name)];
         SeriesSamples {
             labels: labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            patience: Duration::ZERO,
             samples: (1..=240).map(|second| (at(second), figure(second))).collect(),
         }
     }

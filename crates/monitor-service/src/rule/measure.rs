@@ -38,6 +38,20 @@ pub(crate) struct Measured {
     pub n_quiet: usize,
 }
 
+/// Returns the newest value of each series: of what is read less often than services, one that is older counts too.
+fn newest(evidence: &Evidence, from: SystemTime, to: SystemTime) -> Measured {
+    let figures: Vec<Figure> = evidence
+        .series
+        .iter()
+        .filter_map(|series| {
+            let from = from.checked_sub(series.patience).unwrap_or(from);
+            let (_, value) = *within(series, from, to).last()?;
+            Some(Figure { labels: series.labels.clone(), value, facts: BTreeMap::new() })
+        })
+        .collect();
+    Measured { n_matched: figures.len(), n_quiet: 0, figures }
+}
+
 type Target = (String, String);
 
 /// Makes the figures of a rule from what was sampled in `(from, to]`.
@@ -54,7 +68,7 @@ pub(crate) fn measure(spec: &RuleSpec, evidence: &Evidence, from: SystemTime, to
         Measured { n_matched: figures.len(), n_quiet: 0, figures }
     };
     match spec.kind {
-        RuleKind::Threshold => each(|samples| samples.last().map(|(_, value)| *value)),
+        RuleKind::Threshold => newest(evidence, from, to),
         RuleKind::Rate => each(per_second),
         RuleKind::Ratio => ratio(spec, evidence, from, to),
         RuleKind::Anomaly => insight::anomaly(spec, evidence, from, to),
@@ -159,6 +173,8 @@ fn in_buckets(buckets: &[(f64, f64)], rank: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::roster::tests::at;
 
@@ -166,6 +182,7 @@ mod tests {
         let labels = [("service", "s"), ("endpoint", "e")].iter().chain(labels);
         SeriesSamples {
             labels: labels.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            patience: Duration::ZERO,
             samples: samples.iter().map(|(second, value)| (at(*second), *value)).collect(),
         }
     }

@@ -2,6 +2,8 @@
 
 use crate::alert::{Breach, Severity};
 use crate::config::AlertsConfig;
+use crate::roster::Entry;
+use crate::target::TargetKind;
 
 use super::{Facts, key_of, labels_of, own_key, seconds_since, timing};
 
@@ -28,7 +30,12 @@ pub(super) fn isolated(facts: &Facts<'_>, config: &AlertsConfig) -> Vec<Breach> 
 
 pub(super) fn down(facts: &Facts<'_>, config: &AlertsConfig) -> Vec<Breach> {
     let mut breaches = Vec::new();
-    for entry in facts.roster.entries() {
+    // A probe that fails has an alert of its own, which says more.
+    let held_against = |entry: &&Entry| {
+        let terms = &entry.target.terms;
+        terms.kind != TargetKind::Probe && entry.bad_in_a_row >= terms.failures
+    };
+    for entry in facts.roster.entries().iter().filter(held_against) {
         let (Some(since), Some(failing)) = (facts.roster.down_since(entry), &entry.failing) else { continue };
         breaches.push(Breach {
             key: key_of(INSTANCE_DOWN, entry, &entry.target.service),

@@ -5,6 +5,7 @@ use mainstay_runtime::{ComponentKind, Health};
 use crate::alert::{Breach, Severity};
 use crate::config::AlertsConfig;
 use crate::roster::{ComponentReport, Entry, Report};
+use crate::target::TargetKind;
 
 use super::{Facts, key_of, labels_of, seconds_since, timing};
 
@@ -62,7 +63,8 @@ pub(super) fn not_ready(facts: &Facts<'_>, config: &AlertsConfig) -> Vec<Breach>
     for (entry, report) in answering(facts) {
         let explains =
             |component: &ComponentReport| component.critical && component.health == Health::Unhealthy;
-        if report.ready || report.draining || report.components.iter().any(explains) {
+        let is_probe = entry.target.terms.kind == TargetKind::Probe;
+        if is_probe || report.ready || report.draining || report.components.iter().any(explains) {
             continue;
         }
         breaches.push(Breach {

@@ -62,6 +62,18 @@ pub(crate) fn stock() -> Vec<Rule> {
                 ..RuleSpec::default()
             },
         ),
+        rule(
+            "tls_expiry",
+            RuleSpec {
+                metric: "probe_tls_days_left".to_owned(),
+                comparison: Comparison::Below,
+                warning: Some(21.0),
+                critical: Some(7.0),
+                summary: "a certificate of {endpoint} is good for {value} days, less than {threshold}"
+                    .to_owned(),
+                ..RuleSpec::default()
+            },
+        ),
         rule("host_cpu", of_host("host_cpu_used_ratio", "CPU in use: {percent}")),
         rule("host_memory", of_host("host_memory_used_ratio", "memory in use: {percent}")),
         rule("host_disk", of_host("host_disk_used_ratio", "disk in use at {label.mount}: {percent}")),

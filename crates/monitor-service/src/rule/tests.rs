@@ -22,6 +22,7 @@ fn facts<'f>(roster: &'f Roster, replica_lags: &'f [Latest]) -> Facts<'f> {
         roster,
         replica_lags,
         refused_series: 0,
+        capped: &[],
         failing_channels: &[],
         burning: &[],
         max_series: 100,

@@ -11,6 +11,8 @@ use super::{History, Tracked, identity};
 pub(crate) struct SeriesSamples {
     /// Labels, the target's included.
     pub labels: BTreeMap<String, String>,
+    /// How much longer than a service's its newest one counts.
+    pub patience: Duration,
     /// Oldest first.
     pub samples: Vec<(SystemTime, f64)>,
 }
@@ -42,9 +44,29 @@ impl History {
         labels: &BTreeMap<String, String>,
         from: SystemTime,
     ) -> Vec<SeriesSamples> {
+        self.gather(metric, labels, |_| from)
+    }
+
+    /// Returns samples as [`Self::samples`] does, and of what is read less often those that still count at `from`.
+    pub(crate) fn fresh(
+        &self,
+        metric: &str,
+        labels: &BTreeMap<String, String>,
+        from: SystemTime,
+    ) -> Vec<SeriesSamples> {
+        self.gather(metric, labels, |patience| from.checked_sub(patience).unwrap_or(from))
+    }
+
+    fn gather(
+        &self,
+        metric: &str,
+        labels: &BTreeMap<String, String>,
+        from: impl Fn(Duration) -> SystemTime,
+    ) -> Vec<SeriesSamples> {
         let mut found = Vec::new();
         for tracked in &self.targets {
-            let first = tracked.timeline.first_tick_since(from);
+            let patience = tracked.target.terms.patience;
+            let first = tracked.timeline.first_tick_since(from(patience));
             for (_, series) in tracked.starting_with(&identity::start(metric)) {
                 let all = identity::all_labels(&series.labels, &tracked.target);
                 if !identity::has_labels(&all, labels) {
@@ -53,7 +75,7 @@ impl History {
                 let at = |(tick, value)| tracked.timeline.at(tick).map(|at| (at, value));
                 let samples: Vec<_> = series.column.since(first).filter_map(at).collect();
                 if !samples.is_empty() {
-                    found.push(SeriesSamples { labels: all, samples });
+                    found.push(SeriesSamples { labels: all, patience, samples });
                 }
             }
         }

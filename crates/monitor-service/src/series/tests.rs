@@ -1,4 +1,5 @@
 use super::*;
+use crate::target::Terms;
 use proptest::prelude::*;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -14,6 +15,7 @@ fn targets(n: usize) -> Vec<Arc<Target>> {
             index,
             service: "cache-service".to_owned(),
             endpoint: format!("http://127.0.0.1:401{index}"),
+            terms: Terms::default(),
         })
     };
     (0..n).map(target).collect()
@@ -104,7 +106,7 @@ fn newest_series_is_refused_and_counted_until_there_is_room() {
     let old = [reading("a", 1.0), reading("b", 1.0)];
     history.record(&targets[0], at(0), old);
     let recorded = history.record(&targets[1], at(0), [reading("a", 2.0)]);
-    assert_eq!(recorded, Recorded { stored: 0, refused: 1, skipped: 0 });
+    assert_eq!(recorded, Recorded { refused: 1, ..Recorded::default() });
     assert_eq!(history.refused_now(), 1);
 
     // `b` is not seen any more: once it has expired there is room.
@@ -129,7 +131,7 @@ fn numbers_that_are_none_are_skipped() {
             reading("d", 1.0),
         ],
     );
-    assert_eq!(recorded, Recorded { stored: 1, refused: 0, skipped: 3 });
+    assert_eq!(recorded, Recorded { stored: 1, skipped: 3, ..Recorded::default() });
     assert_eq!(history.names("", 10).1, 1);
 }
 

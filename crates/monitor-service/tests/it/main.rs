@@ -9,3 +9,4 @@ mod harness;
 mod mail;
 mod notify;
 mod rules;
+mod strangers;

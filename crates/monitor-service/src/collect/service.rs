@@ -1,54 +1,50 @@
-//! One pull of one target.
+//! A service of this house, which tells of itself through introspection.
+
+mod decode;
 
 use std::time::Duration;
 
 use mainstay_openmetrics::{Exposition, Limits};
 use mainstay_proto::introspect::v1 as pb;
 use mainstay_proto::introspect::v1::introspection_client::IntrospectionClient;
-use mainstay_rpc::{Call, Failure, Upstream};
+use mainstay_rpc::{Call, Failure, InvalidUpstream, Upstream, UpstreamConfig};
 use mainstay_runtime::Clock;
 use tokio::time::Instant;
 
-use super::{Answer, decode};
+use super::{Answer, Miss, Source};
 
-/// Says which part of a pull was not answered.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum PullError {
-    /// The target does not say who it is.
-    #[error("describe failed")]
-    Describe(#[source] Failure),
-    /// The target does not say how its parts are.
-    #[error("components failed")]
-    Components(#[source] Failure),
+/// Asks one instance of a service.
+pub(super) struct Service {
+    upstream: Upstream,
+    within: Duration,
 }
 
-impl PullError {
-    /// Tells a person why, in one line.
-    pub(crate) fn reason(&self) -> String {
-        let (Self::Describe(failure) | Self::Components(failure)) = self;
-        reason(failure)
+impl Service {
+    /// Prepares the pulls; opens no connection.
+    pub(super) fn try_new(name: &str, config: &UpstreamConfig) -> Result<Self, InvalidUpstream> {
+        Ok(Self { upstream: Upstream::try_new(name, config)?, within: config.deadline })
+    }
+}
+
+impl Source for Service {
+    /// Metrics that are missing or unreadable do not make a target that answers look dead.
+    async fn ask(&mut self, clock: &Clock) -> Result<Answer, Miss> {
+        let (upstream, within, started_at) = (&self.upstream, self.within, Instant::now());
+        let (describe, components, errors, metrics) = tokio::join!(
+            describe(upstream, within),
+            components(upstream, within),
+            errors(upstream, within),
+            metrics(upstream, within)
+        );
+        let miss = |failure: Failure| Miss { reason: reason(&failure), ..Miss::default() };
+        let (describe, components) = (describe.map_err(miss)?, components.map_err(miss)?);
+        let report = decode::report(describe, components, errors, clock.now(), started_at.elapsed());
+        Ok(Answer { report, metrics })
     }
 }
 
 /// What a target may send: far more than any of ours has.
 const LIMITS: Limits = Limits { max_samples: 50_000, max_bytes: 4 * 1024 * 1024 };
-
-/// Asks a target for all it tells, at once; done within `within` whatever the target does.
-///
-/// Metrics that are missing or unreadable do not make a target that answers look dead.
-pub(super) async fn pull(upstream: &Upstream, within: Duration, clock: &Clock) -> Result<Answer, PullError> {
-    let started_at = Instant::now();
-    let (describe, components, errors, metrics) = tokio::join!(
-        describe(upstream, within),
-        components(upstream, within),
-        errors(upstream, within),
-        metrics(upstream, within)
-    );
-    let describe = describe.map_err(PullError::Describe)?;
-    let components = components.map_err(PullError::Components)?;
-    let report = decode::report(describe, components, errors, clock.now(), started_at.elapsed());
-    Ok(Answer { report, metrics })
-}
 
 /// Groups of errors asked for.
 const ERRORS_MAX: u32 = 100;
