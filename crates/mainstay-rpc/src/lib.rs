@@ -28,7 +28,7 @@ pub use status::{is_answer_too_large, is_unimplemented};
 pub use tls::{ClientTls, InvalidTls, PortTls, ServerTls, client_tls, http_client_tls, server_tls};
 pub use upstream::{
     BreakerSection, Call, Connector, EndpointList, EndpointSnapshot, InvalidUpstream, Lane, Upstream,
-    UpstreamConfig, UpstreamSnapshot,
+    UpstreamConfig, UpstreamSnapshot, Wire,
 };
 
 /// What a gRPC handler answers.
