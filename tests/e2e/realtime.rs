@@ -1,7 +1,14 @@
+use std::time::Duration;
+
+use futures_util::SinkExt as _;
 use mainstay_auth::Role;
 use mainstay_auth::jwt::{Claims, sign_hs256};
 use mainstay_tests::{Centrifuge, eventually, shared};
 use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+use tokio_tungstenite::accept_async;
+use tokio_tungstenite::tungstenite::Message;
 
 #[tokio::test]
 async fn subscriber_receives_what_is_published_over_rest() {
@@ -104,4 +111,43 @@ async fn the_crowd_is_told_with_its_rates_its_peak_and_its_kinds() {
     let clients = &answer["clients"];
     assert!(clients["users"].as_u64() >= Some(1) && clients["lookedAt"] == clients["total"], "{answer}");
     assert!(clients["kinds"][0]["connections"].as_u64() >= Some(1), "{answer}");
+}
+
+#[tokio::test]
+async fn a_feed_is_put_read_published_and_removed() {
+    let house = shared().await;
+    let source = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut client = house.websocket("erin").await;
+    client.subscribe("e2e-feed").await;
+    let rest = house.rest(Role::Admin).with_header("content-type", "application/json");
+    let feed = json!({
+        "channel": "e2e-feed",
+        "endpoints": [format!("ws://{}/stream?key=s3cret", source.local_addr().unwrap())],
+        "authorization": "Bearer s3cret",
+        "sequence": "/n",
+        "silentFor": "2m",
+    });
+    let answer =
+        rest.put("/realtime/feeds/e2e", json!({ "channel": "e2e-feed", "hold": 70_000 }).to_string()).await;
+    let problem = answer.json();
+    assert_eq!((answer.status.as_u16(), &problem["code"]), (400, &json!("FEED_INVALID")), "{problem}");
+    assert_eq!(problem["errors"].as_array().map(Vec::len), Some(2), "{problem}");
+    let made = rest.put("/realtime/feeds/e2e", feed.to_string()).await.ok();
+    assert!(made["version"].as_u64() > Some(0) && made["putBy"].is_string(), "{made}");
+
+    let (socket, _) = timeout(Duration::from_mins(2), source.accept()).await.unwrap().unwrap();
+    let mut socket = accept_async(socket).await.unwrap();
+    socket.send(Message::text(r#"{"n":1}"#)).await.unwrap();
+    assert_eq!(client.next_publication("e2e-feed").await, json!({ "n": 1 }));
+    let viewer = house.rest(Role::Viewer);
+    let told = eventually("the figures", async || {
+        let told = viewer.get("/realtime/feeds/e2e").await.ok();
+        if told["figures"]["published"] == 1 { Ok(told) } else { Err(told.to_string()) }
+    })
+    .await;
+    assert_eq!((&told["state"], &told["settings"]["authorization"]), (&json!("live"), &json!("[redacted]")));
+    let list = viewer.get("/realtime/feeds").await.ok();
+    assert!(!format!("{list} {told} {made}").contains("s3cret"), "{list}");
+    assert_eq!(rest.delete("/realtime/feeds/e2e").await.ok(), json!({ "removed": true }));
+    assert_eq!(viewer.get("/realtime/feeds/e2e").await.status.as_u16(), 404);
 }

@@ -183,7 +183,7 @@ pub(crate) fn run(cx: &Context, app: &Arc<App>) {
 /// Tells how the house is run from what passes through it, so that each has its own room in the record. What was refused at
 /// the door goes with the traffic: nobody without the right to change anything may push out who did.
 fn kind(route: &str, at_door: bool) -> wire::ChangeKind {
-    let run = ["/cache/namespaces", "/cache/write-behind", "/realtime/nodes/"];
+    let run = ["/cache/namespaces", "/cache/write-behind", "/realtime/nodes/", "/realtime/feeds"];
     let is_policy = run.iter().any(|area| route.starts_with(area));
     let passes = ["/cache/", "/sessions", "/users/", "/rate-limits", "/locks", "/counters", "/realtime/"];
     if at_door || !is_policy && passes.iter().any(|area| route.starts_with(area)) {
@@ -246,6 +246,7 @@ mod tests {
             ("/cache/write-behind/{namespace}/drop", Control),
             ("/realtime/publish", Data),
             ("/realtime/nodes/{node}/drain", Control),
+            ("/realtime/feeds/{name}", Control),
             ("/sessions", Data),
             ("/database/execute", Control),
             ("/api-keys/{name}", Control),

@@ -12,6 +12,7 @@ pub(crate) mod crowd;
 pub(crate) mod dashboard;
 pub(crate) mod database;
 pub(crate) mod docs;
+pub(crate) mod feeds;
 pub(crate) mod glance;
 pub(crate) mod health;
 pub(crate) mod invalidation;

@@ -30,7 +30,7 @@ pub use tls::{
 };
 pub use upstream::{
     BreakerSection, Call, Connector, EndpointList, EndpointSnapshot, InvalidUpstream, Lane, Upstream,
-    UpstreamConfig, UpstreamSnapshot,
+    UpstreamConfig, UpstreamSnapshot, Wire,
 };
 
 /// What a gRPC handler answers.

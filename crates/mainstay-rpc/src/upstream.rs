@@ -22,7 +22,7 @@ mod verdict;
 
 pub use call::Call;
 pub use config::{BreakerSection, EndpointList, UpstreamConfig};
-pub use connector::Connector;
+pub use connector::{Connector, Wire};
 pub use lane::Lane;
 
 use crate::code::ErrorCode;

@@ -80,6 +80,13 @@ pub(crate) enum NoHistory {
     NotThisEpoch,
 }
 
+/// Says what became of a publication that is for all nodes or for none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotPublished {
+    Surely,
+    Unknown,
+}
+
 impl Broker {
     pub(crate) fn new(
         hub: Arc<Hub>,
@@ -130,6 +137,27 @@ impl Broker {
         options: &NamespaceConfig,
         message: &Message,
     ) -> Result<Published, PublishUnknown> {
+        match self.publish_for_all(channel, options, message).await {
+            Ok(published) => Ok(published),
+            // Delivered now it could come a second time: who has a history gets it from there if it was made.
+            Err(NotPublished::Unknown) => {
+                self.hub.metrics().reached("unknown");
+                Err(PublishUnknown)
+            }
+            Err(NotPublished::Surely) => {
+                self.hub.metrics().reached("this_node");
+                Ok(self.hub.publish_here(channel, message))
+            }
+        }
+    }
+
+    /// Publishes to all nodes, or to none.
+    pub(crate) async fn publish_for_all(
+        &self,
+        channel: &Channel,
+        options: &NamespaceConfig,
+        message: &Message,
+    ) -> Result<Published, NotPublished> {
         let metrics = self.hub.metrics();
         match self.store.publish(channel, options, message).await {
             Ok(placed) => {
@@ -144,15 +172,12 @@ impl Broker {
                     reach: Reach::Everywhere { n_nodes: placed.n_nodes },
                 })
             }
-            // Delivered now it could come a second time: who has a history gets it from there if it was made.
             Err(RedisError::Timeout | RedisError::Lost | RedisError::Connection(_) | RedisError::Foreign) => {
-                metrics.reached("unknown");
-                Err(PublishUnknown)
+                Err(NotPublished::Unknown)
             }
             Err(error) => {
-                tracing::debug!(error = error.in_full(), "published to this node alone");
-                metrics.reached("this_node");
-                Ok(self.hub.publish_here(channel, message))
+                tracing::debug!(error = error.in_full(), "redis does not take a publication");
+                Err(NotPublished::Surely)
             }
         }
     }

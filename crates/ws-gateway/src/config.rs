@@ -1,5 +1,6 @@
 //! The gateway's configuration.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,12 +14,15 @@ use mainstay_rpc::ServerTls;
 use mainstay_runtime::{Problems, Secret, ServerConfig, ServiceConfig, TelemetryConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::channel::Channel;
+use crate::namespace::Namespaces;
 use crate::origin::OriginPattern;
 
 mod backend;
 mod broker;
 mod channels;
 mod drain;
+mod feeds;
 mod hooks;
 mod limits;
 
@@ -26,6 +30,7 @@ pub use backend::{BackendConfig, HttpBackendConfig};
 pub use broker::BrokerConfig;
 pub use channels::{ChannelsConfig, NamespaceConfig, Recovery, Slow, Who};
 pub use drain::DrainConfig;
+pub use feeds::{FeedConfig, RunTimeFeedsConfig};
 pub use hooks::{Away, ChannelHook, ConnectionHook, HookConfig, HooksConfig};
 pub use limits::{RateConfig, RatesConfig};
 
@@ -43,6 +48,9 @@ pub struct GatewayConfig {
     pub broker: BrokerConfig,
     pub drain: DrainConfig,
     pub backend: BackendConfig,
+    /// Sources elsewhere that are published into channels, by name.
+    pub feeds: BTreeMap<String, FeedConfig>,
+    pub run_time_feeds: RunTimeFeedsConfig,
 }
 
 /// The port of the clients, and what one connection may cost.
@@ -121,6 +129,8 @@ impl Default for GatewayConfig {
             broker: BrokerConfig::default(),
             drain: DrainConfig::default(),
             backend: BackendConfig::default(),
+            feeds: BTreeMap::new(),
+            run_time_feeds: RunTimeFeedsConfig::default(),
         }
     }
 }
@@ -276,6 +286,19 @@ impl ServiceConfig for GatewayConfig {
         );
         self.broker.check(problems);
         self.drain.check(problems);
+        let namespaces = Namespaces::new(&self.channels);
+        for (name, feed) in &self.feeds {
+            let path = format!("feeds.{name}");
+            problems.ensure(FeedConfig::is_name(name), &path, format!("the name {}", FeedConfig::LEGAL_NAME));
+            let channel = Channel::parse(&feed.channel, self.channels.max_length).ok();
+            problems.ensure(
+                channel.is_some_and(|channel| namespaces.of(&channel).is_ok()),
+                &format!("{path}.channel"),
+                "there is no such channel",
+            );
+            feed.check(&format!("{path}."), problems);
+        }
+        self.run_time_feeds.check(problems);
         self.backend.check(self.channels.ask(), self.auth.allow_anonymous, problems);
     }
 }

@@ -30,6 +30,18 @@ pub(crate) enum Refusal {
     ConnectionUnknown,
     #[error("expire_at has passed; `expired` ends it now")]
     ExpireAtPast,
+    #[error("no feed has this name")]
+    FeedUnknown,
+    #[error("a feed of this name is in the configuration, and is changed there")]
+    FeedConfigured,
+    #[error("without redis nothing keeps a feed that is put at run time: name it in the configuration")]
+    FeedsNeedRedis,
+    #[error("redis does not answer: whether feeds were changed is not known")]
+    FeedsUnavailable,
+    #[error("the feed has version {version}, 0 standing for none")]
+    FeedVersion { version: u64 },
+    #[error("there are {max} feeds already, as many as run_time_feeds.max allows")]
+    TooManyFeeds { max: u32 },
     #[error("no node has this id")]
     NodeUnknown,
     #[error("{per_second} connections per second, at most {max} are allowed")]
@@ -71,6 +83,12 @@ impl Refusal {
             Self::ConnectionUnknown => "CONNECTION_UNKNOWN",
             Self::NodesMissing(_) => "NODES_MISSING",
             Self::ExpireAtPast => "EXPIRE_AT_PAST",
+            Self::FeedUnknown => "FEED_UNKNOWN",
+            Self::FeedConfigured => "FEED_CONFIGURED",
+            Self::FeedsNeedRedis => "FEEDS_NEED_REDIS",
+            Self::FeedsUnavailable => "FEEDS_UNAVAILABLE",
+            Self::FeedVersion { .. } => "VERSION_MISMATCH",
+            Self::TooManyFeeds { .. } => "TOO_MANY_FEEDS",
             Self::NodeUnknown => "NODE_UNKNOWN",
             Self::PaceInvalid { .. } => "PACE_INVALID",
             Self::Stopping => "STOPPING",
@@ -86,14 +104,21 @@ impl Refusal {
 
     fn code(&self) -> ErrorCode {
         match self {
-            Self::NoSuchChannel(NoSuchChannel::Namespace) | Self::ConnectionUnknown | Self::NodeUnknown => {
-                ErrorCode::NotFound
-            }
-            Self::TooManyWatchers => ErrorCode::ResourceExhausted,
-            Self::PresenceOff | Self::HistoryOff | Self::EpochChanged | Self::Stopping => {
-                ErrorCode::FailedPrecondition
-            }
-            Self::PublishUnknown | Self::RedisUnavailable | Self::NodesMissing(_) => ErrorCode::Unavailable,
+            Self::NoSuchChannel(NoSuchChannel::Namespace)
+            | Self::ConnectionUnknown
+            | Self::FeedUnknown
+            | Self::NodeUnknown => ErrorCode::NotFound,
+            Self::TooManyWatchers | Self::TooManyFeeds { .. } => ErrorCode::ResourceExhausted,
+            Self::FeedConfigured | Self::FeedVersion { .. } => ErrorCode::Conflict,
+            Self::PresenceOff
+            | Self::HistoryOff
+            | Self::EpochChanged
+            | Self::FeedsNeedRedis
+            | Self::Stopping => ErrorCode::FailedPrecondition,
+            Self::PublishUnknown
+            | Self::RedisUnavailable
+            | Self::FeedsUnavailable
+            | Self::NodesMissing(_) => ErrorCode::Unavailable,
             _ => ErrorCode::InvalidArgument,
         }
     }
@@ -112,6 +137,12 @@ impl Refusal {
             Self::UserInvalid => "user",
             Self::ClientInvalid | Self::ConnectionUnknown | Self::NodesMissing(_) => "client",
             Self::ExpireAtPast => "expire_at",
+            Self::FeedUnknown
+            | Self::FeedConfigured
+            | Self::FeedsNeedRedis
+            | Self::FeedsUnavailable
+            | Self::TooManyFeeds { .. } => "name",
+            Self::FeedVersion { .. } => "if_version",
             Self::KindInvalid => "kinds",
             Self::NodeUnknown | Self::Stopping => "node",
             Self::PaceInvalid { .. } => "connections_per_second",

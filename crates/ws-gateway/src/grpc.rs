@@ -24,12 +24,14 @@ use crate::drain::Drain;
 use crate::emulation::Emulation;
 use crate::engine::{HistoryQuery, Since};
 use crate::error::Refusal;
+use crate::feed::Roster;
 use crate::hub::{Connection, Hub, Message, Published};
 use crate::namespace::Namespaces;
 use crate::publication::{Exclusion, Publication};
 
 mod draining;
 mod everywhere;
+mod feeds;
 mod shown;
 mod watch;
 
@@ -56,6 +58,7 @@ pub(crate) struct RealtimeApi {
     pub(crate) drain: Arc<Drain>,
     /// None when nothing but WebSocket is served.
     pub(crate) emulation: Option<Arc<Emulation>>,
+    pub(crate) feeds: Arc<Roster>,
 }
 
 /// What does not change about a node.

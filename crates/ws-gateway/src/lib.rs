@@ -14,6 +14,7 @@ mod emulation;
 mod engine;
 mod errand;
 mod error;
+mod feed;
 mod filter;
 mod fossil;
 mod grpc;
@@ -32,8 +33,8 @@ mod watch;
 
 pub use config::{
     AuthConfig, Away, BackendConfig, BrokerConfig, ChannelHook, ChannelsConfig, ConnectionHook, DrainConfig,
-    GatewayConfig, HookConfig, HooksConfig, HttpBackendConfig, NamespaceConfig, RateConfig, RatesConfig,
-    Recovery, Slow, WebSocketConfig, Who,
+    FeedConfig, GatewayConfig, HookConfig, HooksConfig, HttpBackendConfig, NamespaceConfig, RateConfig,
+    RatesConfig, Recovery, RunTimeFeedsConfig, Slow, WebSocketConfig, Who,
 };
 pub use mainstay_redis::{RedisConfig, RedisMode};
 pub use service::start;

@@ -50,6 +50,10 @@ pub(crate) struct Figures {
     pub(crate) namesakes: Gauge,
     pub(crate) drained: Counter,
     pub(crate) backend_seconds: Histogram,
+    feed_messages: Family<FeedMessageLabels, Counter>,
+    feed_failures: Family<FeedLabels, Counter>,
+    feed_gaps: Family<FeedLabels, Counter>,
+    feed_live: Family<FeedLabels, Gauge>,
     backend_calls: Family<OutcomeLabels, Counter>,
     passed_on: Family<OutcomeLabels, Counter>,
     hooks: Family<HookLabels, Counter>,
@@ -117,6 +121,22 @@ struct HookNameLabels {
     hook: &'static str,
 }
 
+/// What may become of a message of a feed.
+const FEED_OUTCOMES: [&str; 4] = ["published", "duplicate", "rejected", "missed"];
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FeedMessageLabels {
+    feed: String,
+    /// One of [`FEED_OUTCOMES`].
+    outcome: &'static str,
+}
+
+/// By its name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FeedLabels {
+    feed: String,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct AskLabels {
     /// `no` when a node did not answer.
@@ -161,6 +181,10 @@ impl Metrics {
             namesakes: Gauge::default(),
             drained: Counter::default(),
             backend_seconds: Histogram::new(BACKEND_SECONDS),
+            feed_messages: Family::default(),
+            feed_failures: Family::default(),
+            feed_gaps: Family::default(),
+            feed_live: Family::default(),
             backend_calls: Family::default(),
             passed_on: Family::default(),
             hooks: Family::default(),
@@ -180,6 +204,7 @@ impl Metrics {
             recoveries: Family::default(),
         };
         figures.describe_broker(registry.sub_registry_with_prefix("mainstay_ws"));
+        figures.describe_feeds(registry.sub_registry_with_prefix("mainstay_ws"));
         figures.describe(registry.sub_registry_with_prefix("mainstay_ws"));
         Self(Arc::new(figures))
     }
@@ -266,6 +291,53 @@ impl Figures {
             "Handshakes answered with an HTTP error",
             self.refusals.clone(),
         );
+    }
+
+    fn describe_feeds(&self, registry: &mut Registry) {
+        registry.register(
+            "feed_messages",
+            "Messages of a feed by what became of them",
+            self.feed_messages.clone(),
+        );
+        registry.register(
+            "feed_failures",
+            "Connections of a feed that ended or could not be made",
+            self.feed_failures.clone(),
+        );
+        registry.register("feed_gaps", "Times that numbers of a feed were missing", self.feed_gaps.clone());
+        registry.register("feed_live", "1 while this node reads the feed", self.feed_live.clone());
+    }
+
+    /// Counts messages of a feed by what became of them.
+    pub(crate) fn feed_messages(&self, feed: &str, outcome: &'static str, times: u64) {
+        let labels = FeedMessageLabels { feed: feed.to_owned(), outcome };
+        self.feed_messages.get_or_create(&labels).inc_by(times);
+    }
+
+    /// Counts a connection of a feed that ended or could not be made.
+    pub(crate) fn feed_failed(&self, feed: &str) {
+        self.feed_failures.get_or_create(&FeedLabels { feed: feed.to_owned() }).inc();
+    }
+
+    /// Counts a gap in the numbers of a feed.
+    pub(crate) fn feed_gap(&self, feed: &str) {
+        self.feed_gaps.get_or_create(&FeedLabels { feed: feed.to_owned() }).inc();
+    }
+
+    /// Drops the figures of a feed that is no more.
+    pub(crate) fn forget_feed(&self, feed: &str) {
+        let labels = FeedLabels { feed: feed.to_owned() };
+        self.feed_failures.remove(&labels);
+        self.feed_gaps.remove(&labels);
+        self.feed_live.remove(&labels);
+        for outcome in FEED_OUTCOMES {
+            self.feed_messages.remove(&FeedMessageLabels { feed: feed.to_owned(), outcome });
+        }
+    }
+
+    /// Notes whether this node reads a feed.
+    pub(crate) fn feed_is_live(&self, feed: &str, is_live: bool) {
+        self.feed_live.get_or_create(&FeedLabels { feed: feed.to_owned() }).set(i64::from(is_live));
     }
 
     fn describe_broker(&self, registry: &mut Registry) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use mainstay_auth::jwt::RotatingKeys;
+use mainstay_proto::realtime::v1::realtime_feed_service_server::RealtimeFeedServiceServer;
 use mainstay_proto::realtime::v1::realtime_service_server::RealtimeServiceServer;
 use mainstay_proto::realtime::v1::realtime_watch_service_server::RealtimeWatchServiceServer;
 use mainstay_redis::{Redis, RedisMode, Watch};
@@ -19,6 +20,7 @@ use crate::config::{GatewayConfig, bytes};
 use crate::door::{self, Door};
 use crate::drain::Drain;
 use crate::emulation::Emulation;
+use crate::feed::{Outlet, Roster};
 use crate::grpc::{NodeIdentity, RealtimeApi, WatchApi};
 use crate::hub::{Hub, Limits};
 use crate::mesh::{Herald, Untold};
@@ -89,6 +91,14 @@ pub async fn start(cx: Context, config: GatewayConfig) -> anyhow::Result<()> {
     let max_message_bytes = config.websocket.max_message_bytes();
     let emulation =
         (config.websocket.fallbacks).then(|| Emulation::new(&cx.identity().instance, 2 * max_message_bytes));
+    let redis = (config.redis.mode != RedisMode::None).then(|| Arc::new(Redis::new(&config.redis)));
+    let outlet = Outlet {
+        hub: Arc::clone(&hub),
+        namespaces: Arc::clone(&namespaces),
+        max_channel_bytes,
+        max_data_bytes: max_message_bytes,
+    };
+    let feeds = Roster::new(&cx, &config, Arc::new(outlet), redis.clone());
     let api = Arc::new(RealtimeApi {
         hub: Arc::clone(&hub),
         namespaces,
@@ -98,10 +108,13 @@ pub async fn start(cx: Context, config: GatewayConfig) -> anyhow::Result<()> {
         node,
         drain: Arc::clone(&drain),
         emulation: emulation.clone(),
+        feeds,
     });
-    if config.redis.mode != RedisMode::None {
-        join_others(&cx, &config, &api);
+    if let Some(redis) = redis {
+        join_others(&cx, &config, &api, redis);
     }
+    // They publish by the way that is there now.
+    api.feeds.start(&config.feeds)?;
 
     // 5. At the end clients are sent away little by little; the other half of the grace is for their farewells.
     let window = config.server.grace / 2;
@@ -130,14 +143,14 @@ pub async fn start(cx: Context, config: GatewayConfig) -> anyhow::Result<()> {
 
     // 7. The servers' door.
     let watch_api = WatchApi { hub, node: api.node.id.clone(), stopping: cx.stopping() };
-    let routes = Routes::new(RealtimeServiceServer::from_arc(api));
+    let routes = Routes::new(RealtimeServiceServer::from_arc(Arc::clone(&api)))
+        .add_service(RealtimeFeedServiceServer::from_arc(api));
     cx.serve(routes.add_service(RealtimeWatchServiceServer::new(watch_api))).await
 }
 
 /// Connects to Redis, and listens to it. The connections are made, and kept, in the background.
-fn join_others(cx: &Context, config: &GatewayConfig, api: &Arc<RealtimeApi>) {
+fn join_others(cx: &Context, config: &GatewayConfig, api: &Arc<RealtimeApi>, redis: Arc<Redis>) {
     let hub = &api.hub;
-    let redis = Arc::new(Redis::new(&config.redis));
     // Clients stay connected without it, so it is not critical.
     if let Some(watch) = Watch::new(Arc::clone(&redis), &config.redis, cx, false) {
         redis.watched_by(cx.background("redis.watch", Schedule::EveryOrTrigger(Watch::EVERY), watch));

@@ -37,6 +37,9 @@ mod ends;
 #[path = "gateway/fallback.rs"]
 mod fallback;
 #[cfg(test)]
+#[path = "gateway/feeds.rs"]
+mod feeds;
+#[cfg(test)]
 #[path = "gateway/hooks.rs"]
 mod hooks;
 #[cfg(test)]
@@ -54,6 +57,9 @@ mod nodes;
 #[cfg(test)]
 #[path = "gateway/peers.rs"]
 mod peers;
+#[cfg(test)]
+#[path = "gateway/put_feeds.rs"]
+mod put_feeds;
 #[cfg(test)]
 #[path = "gateway/silence.rs"]
 mod silence;

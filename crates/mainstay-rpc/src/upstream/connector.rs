@@ -61,6 +61,18 @@ impl Connector {
         Ok(Self { tcp, tls, within })
     }
 
+    /// Opens one connection to the host of `uri`.
+    ///
+    /// # Errors
+    /// Fails when there is none within the time for it.
+    pub async fn connect(&self, uri: Uri) -> io::Result<Wire> {
+        let within = self.within;
+        timeout(within, self.clone().open(uri)).await.unwrap_or_else(|_| {
+            let text = format!("no connection within {within:?}");
+            Err(io::Error::new(io::ErrorKind::TimedOut, text))
+        })
+    }
+
     async fn open(self, uri: Uri) -> io::Result<Wire> {
         let tcp = self.tcp.oneshot(uri).await.map_err(io::Error::other)?.into_inner();
         let Some((tls, name)) = self.tls else { return Ok(Wire(Either::Left(tcp))) };
@@ -80,16 +92,7 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let connector = self.clone();
-        Box::pin(async move {
-            let within = connector.within;
-            let opened = timeout(within, connector.open(uri)).await;
-            opened
-                .unwrap_or_else(|_| {
-                    let text = format!("no connection within {within:?}");
-                    Err(io::Error::new(io::ErrorKind::TimedOut, text))
-                })
-                .map(TokioIo::new)
-        })
+        Box::pin(async move { connector.connect(uri).await.map(TokioIo::new) })
     }
 }
 

@@ -59,6 +59,11 @@ impl Problems {
         self.found.is_empty()
     }
 
+    /// Returns each problem as key and message, in the order in which they were found.
+    pub fn each(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.found.iter().map(|problem| (problem.key.as_str(), problem.message.as_str()))
+    }
+
     /// Returns each problem as `key: message`, in the order of the keys: for tests of `check`.
     pub fn lines(&self) -> Vec<String> {
         let mut lines: Vec<_> = self.found.iter().map(|p| format!("{}: {}", p.key, p.message)).collect();

@@ -46,6 +46,7 @@ impl RealtimeApi {
             Method::Connections => told(body, |asked| self.connections_here(asked)),
             Method::Disconnect => told(body, |asked| Ok(self.disconnect_here(asked))),
             Method::Drain => told(body, |asked| self.drain_here(asked)),
+            Method::Feeds => told(body, |asked| Ok(self.feeds_here(asked))),
             Method::Health => told(body, |asked| Ok(self.health_here(asked))),
             Method::Hear => told(body, |overheard| Ok(self.hear_here(overheard))),
             Method::Presence => told(body, |asked| self.presence_here(asked)),

@@ -16,6 +16,7 @@ pub(crate) enum Method {
     Connections,
     Disconnect,
     Drain,
+    Feeds,
     Health,
     /// What a client says to its stream over HTTP.
     Hear,
@@ -56,11 +57,12 @@ pub(super) enum Said {
 }
 
 impl Method {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Channels,
         Self::Connections,
         Self::Disconnect,
         Self::Drain,
+        Self::Feeds,
         Self::Health,
         Self::Hear,
         Self::Presence,
@@ -76,6 +78,7 @@ impl Method {
             Self::Connections => "connections",
             Self::Disconnect => "disconnect",
             Self::Drain => "drain",
+            Self::Feeds => "feeds",
             Self::Health => "health",
             Self::Hear => "hear",
             Self::Presence => "presence",

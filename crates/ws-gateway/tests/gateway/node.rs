@@ -14,7 +14,7 @@ use ws_gateway::{AuthConfig, GatewayConfig, WebSocketConfig};
 pub(crate) const SECRET: &str = "a secret of at least thirty-two bytes";
 
 /// Longest wait for anything to become true.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 pub(crate) struct Node {
     pub(crate) cx: Context,
