@@ -15,6 +15,8 @@ SCHEMATHESIS=4.32.5
 NEEDED_BROWSER="chromium:chromium:chromium"
 # What scripts/backup.sh works with, and its test.
 NEEDED_BACKUP="redis-cli:redis-tools:redis redis-check-rdb:redis-tools:redis pg_restore:postgresql-client:libpq sqlite3:sqlite3:sqlite"
+# What monitor-service reads in its tests, and what checks our rules.
+NEEDED_PROMETHEUS="prometheus:prometheus:prometheus promtool:prometheus:prometheus"
 NEEDED_POSTGRES="initdb:postgresql:postgresql@17 pgbouncer:pgbouncer:pgbouncer"
 
 say() { printf '%s\n' "$*"; }
