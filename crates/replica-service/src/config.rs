@@ -111,11 +111,11 @@ pub struct HealthConfig {
     pub down_after: u32,
     /// Good probes in a row that bring it back; 1 to 100.
     pub up_after: u32,
-    /// How often each `PgBouncer` is asked for its own figures; 1 s to 1 h; 0 never.
+    /// How often each `PgBouncer` is asked for its own figures, if `user` is set; 1 s to 1 h; 0 never.
     #[serde(with = "humantime_serde")]
     pub pgbouncer_stats_every: Duration,
     /// Role of the probes; empty means `postgres.user`. Only a member of `pg_monitor` sees the WAL receiver, and only one
-    /// of its `stats_users` the figures of a `PgBouncer`.
+    /// of its `stats_users` the figures of a `PgBouncer`, which must know it by its `auth_file`.
     pub user: String,
     pub password: Secret,
 }

@@ -152,7 +152,8 @@ fn watch(
             let probe =
                 PgBouncerProbe { fleet: Arc::clone(fleet), index, line, reports: Arc::clone(reports) };
             cx.background(format!("probe.pgbouncer.{name}"), schedule, probe);
-            if !health.pgbouncer_stats_every.is_zero() {
+            // Never as the role of the pools: an old PgBouncer that knows it by auth_query dies of its login to the console.
+            if !health.pgbouncer_stats_every.is_zero() && !health.user.is_empty() {
                 let (host, port) = split_address(&node.pgbouncer).expect("it was split above");
                 let mut login = base_login(host, port, postgres, user, password.expose());
                 login.dbname(CONSOLE).ssl_mode(postgres.tls.ssl_mode(true));
