@@ -11,4 +11,4 @@ INI
 # Plain passwords: PgBouncer needs them to log in by SCRAM itself. The monitor role asks SHOW, where no lookup is made.
 printf '"pgbouncer" "%s"\n"mainstay_monitor" "%s"\n' \
   "$(cat /run/secrets/pgbouncer-lookup-password)" "$(cat /run/secrets/postgres-monitor-password)" >/run/pgbouncer/users.txt
-exec pgbouncer -q /etc/mainstay/pgbouncer.ini
+exec pgbouncer /etc/mainstay/pgbouncer.ini
