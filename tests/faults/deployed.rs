@@ -13,8 +13,14 @@ use tokio::time::timeout;
 
 const SERVICES: [&str; 5] =
     ["cache-service", "ws-gateway", "replica-service", "monitor-service", "edge-gateway"];
-const SECRETS: [&str; 5] =
-    ["service-token", "redis-password", "redis-sentinel-password", "postgres-password", "jwt-secret"];
+const SECRETS: [&str; 6] = [
+    "service-token",
+    "redis-password",
+    "redis-sentinel-password",
+    "postgres-password",
+    "postgres-monitor-password",
+    "jwt-secret",
+];
 
 #[tokio::test]
 async fn files_of_every_environment_are_legal_and_find_their_secrets() {
