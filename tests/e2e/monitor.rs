@@ -87,7 +87,7 @@ async fn stopped_replica_is_an_alert_that_is_acknowledged_and_resolves() {
     let began_at = tokio::time::Instant::now();
     replica.kill().await.unwrap();
     let firing = alert(&rest, "firing").await;
-    assert!(began_at.elapsed() < Duration::from_secs(40), "firing after {:?}", began_at.elapsed());
+    assert!(began_at.elapsed() < Duration::from_secs(10), "firing after {:?}", began_at.elapsed());
 
     let body = json!({ "alertId": firing["id"], "comment": "on it" });
     house
@@ -105,5 +105,5 @@ async fn stopped_replica_is_an_alert_that_is_acknowledged_and_resolves() {
     let began_at = tokio::time::Instant::now();
     let resolved = alert(&rest, "resolved").await;
     assert_eq!(resolved["id"], firing["id"]);
-    assert!(began_at.elapsed() < Duration::from_mins(1), "resolved after {:?}", began_at.elapsed());
+    assert!(began_at.elapsed() < Duration::from_secs(15), "resolved after {:?}", began_at.elapsed());
 }

@@ -38,7 +38,7 @@ async fn two_nodes_see_each_others_writes_within_memory_ttl() {
     };
     wait_until("the other node's write to be seen", LOOK_EVERY, WITHIN, seen).await.unwrap();
     let took = written_at.elapsed();
-    assert!(took < MEMORY_TTL + Duration::from_secs(20), "took {took:?}");
+    assert!(took < MEMORY_TTL + Duration::from_secs(1), "took {took:?}");
 
     assert!(a.delete("k").await.unwrap());
     assert!(!a.delete("k").await.unwrap());
@@ -121,7 +121,7 @@ async fn a_frozen_redis_costs_no_caller_more_than_the_command_deadline() {
         slowest = slowest.max(asked_at.elapsed());
         assert!(read.entry.is_none() && read.degraded, "{read:?}");
     }
-    assert!(slowest < Duration::from_secs(20), "one read took {slowest:?}");
+    assert!(slowest < Duration::from_secs(1), "one read took {slowest:?}");
     node.wait_ready(false).await;
 
     server.resume().await.unwrap();

@@ -114,7 +114,7 @@ async fn delay_moves_bytes_in_time_without_adding_up() {
     round_trip(&mut stream, &[1; 200_000]).await.unwrap();
     let took = began.elapsed();
     assert!(took >= Duration::from_millis(150), "{took:?}");
-    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert!(took < Duration::from_millis(1_500), "{took:?}");
 }
 
 #[tokio::test]

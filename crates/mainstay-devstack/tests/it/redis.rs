@@ -124,5 +124,5 @@ async fn dropping_a_stack_ends_it_before_drop_returns() {
     for address in addresses {
         TcpStream::connect(address).unwrap_err();
     }
-    assert!(began.elapsed() < Duration::from_mins(1));
+    assert!(began.elapsed() < Duration::from_secs(5));
 }

@@ -12,11 +12,11 @@ use tokio::time::Instant;
 
 use crate::harness::{PATIENCE, TargetService, Watcher, quick, wait_for, watching};
 
-/// What the README promises for the default configuration is a tenth of it; a busy machine may stand still in between.
-const SOON: Duration = Duration::from_secs(40);
+/// What issue and README promise for the default configuration.
+const PROMISED: Duration = Duration::from_secs(4);
 
 #[tokio::test]
-async fn ailing_component_fires_soon_and_resolves_soon() {
+async fn ailing_component_fires_and_resolves_within_four_seconds() {
     let target = TargetService::start("replica-service").await;
     let replica = target.cx.component("postgres.replica1", ComponentKind::Datastore, false);
     replica.healthy("streaming");
@@ -26,7 +26,7 @@ async fn ailing_component_fires_soon_and_resolves_soon() {
     let fell_ill_at = Instant::now();
     replica.unhealthy("connection refused (127.0.0.1:5433)");
     let firing = watcher.alert("component_unhealthy", AlertState::Firing, PATIENCE).await;
-    assert!(fell_ill_at.elapsed() < SOON, "fired after {:?}", fell_ill_at.elapsed());
+    assert!(fell_ill_at.elapsed() < PROMISED, "fired after {:?}", fell_ill_at.elapsed());
     assert_eq!((firing.source.as_str(), firing.subject.as_str()), ("replica-service", "postgres.replica1"));
     assert_eq!(firing.severity(), Severity::Warning);
     assert_eq!(firing.summary, "postgres.replica1 is unhealthy: connection refused (127.0.0.1:5433)");
@@ -34,7 +34,7 @@ async fn ailing_component_fires_soon_and_resolves_soon() {
     let recovered_at = Instant::now();
     replica.healthy("streaming");
     let resolved = watcher.alert("component_unhealthy", AlertState::Resolved, PATIENCE).await;
-    assert!(recovered_at.elapsed() < SOON, "resolved after {:?}", recovered_at.elapsed());
+    assert!(recovered_at.elapsed() < PROMISED, "resolved after {:?}", recovered_at.elapsed());
     assert_eq!(resolved.id, firing.id);
     watcher.cx.shut_down().await;
 }
