@@ -22,7 +22,7 @@ mod record;
 mod shard;
 mod slots;
 
-use pages::{PAGE_BYTES, Pages};
+use pages::PAGE_BYTES;
 use record::Draft;
 pub(crate) use record::{Held, Record, Value};
 pub(crate) use shard::PoolFigures;
@@ -57,7 +57,6 @@ pub(crate) struct Memory {
     shards: Box<[RwLock<Shard>]>,
     pools: RwLock<Pools>,
     hasher: DefaultHashBuilder,
-    pages: Arc<Pages>,
     shard_bytes: u64,
     expirations: AtomicU64,
 }
@@ -95,15 +94,14 @@ impl Memory {
         let shard_bytes = SHARD_BYTES_MIN.max(4 * largest_value_bytes);
         let n_shards = prev_power_of_two((capacity_bytes / shard_bytes).clamp(1, SHARDS_MAX));
         let shard_bytes = capacity_bytes / n_shards;
-        let (hasher, pages) = (DefaultHashBuilder::default(), Arc::<Pages>::default());
-        let shard = |number: u64| Shard::new(shard_bytes, hasher.hash_one(number), Arc::clone(&pages));
+        let hasher = DefaultHashBuilder::default();
+        let shard = |number: u64| Shard::new(shard_bytes, hasher.hash_one(number));
         let shards = (0..n_shards).map(|number| RwLock::new(shard(number)));
         let pools = Pools { numbers: HashMap::new(), evictions: vec![default], default };
         Self {
             shards: shards.collect(),
             pools: RwLock::new(pools),
             hasher,
-            pages,
             shard_bytes,
             expirations: AtomicU64::new(0),
         }
@@ -240,7 +238,7 @@ impl Memory {
 
     /// Stores a loaded entry unless the key was changed since the mark.
     pub(crate) fn fill(&self, key: &Key, entry: &Entry, mark: Mark) {
-        let draft = Draft::new(key, entry, &self.pages);
+        let draft = Draft::new(key, entry);
         self.with_pool(key, |hash, shard, pool| {
             if shard.mark(hash) == mark {
                 shard.store(hash, draft, pool);
@@ -250,7 +248,7 @@ impl Memory {
 
     /// Stores a written entry unless one with a higher version is held.
     pub(crate) fn put(&self, key: &Key, entry: &Entry) {
-        let draft = Draft::new(key, entry, &self.pages);
+        let draft = Draft::new(key, entry);
         self.with_pool(key, |hash, shard, pool| {
             shard.change(hash);
             if shard.head(key.as_str(), hash).is_none_or(|held| held.version <= entry.version) {
@@ -267,7 +265,7 @@ impl Memory {
         condition: Condition,
         now: Moment,
     ) -> Result<(), u64> {
-        let draft = Draft::new(key, entry, &self.pages);
+        let draft = Draft::new(key, entry);
         self.with_pool(key, |hash, shard, pool| {
             let alive = shard.head(key.as_str(), hash).filter(|held| held.has_value && held.is_alive(now));
             let version = alive.map(|held| held.version);

@@ -1,6 +1,4 @@
-use std::sync::Arc;
-
-use super::pages::{PAGE_BYTES, Page, Pages};
+use super::pages::{self, PAGE_BYTES, Page};
 
 /// Items of bytes in pages, each page cut into items of one size.
 ///
@@ -10,7 +8,6 @@ use super::pages::{PAGE_BYTES, Page, Pages};
 /// and by whole segments ("Log-structured Memory for DRAM-based Storage", 2014).
 #[derive(Debug)]
 pub(super) struct Arena {
-    from: Arc<Pages>,
     pages: Vec<PageOf>,
     /// Numbers of `pages` without one.
     vacant: Vec<u32>,
@@ -114,9 +111,9 @@ pub(super) fn class_bytes(class: u8) -> usize {
 }
 
 impl Arena {
-    pub(super) fn new(from: Arc<Pages>) -> Self {
+    pub(super) fn new() -> Self {
         let sizes = vec![Size::default(); PER_PAGE.len()].into();
-        Self { from, pages: Vec::new(), vacant: Vec::new(), sizes }
+        Self { pages: Vec::new(), vacant: Vec::new(), sizes }
     }
 
     /// Returns what is taken of the process: whole pages.
@@ -157,7 +154,7 @@ impl Arena {
         });
         if last.is_multiple_of(PER_PAGE[class]) {
             let page = self.sizes[class].pages.pop().expect("the one of the last item");
-            self.from.give_back(std::mem::take(&mut self.pages[page as usize].bytes));
+            pages::give_back(std::mem::take(&mut self.pages[page as usize].bytes));
             self.vacant.push(page);
         }
         moved
@@ -185,7 +182,7 @@ impl Arena {
     }
 
     fn add_page(&mut self, class: usize) -> u32 {
-        let page = PageOf { bytes: self.from.take(), class: u8::try_from(class).expect("few classes") };
+        let page = PageOf { bytes: pages::take(), class: u8::try_from(class).expect("few classes") };
         if let Some(number) = self.vacant.pop() {
             self.pages[number as usize] = page;
             return number;
@@ -209,7 +206,7 @@ impl Arena {
             return;
         }
         // Taken out for a moment: two pages cannot be borrowed at once.
-        let mut page = std::mem::take(&mut self.pages[page_of(to)].bytes);
+        let page = std::mem::take(&mut self.pages[page_of(to)].bytes);
         page[target..target + n_bytes].copy_from_slice(&self.item(from)[..n_bytes]);
         self.pages[page_of(to)].bytes = page;
     }
@@ -218,7 +215,7 @@ impl Arena {
 impl Drop for Arena {
     fn drop(&mut self) {
         let pages = self.pages.drain(..).map(|page| page.bytes).filter(|bytes| !bytes.is_empty());
-        pages.for_each(|page| self.from.give_back(page));
+        pages.for_each(pages::give_back);
     }
 }
 
@@ -268,7 +265,7 @@ mod tests {
         fn items_keep_their_bytes_and_leave_no_gaps(
             steps in prop::collection::vec((1_usize..=LARGEST_ITEM, any::<u32>(), 0_u8..5), 1..1_500),
         ) {
-            let mut arena = Arena::new(Arc::default());
+            let mut arena = Arena::new();
             let (mut owned, mut next): (HashMap<u32, (Address, usize, u8)>, u32) = (HashMap::new(), 0);
             let n_steps = steps.len();
             for (step, (length, random, what)) in (1..).zip(steps) {

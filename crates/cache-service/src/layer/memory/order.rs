@@ -173,7 +173,6 @@ fn join(slots: &mut Slots, below: u32, above: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::sync::Arc;
     use std::time::{Duration, UNIX_EPOCH};
 
     use mainstay_runtime::Clock;
@@ -182,7 +181,6 @@ mod tests {
     use super::*;
     use crate::entry::Entry;
     use crate::key::{ContentType, Key, Tags};
-    use crate::layer::memory::pages::Pages;
     use crate::layer::memory::record::Draft;
     use crate::time::Time;
 
@@ -192,9 +190,8 @@ mod tests {
             steps in prop::collection::vec((any::<u32>(), 0_u64..50, any::<bool>()), 1..300),
         ) {
             let now = Time::by_clock_alone(Clock::fixed(UNIX_EPOCH).0).now();
-            let pages = Arc::<Pages>::default();
             let key = Key::try_new("n", "k").unwrap();
-            let (mut slots, mut tree, mut model) = (Slots::new(Arc::clone(&pages)), Tree::new(), BTreeSet::new());
+            let (mut slots, mut tree, mut model) = (Slots::new(), Tree::new(), BTreeSet::new());
             for (hash, lives_for, removes) in steps {
                 if removes && !model.is_empty() {
                     let nth = hash as usize % model.len();
@@ -218,7 +215,7 @@ mod tests {
                         confirmed: true,
                         epoch: 0,
                     };
-                    let draft = Draft::new(&key, &entry, &pages);
+                    let draft = Draft::new(&key, &entry);
                     let at = slots.insert(hash, 0);
                     let address = slots.arena.take(draft.layout.class);
                     draft.write(at, 0, address, &mut slots.arena);

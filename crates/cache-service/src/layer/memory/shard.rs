@@ -4,7 +4,7 @@ use hashbrown::HashTable;
 
 use super::Mark;
 use super::arena::Address;
-use super::pages::{Paged, Pages};
+use super::pages::Paged;
 use super::pool::Pool;
 use super::record::{self, Draft, Held, Record};
 use super::slots::{Place, Slots};
@@ -78,10 +78,10 @@ const MARKS: usize = 32;
 const SETTLED_BY_WRITE: usize = 16;
 
 impl Shard {
-    pub(super) fn new(capacity_bytes: u64, seed: u64, pages: Arc<Pages>) -> Self {
+    pub(super) fn new(capacity_bytes: u64, seed: u64) -> Self {
         Self {
             table: HashTable::new(),
-            slots: Slots::new(pages),
+            slots: Slots::new(),
             pools: Vec::new(),
             bytes: 0,
             capacity_bytes,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::arena::{Address, Arena};
-use super::pages::{PAGE_BYTES, Paged, Pages};
+use super::pages::{PAGE_BYTES, Paged};
 use super::record::{self, Record};
 use crate::time::Moment;
 
@@ -101,13 +101,13 @@ impl Slots {
     /// What a slot takes with all that belongs to it.
     pub(super) const SLOT_BYTES: usize = size_of::<Slot>() + size_of::<Heat>();
 
-    pub(super) fn new(pages: Arc<Pages>) -> Self {
+    pub(super) fn new() -> Self {
         const { assert!(size_of::<Piece>() <= PAGE_BYTES && size_of::<Piece>() > PAGE_BYTES / 100 * 97) };
         Self {
             pieces: Vec::new(),
             with_room: Vec::new(),
             n_used: 0,
-            arena: Arena::new(pages),
+            arena: Arena::new(),
             paged: HashMap::new(),
         }
     }

@@ -6,7 +6,7 @@ use super::{ABSENT, ADDRESS_BYTES, CONFIRMED, LATEST_TIME, PAGED, Record, TIME_B
 use crate::entry::Entry;
 use crate::key::Key;
 use crate::layer::memory::arena::{self, Arena, CHUNK, CHUNK_BYTES, CHUNK_HEAD, CHUNK_ITEM, LARGEST_ITEM};
-use crate::layer::memory::pages::{PAGE_BYTES, Paged, Pages};
+use crate::layer::memory::pages::{PAGE_BYTES, Paged};
 use crate::time::Moment;
 
 /// How an entry will lie in memory.
@@ -69,12 +69,12 @@ impl Layout {
 
 impl<'a> Draft<'a> {
     /// Copies a large value, so that nobody has to wait for it.
-    pub(in super::super) fn new(key: &'a Key, entry: &'a Entry, pages: &Arc<Pages>) -> Self {
+    pub(in super::super) fn new(key: &'a Key, entry: &'a Entry) -> Self {
         let key = key.as_str();
         let tags_bytes: usize = entry.tags.iter().map(|tag| 1 + tag.len()).sum();
         let value = entry.value.as_deref().unwrap_or_default();
         let layout = Layout::of(key.len() + tags_bytes + entry.content_type.as_str().len(), value.len());
-        let paged = (layout.n_pages > 0).then(|| Arc::new(Paged::new(value, pages)));
+        let paged = (layout.n_pages > 0).then(|| Arc::new(Paged::new(value)));
         Self { key, entry, tags_bytes, layout, paged }
     }
 
