@@ -23,8 +23,8 @@ pub(crate) struct Hits<'a> {
     sees: bool,
     started: Instant,
     n_hits: u32,
-    /// `namespace:`
-    prefix: String,
+    /// Of the namespace.
+    name: &'a str,
     /// Where full keys are put together.
     text: String,
 }
@@ -51,9 +51,10 @@ pub(crate) struct Seen<'a> {
 
 impl Engine {
     /// Begins reads of a namespace; none when it may not be used.
-    pub(crate) fn hits(&self, namespace: &str) -> Option<Hits<'_>> {
+    pub(crate) fn hits<'a>(&'a self, namespace: &'a str) -> Option<Hits<'a>> {
         let name = Namespaced::try_new(namespace).ok()?.as_str();
-        let (namespace, now) = (self.namespaces.get(name)?, self.time.now());
+        let (namespace, started) = (self.namespaces.get(name)?, Instant::now());
+        let now = self.time.at(started);
         let proof = match self.redis_of(&namespace.policy) {
             None => Proof::None,
             Some(redis) if self.invalidation.is_current_in(redis.partition_of(name), now) => {
@@ -67,9 +68,6 @@ impl Engine {
             Strategy::CacheAside | Strategy::ReadThrough | Strategy::WriteThrough | Strategy::WriteBehind
         );
         let sees = namespace.policy.memory && is_passive && namespace.adaptive.is_none();
-        let mut prefix = String::with_capacity(name.len() + 1);
-        prefix.push_str(name);
-        prefix.push(':');
         Some(Hits {
             engine: self,
             namespace,
@@ -77,10 +75,10 @@ impl Engine {
             unix_ms: self.time.unix_ms(),
             proof,
             sees,
-            started: Instant::now(),
+            started,
             n_hits: 0,
-            text: String::with_capacity(2 * prefix.len() + 64),
-            prefix,
+            name,
+            text: String::with_capacity(name.len() + 64),
         })
     }
 
@@ -121,7 +119,8 @@ impl Hits<'_> {
             return None;
         }
         self.text.clear();
-        self.text.push_str(&self.prefix);
+        self.text.push_str(self.name);
+        self.text.push(':');
         self.text.push_str(name);
         let memory = &self.engine.memory;
         let shown = memory.look(&self.text, |record| self.seen(record).map(|seen| show(&seen)))??;
@@ -143,7 +142,8 @@ impl Hits<'_> {
         let (mut ends, mut n) = ([0; LOOKED_AT_ONCE], 0);
         self.text.clear();
         for name in names.take(LOOKED_AT_ONCE) {
-            self.text.push_str(&self.prefix);
+            self.text.push_str(self.name);
+            self.text.push(':');
             self.text.push_str(name);
             ends[n] = self.text.len();
             n += 1;
@@ -176,11 +176,10 @@ impl Hits<'_> {
             Proof::Epoch(epoch) => head.epoch == epoch,
             Proof::Impossible => false,
         };
-        let namespace = self.prefix.strip_suffix(':').expect("made with it");
         let answers = proven
             && head.has_value
             && head.is_fresh(self.now)
-            && self.engine.invalidation.admits_in(namespace, head.version, record.tags());
+            && self.engine.invalidation.admits_in(self.name, head.version, record.tags());
         answers.then(|| Seen {
             value: record.value(),
             content_type: record.content_type(),

@@ -74,7 +74,7 @@ pub(crate) struct Answers {
 struct Current {
     number: u64,
     id: u64,
-    namespace: String,
+    namespace: Arc<str>,
     deadline: Deadline,
     operations: Operations,
     /// Read as not in memory, and waiting to be begun.
@@ -125,7 +125,7 @@ impl Answers {
     /// Begins a request; one that cannot be done is answered, and one that cannot be read ends the client's side.
     fn begin(&mut self, message: &Bytes, out: &mut BytesMut) -> bool {
         if let Some((id, gets)) = Gets::read_streamed(message).filter(|(_, gets)| gets.len() > 0) {
-            let namespace = gets.namespace().to_owned();
+            let namespace = gets.namespace().into();
             let (n, operations) = (gets.len(), Operations::Gets { gets, n_taken: 0 });
             self.begin_with(id, namespace, self.limits.default_within, n, operations);
             return false;
@@ -145,7 +145,7 @@ impl Answers {
         match within.and_then(|within| check_length(n).map(|()| within)) {
             Ok(within) => {
                 let operations = Operations::Any { operations: operations.into_iter(), n_taken: 0 };
-                self.begin_with(id, namespace, within, n, operations);
+                self.begin_with(id, namespace.into(), within, n, operations);
                 false
             }
             Err(failure) => {
@@ -155,7 +155,14 @@ impl Answers {
         }
     }
 
-    fn begin_with(&mut self, id: u64, namespace: String, within: Duration, n: usize, operations: Operations) {
+    fn begin_with(
+        &mut self,
+        id: u64,
+        namespace: Arc<str>,
+        within: Duration,
+        n: usize,
+        operations: Operations,
+    ) {
         self.n_requests += 1;
         self.metrics.operations.inc_by(n as u64);
         self.current = Some(Current {
@@ -194,7 +201,8 @@ impl Answers {
     /// Returns whether the request is through.
     fn go_through(&mut self, current: &mut Current, out: &mut BytesMut) -> bool {
         let (engine, full_at) = (Arc::clone(&self.engine), out.len() + PART_BYTES);
-        let mut hits = engine.hits(&current.namespace);
+        let namespace = Arc::clone(&current.namespace);
+        let mut hits = engine.hits(&namespace);
         loop {
             if let Some((index, operation)) = current.next_below.take()
                 && let Some(not_begun) = self.begin_below(current, index, operation)
