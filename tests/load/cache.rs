@@ -35,7 +35,7 @@ mod unary;
 use many::{BATCHES_IN_FLIGHT, KEYS_PER_BATCH, WINDOW_KEYS, fill};
 use origin::Slow;
 use server::Server;
-use unary::{CONNECTIONS, IN_FLIGHT_EACH};
+use unary::{CONNECTIONS, Call, IN_FLIGHT_EACH};
 
 const KEYS: usize = 10_000;
 const VALUE_BYTES: usize = 256;
@@ -50,22 +50,23 @@ async fn main() -> anyhow::Result<()> {
     }
     let cache = Server::cache(None).await?;
     fill(&cache, KEYS, VALUE_BYTES).await?;
-    calls(&cache).await?;
+    let address = Server::free()?;
+    let program = std::env::current_exe()?;
+    let empty = Server::spawn(&program, &[&address.to_string()], Vec::new(), address).await?;
+    calls(&cache, &empty).await?;
     keys(&cache).await?;
-    latency(&cache).await?;
+    latency(&cache, &empty).await?;
+    drop(empty);
     stampede().await?;
     memory().await
 }
 
-async fn calls(cache: &Server) -> anyhow::Result<()> {
-    let address = Server::free()?;
-    let program = std::env::current_exe()?;
-    let empty = Server::spawn(&program, &[&address.to_string()], Vec::new(), address).await?;
+async fn calls(cache: &Server, empty: &Server) -> anyhow::Result<()> {
     println!("unary, {CONNECTIONS} connections with {IN_FLIGHT_EACH} in flight; us of server CPU per call");
     let (mut get, mut nothing) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        nothing.push(unary::cpu_us(&empty, true).await?);
-        get.push(unary::cpu_us(cache, false).await?);
+        nothing.push(unary::cpu_us(empty, Call::Empty).await?);
+        get.push(unary::cpu_us(cache, Call::Get).await?);
     }
     let (get, nothing) = (median(get), median(nothing));
     figure("empty handler of a plain tonic server", format!("{nothing:.1}"));
@@ -102,14 +103,16 @@ async fn keys(cache: &Server) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn latency(cache: &Server) -> anyhow::Result<()> {
+async fn latency(cache: &Server, empty: &Server) -> anyhow::Result<()> {
     println!("unary GET at 15,000/s from when it was due; the load of the machine decides as much as we do");
-    let mut times = Vec::new();
+    let (mut times, mut nothing) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        times.push(unary::p99(cache).await?.as_secs_f64() * 1e3);
+        nothing.push(unary::p99(empty, Call::Empty).await?.as_secs_f64() * 1e3);
+        times.push(unary::p99(cache, Call::Get).await?.as_secs_f64() * 1e3);
     }
     let best = times.iter().copied().fold(f64::MAX, f64::min);
     figure("p99 of each round, ms", format!("{times:.2?}"));
+    figure("the same of the empty handler, ms", format!("{nothing:.2?}"));
     figure("load average", std::fs::read_to_string("/proc/loadavg")?.trim());
     bar("p99 of the calmest round, ms", best, "< 1", best < 1.0);
     Ok(())

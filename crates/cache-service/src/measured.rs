@@ -48,6 +48,11 @@ impl MeasuredEngine {
         Ok(found.entry.context("a miss")?.value)
     }
 
+    /// Reads as a unary call does that memory can answer: returns the size of the value.
+    pub fn hit(&self, namespace: &str, key: &str) -> Option<usize> {
+        self.0.hits(namespace)?.look(key, |seen| seen.value.len())
+    }
+
     /// Reads as a batch does: returns the sum of the sizes of what memory has of these keys.
     pub fn look(&self, namespace: &str, keys: &[String]) -> usize {
         let Some(mut hits) = self.0.hits(namespace) else { return 0 };
