@@ -22,3 +22,4 @@ mod partitions;
 mod realtime;
 mod roles;
 mod trace;
+mod write_behind;

@@ -210,3 +210,36 @@ async fn a_server_that_became_a_replica_serves_reads_and_takes_no_writes() {
     node.cx.shut_down().await;
     stack.stop().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_lost_its_primary_and_serves_nothing_is_left_until_it_serves_again() {
+    let stack = redis().await;
+    let server = stack.redis().unwrap().first_primary();
+    let node = CacheNode::start(single(&stack)).await;
+    node.wait_ready(true).await;
+    node.wait_for_confirmed_set("kept", "value").await;
+    // From now on it answers MASTERDOWN: it follows somebody whom nobody can reach, and gives nothing out of date.
+    server.command(&["CONFIG", "SET", "replica-serve-stale-data", "no"]).await.unwrap();
+    server.command(&["REPLICAOF", "127.0.0.1", "1"]).await.unwrap();
+    let refused = || async {
+        let read = node.get("elsewhere").await;
+        let counted =
+            node.cx.openmetrics().lines().any(|line| {
+                line.starts_with("mainstay_cache_l2_errors_total") && line.contains("cannot_serve")
+            });
+        if read.degraded && counted { Ok(()) } else { Err(format!("counted: {counted}; {read:?}")) }
+    };
+    wait_until("a read that the server cannot serve", LOOK_EVERY, WITHIN, refused).await.unwrap();
+    assert_eq!(node.value("kept").await.as_deref(), Some(&b"value"[..]));
+    assert!(node.set("new", "value").await.degraded);
+
+    server.command(&["REPLICAOF", "NO", "ONE"]).await.unwrap();
+    node.wait_for_confirmed_set("new", "again").await;
+    let read = || async {
+        let read = node.get("elsewhere").await;
+        if read.degraded { Err(format!("{read:?}")) } else { Ok(()) }
+    };
+    wait_until("a read that is not degraded", LOOK_EVERY, WITHIN, read).await.unwrap();
+    node.cx.shut_down().await;
+    stack.stop().await.unwrap();
+}
