@@ -89,6 +89,12 @@ ensure_rust() {
   fail "Rust is missing: install it from https://rustup.rs (rust-toolchain.toml names the version), then run this again"
 }
 
+# Prints where the program of this name was built last, if it was.
+built() {
+  local release=$ROOT/target/release/$1 debug=$ROOT/target/debug/$1
+  if [ -x "$debug" ] && [ ! "$release" -nt "$debug" ]; then printf '%s' "$debug"; elif [ -x "$release" ]; then printf '%s' "$release"; fi
+}
+
 # Runs mainstay-checks: run_checks SUITE [ENV] [OPTION...]. Finds the API key of a local stack unless AUTH_TOKEN is set.
 run_checks() {
   local suite=$1 environment=local
@@ -101,11 +107,13 @@ run_checks() {
     AUTH_TOKEN=$(local_api_key)
     export AUTH_TOKEN
   fi
-  local program=$ROOT/target/release/mainstay-checks
-  if [ ! -x "$program" ] || [ -n "$(find "$ROOT/tests/checks" -newer "$program" -print -quit)" ]; then
+  local program
+  program=$(built mainstay-checks)
+  if [ -z "$program" ] || [ -n "$(find "$ROOT/tests/checks" -newer "$program" -print -quit)" ]; then
     ensure_rust
     say "building the checks"
     (cd "$ROOT" && cargo build --locked --release --quiet -p mainstay-tests --bin mainstay-checks)
+    program=$ROOT/target/release/mainstay-checks
   fi
   cd "$ROOT" || fail "cannot enter $ROOT"
   exec "$program" "$suite" --env "$environment" "$@"
