@@ -94,8 +94,9 @@ fi
 
 step "images of version $version"
 if [ -n "$build" ]; then
+  revision=$(git rev-parse HEAD 2>/dev/null) || revision=unknown
   # shellcheck disable=SC2086
-  MAINSTAY_VERSION=$version compose build $order
+  MAINSTAY_VERSION=$version MAINSTAY_REVISION=$revision compose build $order
 fi
 declare -A image
 for service in $order; do

@@ -10,7 +10,7 @@ scripts/start-compose.ps1 -Down            # stop; the data stays in its volumes
 #>
 [CmdletBinding()]
 param(
-    [ValidateSet('core', 'full', 'bench')] [Alias('Profile')] [string] $ComposeProfile = 'full',
+    [ValidateSet('core', 'full')] [Alias('Profile')] [string] $ComposeProfile = 'full',
     [ValidateRange(10, 3600)] [int] $WithinSeconds = 300,
     [switch] $Down
 )
