@@ -67,6 +67,8 @@ pub(crate) struct Observation {
     pub timeline: Option<u32>,
     /// End of its log on a primary, replayed position on a replica.
     pub lsn: Lsn,
+    /// Position up to which the log of a primary is on disk; no replica is sent more.
+    pub flushed: Option<Lsn>,
     /// Received position of a replica.
     pub received: Option<Lsn>,
     /// State of the WAL receiver; empty when there is none.
@@ -78,6 +80,13 @@ pub(crate) struct Observation {
     pub shape: WalShape,
     /// The connection was made for this probe, so the server may have restarted since the last one.
     pub fresh: bool,
+}
+
+impl Observation {
+    /// Returns where the log on disk ends, if the primary has written more than that.
+    pub(crate) fn held_back(&self) -> Option<Lsn> {
+        self.flushed.filter(|flushed| *flushed < self.lsn)
+    }
 }
 
 /// When a probe was made.

@@ -28,6 +28,8 @@ pub(crate) struct NodeProbe {
     pub line: Line,
     pub reports: Arc<Reports>,
     pub cx: Context,
+    /// Where the log on disk ended when the last probe found more of it that is not.
+    pub held_back: Option<Lsn>,
 }
 
 /// Probes the `PgBouncer` of one node, and the way through it to the server.
@@ -56,6 +58,7 @@ const QUESTION: &str = "\
           (SELECT min_recovery_end_timeline FROM pg_catalog.pg_control_recovery())) \
         ELSE ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int END)::text AS timeline, \
       (CASE WHEN r THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END)::text AS lsn, \
+      (CASE WHEN NOT r THEN pg_current_wal_flush_lsn() END)::text AS flushed, \
       (CASE WHEN r THEN pg_last_wal_receive_lsn() END)::text AS received, \
       (SELECT COALESCE(status, 'connected') FROM pg_catalog.pg_stat_wal_receiver WHERE pid IS NOT NULL) AS receiver, \
       (CASE WHEN r THEN pg_is_wal_replay_paused() ELSE false END)::text AS paused, \
@@ -64,6 +67,9 @@ const QUESTION: &str = "\
       current_setting('wal_block_size') AS page_bytes, \
       pg_size_bytes(current_setting('wal_segment_size'))::text AS segment_bytes \
     FROM (SELECT pg_catalog.pg_is_in_recovery() AS r) AS role";
+
+/// Ends as a transaction that changed nothing, and has the server write out its log to there.
+const FLUSH: &str = "SELECT pg_catalog.pg_current_xact_id()";
 
 /// Between two probes of a node that is suspected to be down.
 const SUSPECT_EVERY: Duration = Duration::from_millis(100);
@@ -93,9 +99,25 @@ impl NodeProbe {
         let failed = result.is_err();
         let took = asked_at.elapsed();
         let moment = Moment { asked_at: asked_at.into_std(), wall, took };
+        let held_back = result.as_ref().ok().and_then(Observation::held_back);
         self.fleet.observe(self.index, moment, result.map(|seen| Observation { fresh, ..seen }));
         self.reports.latency(self.index, took);
+        self.flush(held_back).await;
         failed
+    }
+
+    /// Has a primary write out what it has held back since the last probe.
+    ///
+    /// An open transaction on a primary that does nothing else has its records sent to nobody for up to 15 s: no commit waits
+    /// for them. The replicas have all that can be seen, and would look that stale.
+    async fn flush(&mut self, held_back: Option<Lsn>) {
+        if held_back.is_some()
+            && held_back == self.held_back
+            && let Err(error) = self.line.ask(FLUSH).await
+        {
+            tracing::debug!(%error, "a log that is held back was not asked for");
+        }
+        self.held_back = held_back;
     }
 }
 
@@ -176,6 +198,7 @@ fn read(row: &SimpleQueryRow) -> Option<Observation> {
         system_identifier: text("system_identifier")?.parse().ok()?,
         timeline: text("timeline").and_then(|timeline| timeline.parse().ok()),
         lsn: if in_recovery { lsn } else { lsn.end_of_record(shape) },
+        flushed: text("flushed").and_then(|lsn| lsn.parse().ok()),
         received: text("received").and_then(|lsn| lsn.parse().ok()),
         receiver: text("receiver").unwrap_or_default().to_owned(),
         replay_paused: flag("paused")?,

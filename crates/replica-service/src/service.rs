@@ -174,6 +174,7 @@ fn watch(
             line: line_to_node,
             reports: Arc::clone(reports),
             cx: cx.clone(),
+            held_back: None,
         };
         fleet.nodes[index].set_probe(cx.background(format!("probe.{name}"), schedule, probe));
     }

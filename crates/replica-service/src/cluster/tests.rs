@@ -53,6 +53,7 @@ fn answer(timeline: u32, lsn: u64) -> Observation {
         system_identifier: 7,
         timeline: Some(timeline),
         lsn: Lsn(lsn),
+        flushed: None,
         received: Some(Lsn(lsn)),
         receiver: "streaming".to_owned(),
         replay_paused: false,

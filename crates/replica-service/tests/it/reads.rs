@@ -126,6 +126,46 @@ async fn an_idle_primary_makes_no_lag_even_behind_a_fresh_segment() {
     .await;
 }
 
+/// Without a commit nobody waits for the log to be on disk, and what is not on disk is sent to no replica.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_transaction_on_an_idle_primary_makes_no_lag() {
+    let stack = start_stack(false).await;
+    let table = table(&stack, "id int").await;
+    let rig = Rig::start(&stack, Way::Direct, |_| {}).await;
+    let primary = primary(&stack);
+    // One transaction that goes on writing, for the server itself writes out its log now and then; it ends with the stack.
+    let open =
+        format!("DO $$ BEGIN LOOP INSERT INTO {table} VALUES (1); PERFORM pg_sleep(3); END LOOP; END $$");
+    let transaction = primary.batch(&open, Duration::from_hours(1));
+    let ask = async |sql: &str| primary.query_text(sql).await.map_err(|error| error.to_string());
+    let looking = async {
+        let sleepers = "SELECT count(*)::text FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+        wait_until("the transaction to be open", EVERY, SOON, || async {
+            let found = ask(sleepers).await?;
+            if found.as_deref() == Some("1") { Ok(()) } else { Err(format!("{found:?}")) }
+        })
+        .await
+        .unwrap();
+        // Only the probe ends transactions here: the server is made to write out its log.
+        let ended = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text";
+        let before = ask(ended).await.unwrap();
+        wait_until("the log to be asked for", EVERY, SOON, || async {
+            let now = ask(ended).await?;
+            if now == before { Err(format!("{now:?}")) } else { Ok(()) }
+        })
+        .await
+        .unwrap();
+        rig.wait("no lag", |topology| {
+            topology.nodes.iter().filter_map(|node| node.lag.as_ref()).all(|lag| lag.bytes == 0)
+        })
+        .await;
+    };
+    tokio::select! {
+        ended = transaction => panic!("the transaction ended: {ended:?}"),
+        () = looking => {}
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_any_server_the_service_lives_and_says_what_is_wrong() {
     let mut config = ReplicaConfig::default();
