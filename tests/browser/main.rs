@@ -40,6 +40,11 @@ async fn sign_in(browser: &mut Browser, house: &House) {
     browser.type_text(&house.stack().credentials().api_keys.operator).await;
     browser.press("Enter").await;
     browser.until("live figures", "document.querySelector('#live').innerText === 'live'").await;
+    // Asked for again, the page comes from what the browser has kept; the key is that of the tab.
+    browser.evaluate("window.isFirst = true").await;
+    browser.open(&format!("http://{}/dashboard", house.edge())).await;
+    let again = "!window.isFirst && document.querySelector('#live')?.innerText === 'live'";
+    browser.until("live figures again", again).await;
 }
 
 #[tokio::test]

@@ -17,6 +17,9 @@ async fn pages_bring_all_they_need_and_are_sent_once() {
         }
         let again = rest.clone().with_header("if-none-match", page.header("etag")).get(path).await;
         assert_eq!((again.status.as_u16(), again.body.len()), (304, 0), "{path}");
+        let policies = [&again, &page].map(|answer| answer.header("content-security-policy"));
+        // A browser takes it over into the page that it has kept.
+        assert_eq!(policies[0], policies[1], "{path}");
     }
 }
 

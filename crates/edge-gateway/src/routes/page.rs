@@ -58,12 +58,16 @@ impl Page {
 
     /// Sends the page, or says that the client already has it.
     pub(super) fn answer(&self, headers: &HeaderMap) -> Response {
-        let common = [(ETAG, self.etag.clone()), (CACHE_CONTROL, HeaderValue::from_static("no-cache"))];
+        // A browser takes the headers of a 304 over into what it has kept: what the page may do belongs to them.
+        let common = [
+            (ETAG, self.etag.clone()),
+            (CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+            (CONTENT_SECURITY_POLICY, HeaderValue::from_static(self.policy.as_str())),
+        ];
         if headers.get(IF_NONE_MATCH).is_some_and(|known| etag::matches(known, &self.etag)) {
             return (StatusCode::NOT_MODIFIED, common).into_response();
         }
-        let own = [(CONTENT_TYPE, self.kind), (CONTENT_SECURITY_POLICY, self.policy.as_str())];
-        (common, own, self.body.clone()).into_response()
+        (common, [(CONTENT_TYPE, self.kind)], self.body.clone()).into_response()
     }
 }
 
