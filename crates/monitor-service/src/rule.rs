@@ -197,4 +197,6 @@ fn seconds_since(since: SystemTime, now: SystemTime) -> f64 {
 }
 
 #[cfg(test)]
+mod shipped;
+#[cfg(test)]
 mod tests;
