@@ -12,6 +12,7 @@ OTHERS = set(
     """
     pg_stat_wal_receiver pg_stat_activity pg_replication_slots safe_wal_size wal_status slot_name replay_lag pg_rewind
     archive_command pg_isready max_connections default_lua_flags NOT_SERVING
+    transparent_hugepage
     """.split()
 )
 FILES = r"[\w@*./{},<>$-]*\.(?:sh|conf|toml|yml|yaml|md|rs|ini|py|mjs|js|proto|ps1|csv|sql|target|service|go)"
@@ -221,7 +222,10 @@ def is_word(name):
     if name.isupper() and re.search(rf"\b\w*_{name}\b", _contracts()):
         return True
     if name.endswith("_"):
-        return any(f"{prefix}_".startswith(name) or name.startswith(f"{prefix}_") for prefix in _registries())
+        registries = (f"{prefix}_" for prefix in _registries())
+        return any(one.startswith(name) or name.startswith(one) for one in registries) or any(
+            word.startswith(name) for word in _words()
+        )
     names = {name} | {re.sub("_(?:total|bucket|sum|count|seconds)$", "", name)}
     names |= {re.sub("_seconds$", "", one) for one in names}
     names |= {one.removeprefix(f"{prefix}_") for prefix in _registries() for one in names}
