@@ -21,5 +21,6 @@ mod monitor;
 mod partitions;
 mod realtime;
 mod roles;
+mod statements;
 mod trace;
 mod write_behind;

@@ -33,7 +33,16 @@ impl House {
             .demo_data(true)
             .services(Service::ALL)
             .otlp_endpoint(traces.endpoint())
-            .env(Service::CacheService, "MAINSTAY__NAMESPACES__REDIS_ONLY__MEMORY", "false");
+            .env(Service::CacheService, "MAINSTAY__NAMESPACES__REDIS_ONLY__MEMORY", "false")
+            .env(Service::ReplicaService, "MAINSTAY__STATEMENTS__ONLY_NAMED_FOR", "e2e-only-names")
+            .env(
+                Service::ReplicaService,
+                "MAINSTAY__STATEMENTS__NAMED__NEXT__SQL",
+                "select $1::int8 + 1 as next",
+            )
+            .env(Service::ReplicaService, "MAINSTAY__STATEMENTS__NAMED__NEXT__TTL", "1m")
+            .env(Service::ReplicaService, "MAINSTAY__STATEMENTS__NAMED__NOTE__SQL", NOTE)
+            .env(Service::ReplicaService, "MAINSTAY__STATEMENTS__NAMED__NOTE__KIND", "execute");
         let house = Self { stack: start(builder).await, traces: Some(traces) };
         house.healthy().await;
         house
@@ -93,6 +102,9 @@ async fn start(builder: Builder) -> Devstack {
         Err(error) => panic!("the stack does not start: {}", mainstay_devstack::chain(&error)),
     }
 }
+
+/// A statement that writes; the table is made by the test.
+const NOTE: &str = "insert into e2e_notes values ($1)";
 
 /// Seconds since 1970.
 pub fn unix_s() -> u64 {

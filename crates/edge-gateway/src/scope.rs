@@ -15,6 +15,8 @@ enum Rule {
     Place,
     /// Only the body tells: the handler asks by [`demand`].
     Body,
+    /// The service behind asks, for the scopes travel with the caller.
+    Upstream,
 }
 
 /// Checks what the path tells; `parameter` gives its parameters by name.
@@ -37,7 +39,7 @@ pub(crate) fn check(
             let place = template.strip_prefix("/monitoring/");
             demand(scopes, Need { area: "monitoring", action, name: place })
         }
-        Some(Rule::Body) => Ok(()),
+        Some(Rule::Body | Rule::Upstream) => Ok(()),
         None => Err(missing("a scope that does not exist")),
     }
 }
@@ -86,6 +88,8 @@ fn rule(template: &str) -> Option<Rule> {
         },
         "database" => match template {
             "/database/query" | "/database/execute" | "/database/transaction" => Some(Rule::Body),
+            // Whether a statement reads or writes is known to replica-service only, and so are those who may run it.
+            "/database/statements" | "/database/statements/{name}" => Some(Rule::Upstream),
             _ => Some(Rule::Whole("database")),
         },
         "sessions" | "users" => Some(Rule::Whole("sessions")),

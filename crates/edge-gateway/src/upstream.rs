@@ -30,6 +30,7 @@ use mainstay_proto::replica::v1::partition_service_client::PartitionServiceClien
 use mainstay_proto::replica::v1::query_cache_service_client::QueryCacheServiceClient;
 use mainstay_proto::replica::v1::replica_service_client::ReplicaServiceClient;
 use mainstay_proto::replica::v1::slow_log_service_client::SlowLogServiceClient;
+use mainstay_proto::replica::v1::statement_service_client::StatementServiceClient;
 use mainstay_proto::replica::v1::switchover_service_client::SwitchoverServiceClient;
 use mainstay_rpc::{BreakerSection, Call, ErrorCode, Failure, Lane, Reply, Upstream};
 use mainstay_runtime::{Activate, Schedule, UpstreamConfig};
@@ -108,6 +109,7 @@ impl Upstreams {
     typed_call!(nodes, replica, NodeServiceClient);
     typed_call!(query_cache, replica, QueryCacheServiceClient);
     typed_call!(slow_log, replica, SlowLogServiceClient);
+    typed_call!(statements, replica, StatementServiceClient);
     typed_call!(partitions, replica, PartitionServiceClient);
     typed_call!(switchover, replica, SwitchoverServiceClient);
     typed_call!(monitor, monitor, MonitorServiceClient);

@@ -11,6 +11,7 @@ use crate::route::Strategy;
 mod cache;
 mod hedge;
 mod slow_log;
+mod statements;
 mod switchover;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ mod tls;
 pub use cache::CacheConfig;
 pub use hedge::HedgeConfig;
 pub use slow_log::SlowLogConfig;
+pub use statements::{NamedConfig, NamedKind, StatementsConfig};
 pub use switchover::{AdvanceConfig, PairConfig, ParityConfig, StepsConfig};
 pub use tls::{PostgresTls, TlsMode};
 
@@ -40,6 +42,7 @@ pub struct ReplicaConfig {
     pub limits: LimitsConfig,
     pub insight: InsightConfig,
     pub slow_log: SlowLogConfig,
+    pub statements: StatementsConfig,
     pub hedge: HedgeConfig,
     pub cache: CacheConfig,
     /// Pairs of a legacy table and its partitioned twin, by a name of our own.
@@ -229,6 +232,7 @@ impl ServiceConfig for ReplicaConfig {
         switchover::check_steps(&self.steps, &self.advance, problems);
         problems.range("insight.max_statements", self.insight.max_statements, 0..=10_000);
         self.slow_log.check(problems);
+        self.statements.check(&self.cache, limits.max_sql_size.as_u64(), problems);
         self.hedge.check(&self.insight, problems);
         self.cache.check(problems);
     }
@@ -287,6 +291,7 @@ impl Default for ReplicaConfig {
             limits: LimitsConfig::default(),
             insight: InsightConfig::default(),
             slow_log: SlowLogConfig::default(),
+            statements: StatementsConfig::default(),
             hedge: HedgeConfig::default(),
             cache: CacheConfig::default(),
             switchover: BTreeMap::new(),

@@ -11,7 +11,7 @@ use mainstay_proto::replica::v1::{
     StatementsRequest, StatementsResponse, TopologyRequest, TopologyResponse, TransactionRequest,
     TransactionResponse, replica_service_server::ReplicaService,
 };
-use mainstay_rpc::{Deadline, ErrorCode, Failure, Reply, Request, Response, Status};
+use mainstay_rpc::{Caller, Deadline, ErrorCode, Failure, Reply, Request, Response, Status};
 use tokio::time::Instant;
 
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
     config::{LimitsConfig, ReplicaConfig},
     engine::{Engine, TransactionFailed, Until},
     error::QueryError,
+    statements::Statements,
     switchover::Pair,
 };
 
@@ -30,6 +31,7 @@ mod named;
 mod nodes;
 mod partitions;
 mod slow_log;
+mod statements;
 mod switchover;
 mod topology;
 mod value;
@@ -39,6 +41,7 @@ use named::Named;
 pub(crate) use nodes::NodeDoor;
 pub(crate) use partitions::PartitionDoor;
 pub(crate) use slow_log::SlowLogDoor;
+pub(crate) use statements::StatementDoor;
 pub(crate) use switchover::{Stepping, SwitchoverDoor};
 
 /// Speaks `mainstay.replica.v1`.
@@ -46,6 +49,7 @@ pub(crate) struct Door {
     engine: Arc<Engine>,
     cache: Arc<QueryCache>,
     pairs: Vec<Arc<Pair>>,
+    statements: Statements,
     limits: LimitsConfig,
     statement_within: Duration,
     stream_within: Duration,
@@ -62,6 +66,7 @@ impl Door {
             engine,
             cache,
             pairs,
+            statements: Statements::new(&config.statements),
             limits: config.limits.clone(),
             statement_within: config.postgres.statement_within,
             stream_within: config.postgres.stream_within,
@@ -78,13 +83,18 @@ impl Door {
         let within = within.min(self.statement_within);
         Until { at: Instant::now() + within, within }
     }
-}
 
-#[tonic::async_trait]
-impl ReplicaService for Door {
-    async fn query(&self, request: Request<QueryRequest>) -> Reply<QueryResponse> {
-        let until = self.until(&request);
-        let request = request.into_inner();
+    /// Refuses a text where only named statements are legal.
+    fn allow_text<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        if !self.statements.bind_anybody() {
+            return Ok(());
+        }
+        let legal = self.statements.allow_text(Caller::of(request).as_ref());
+        legal.inspect_err(|_| self.engine.metrics.named.refused()).map_err(tell)
+    }
+
+    /// Runs one read.
+    async fn answer(&self, request: QueryRequest, until: Until) -> Result<QueryResponse, Status> {
         let wish = Wish::of(&request, self.cache.max_ttl).map_err(refuse)?;
         if request.table.is_empty() {
             let read = decode::read(request, until, &self.limits).map_err(refuse)?;
@@ -92,7 +102,7 @@ impl ReplicaService for Door {
                 Some(wish) => Box::pin(self.cache.query(wish, read, encode::query)).await,
                 None => self.engine.query(read).await.map(encode::query),
             };
-            return Ok(Response::new(answer.map_err(refuse)?));
+            return answer.map_err(refuse);
         }
         let named = self.named(&request.table, &request.sql)?;
         let run = |sql| {
@@ -100,19 +110,18 @@ impl ReplicaService for Door {
             Box::pin(async move { self.engine.query(decode::read(request, until, &self.limits)?).await })
         };
         let (answered, table) = named.read(run).await.map_err(refuse)?;
-        Ok(Response::new(encode::of_table(encode::query(answered), table)))
+        Ok(encode::of_table(encode::query(answered), table))
     }
 
-    async fn execute(&self, request: Request<ExecuteRequest>) -> Reply<ExecuteResponse> {
-        let until = self.until(&request);
-        let mut request = request.into_inner();
+    /// Runs one write.
+    async fn change(&self, mut request: ExecuteRequest, until: Until) -> Result<ExecuteResponse, Status> {
         let tags = check_tags("invalidates", std::mem::take(&mut request.invalidates)).map_err(refuse)?;
         let write = decode::write(request, until, &self.limits).map_err(refuse)?;
         let writing = self.cache.write(tags);
         match self.engine.execute(write).await {
             Ok(answered) => {
                 let invalidation_pending = writing.committed(answered.token).await;
-                Ok(Response::new(ExecuteResponse { invalidation_pending, ..encode::execute(answered) }))
+                Ok(ExecuteResponse { invalidation_pending, ..encode::execute(answered) })
             }
             Err(error) => {
                 writing.failed(&error);
@@ -120,10 +129,26 @@ impl ReplicaService for Door {
             }
         }
     }
+}
+
+#[tonic::async_trait]
+impl ReplicaService for Door {
+    async fn query(&self, request: Request<QueryRequest>) -> Reply<QueryResponse> {
+        self.allow_text(&request)?;
+        let until = self.until(&request);
+        Ok(Response::new(self.answer(request.into_inner(), until).await?))
+    }
+
+    async fn execute(&self, request: Request<ExecuteRequest>) -> Reply<ExecuteResponse> {
+        self.allow_text(&request)?;
+        let until = self.until(&request);
+        Ok(Response::new(self.change(request.into_inner(), until).await?))
+    }
 
     type QueryStreamStream = BoxStream<'static, Result<QueryChunk, Status>>;
 
     async fn query_stream(&self, request: Request<QueryStreamRequest>) -> Reply<Self::QueryStreamStream> {
+        self.allow_text(&request)?;
         // The caller's deadline bounds the time until the answer begins; the whole may take longer.
         let within = self.stream_within;
         let until = Until { at: Instant::now() + within, within };
@@ -151,6 +176,7 @@ impl ReplicaService for Door {
     }
 
     async fn transaction(&self, request: Request<TransactionRequest>) -> Reply<TransactionResponse> {
+        self.allow_text(&request)?;
         let until = self.until(&request);
         let mut request = request.into_inner();
         let tags = check_tags("invalidates", std::mem::take(&mut request.invalidates)).map_err(refuse)?;

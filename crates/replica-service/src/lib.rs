@@ -21,13 +21,14 @@ mod service;
 mod session;
 mod slow_log;
 mod sql;
+mod statements;
 mod switchover;
 mod token;
 
 pub use config::{
-    AdvanceConfig, CacheConfig, HealthConfig, HedgeConfig, InsightConfig, LimitsConfig, NodeConfig,
-    PairConfig, ParityConfig, PoolConfig, PostgresConfig, PostgresTls, ReplicaConfig, RoutingConfig,
-    SlowLogConfig, StepsConfig, TlsMode,
+    AdvanceConfig, CacheConfig, HealthConfig, HedgeConfig, InsightConfig, LimitsConfig, NamedConfig,
+    NamedKind, NodeConfig, PairConfig, ParityConfig, PoolConfig, PostgresConfig, PostgresTls, ReplicaConfig,
+    RoutingConfig, SlowLogConfig, StatementsConfig, StepsConfig, TlsMode,
 };
 pub use route::Strategy;
 pub use service::start;

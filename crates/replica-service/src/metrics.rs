@@ -12,11 +12,13 @@ use prometheus_client::{
 use crate::{error::Kind, route::Reason};
 
 mod cache;
+mod named;
 mod pair;
 mod pgbouncer;
 mod slow;
 
 pub(crate) use cache::CacheMetrics;
+pub(crate) use named::NamedMetrics;
 pub(crate) use pair::{OfPair, PairMetrics};
 pub(crate) use pgbouncer::PgBouncerMetrics;
 pub(crate) use slow::SlowMetrics;
@@ -37,6 +39,7 @@ pub(crate) struct Metrics {
     pub cache: CacheMetrics,
     pub pgbouncer: PgBouncerMetrics,
     pub slow: SlowMetrics,
+    pub named: NamedMetrics,
 }
 
 /// Gauges by node; node names come from the configuration.
@@ -99,6 +102,7 @@ impl Metrics {
             cache: CacheMetrics::default(),
             pgbouncer: PgBouncerMetrics::default(),
             slow: SlowMetrics::default(),
+            named: NamedMetrics::default(),
         };
         let registry = registry.sub_registry_with_prefix("mainstay_replica");
         registry.register("queries", "Statements answered, by kind and result", metrics.queries.clone());
@@ -126,6 +130,7 @@ impl Metrics {
         metrics.cache.register(registry);
         metrics.pgbouncer.register(registry);
         metrics.slow.register(registry);
+        metrics.named.register(registry);
         metrics
     }
 

@@ -5,7 +5,8 @@ use std::sync::{Arc, OnceLock};
 use mainstay_proto::replica::v1::{
     node_service_server::NodeServiceServer, partition_service_server::PartitionServiceServer,
     query_cache_service_server::QueryCacheServiceServer, replica_service_server::ReplicaServiceServer,
-    slow_log_service_server::SlowLogServiceServer, switchover_service_server::SwitchoverServiceServer,
+    slow_log_service_server::SlowLogServiceServer, statement_service_server::StatementServiceServer,
+    switchover_service_server::SwitchoverServiceServer,
 };
 use mainstay_rpc::Routes;
 use mainstay_runtime::{Context, Schedule};
@@ -15,7 +16,7 @@ use crate::{
     config::{PairConfig, ReplicaConfig, split_address},
     engine::{Engine, Hedge},
     fleet::Fleet,
-    grpc::{CacheDoor, Door, NodeDoor, PartitionDoor, SlowLogDoor, Stepping, SwitchoverDoor},
+    grpc::{CacheDoor, Door, NodeDoor, PartitionDoor, SlowLogDoor, StatementDoor, Stepping, SwitchoverDoor},
     insight::Insight,
     metrics::{Metrics, PgBouncerMetrics},
     pool::base_login,
@@ -68,12 +69,13 @@ pub async fn start(cx: Context, config: ReplicaConfig) -> anyhow::Result<()> {
     let nodes = NodeServiceServer::new(NodeDoor::new(Arc::clone(&engine.fleet)));
     let answers = QueryCacheServiceServer::new(CacheDoor::new(Arc::clone(&cache)));
     let slow_log = SlowLogServiceServer::new(SlowLogDoor::new(Arc::clone(&engine), &config));
-    let door = Door::new(engine, cache, &config, pairs.clone());
-    let server = ReplicaServiceServer::new(door).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let door = Arc::new(Door::new(engine, cache, &config, pairs.clone()));
+    let statements = StatementServiceServer::new(StatementDoor::new(Arc::clone(&door)));
+    let server = ReplicaServiceServer::from_arc(door).max_decoding_message_size(MAX_REQUEST_BYTES);
     let partitions = PartitionServiceServer::new(PartitionDoor::new(pairs));
     let switchover = SwitchoverServiceServer::new(SwitchoverDoor::new(stepping));
     let routes = Routes::new(server).add_service(partitions).add_service(switchover);
-    let routes = routes.add_service(nodes).add_service(answers).add_service(slow_log);
+    let routes = routes.add_service(nodes).add_service(answers).add_service(slow_log).add_service(statements);
     cx.serve(routes).await
 }
 

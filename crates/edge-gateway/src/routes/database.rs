@@ -10,8 +10,8 @@ use http::HeaderMap;
 use mainstay_auth::scope::Action;
 use mainstay_proto::replica::v1::replica_service_client::ReplicaServiceClient;
 use mainstay_proto::replica::v1::{
-    CacheWish, ExecuteRequest, Node, Prefer, QueryRequest, QueryStreamRequest, TopologyRequest,
-    TopologyResponse,
+    CacheWish, ExecuteRequest, ExecuteResponse, Node, Prefer, QueryRequest, QueryResponse,
+    QueryStreamRequest, TopologyRequest, TopologyResponse,
 };
 use mainstay_rpc::{Call, Caller, Lane};
 use serde::Deserialize;
@@ -23,6 +23,7 @@ mod cache;
 mod drain;
 mod ndjson;
 mod slow_log;
+mod statements;
 mod transaction;
 
 pub(crate) use answer::{DatabaseInfo, SqlColumn};
@@ -30,6 +31,7 @@ use answer::{ExecuteAnswer, NodeHealth, NodeLag, NodePool, NodeTraffic, Nodes, Q
 pub(crate) use cache::{__path_purge_query_cache, __path_query_cache, purge_query_cache, query_cache};
 pub(crate) use drain::{__path_drain, __path_resume, drain, resume};
 pub(crate) use slow_log::{__path_explain, __path_slow_statements, explain, slow_statements};
+pub(crate) use statements::{__path_run_statement, __path_statements, run_statement, statements};
 pub(crate) use transaction::{__path_transaction, transaction};
 
 use super::sql_json;
@@ -102,6 +104,15 @@ enum ReadFrom {
     Primary,
 }
 
+impl From<ReadFrom> for Prefer {
+    fn from(read: ReadFrom) -> Self {
+        match read {
+            ReadFrom::Replica => Self::Replica,
+            ReadFrom::Primary => Self::Primary,
+        }
+    }
+}
+
 /// A write.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -136,11 +147,7 @@ pub(crate) async fn query(
     scope::demand_sql(&caller.scopes, Action::Read, &body.sql)?;
     let params = sql_json::params(body.params)?;
     let max_staleness = body.max_lag.map(wire_duration);
-    let prefer = match body.prefer {
-        ReadFrom::Replica => Prefer::Replica,
-        ReadFrom::Primary => Prefer::Primary,
-    }
-    .into();
+    let prefer = Prefer::from(body.prefer).into();
     let cache = body.cache.map(|wish| CacheWish { ttl: Some(wire_duration(wish.ttl)), tags: wish.tags });
     if ndjson::is_wanted(&headers) {
         if cache.is_some() {
@@ -174,14 +181,17 @@ pub(crate) async fn query(
     };
     let send = async |mut client: Client, request| client.query(request).await;
     let answer = app.upstreams.replica(Call::read(QUERY).by(caller), request, send).await?;
-    Ok(Answer(QueryAnswer {
+    Ok(Answer(query_answer(answer)).into_response())
+}
+
+fn query_answer(answer: QueryResponse) -> QueryAnswer {
+    QueryAnswer {
         columns: sql_json::columns(answer.columns),
         rows: sql_json::rows(answer.rows),
         truncated: answer.truncated,
         served: answer.served.map(Into::into),
         cache: answer.cache.map(Into::into),
-    })
-    .into_response())
+    }
 }
 
 /// Runs one statement on the primary.
@@ -201,14 +211,18 @@ pub(crate) async fn execute(
     let request = ExecuteRequest { sql: body.sql, params, invalidates: body.invalidates };
     let send = async |mut client: Client, request| client.execute(request).await;
     let answer = app.upstreams.replica(Call::write(EXECUTE).by(caller), request, send).await?;
-    Ok(Answer(ExecuteAnswer {
+    Ok(Answer(execute_answer(answer)))
+}
+
+fn execute_answer(answer: ExecuteResponse) -> ExecuteAnswer {
+    ExecuteAnswer {
         rows_affected: answer.rows_affected,
         columns: sql_json::columns(answer.columns),
         rows: sql_json::rows(answer.rows),
         token: answer.token,
         served: answer.served.map(Into::into),
         invalidation_pending: answer.invalidation_pending,
-    }))
+    }
 }
 
 /// Asks replica-service for every node.

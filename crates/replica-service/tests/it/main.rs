@@ -12,6 +12,7 @@ mod reads;
 mod rig;
 mod safety;
 mod slow_log;
+mod statements;
 mod steps;
 mod streams;
 mod switchover;
