@@ -179,3 +179,21 @@ async fn topology_health_lag_and_pools_are_real_figures_of_three_nodes() {
     let sizes = pools["nodes"].as_array().unwrap().iter().map(|node| node["size"].as_u64().unwrap());
     assert!(sizes.sum::<u64>() >= 1, "{pools}");
 }
+
+#[tokio::test]
+async fn poolers_tell_their_own_figures() {
+    let (_, admin) = admin().await;
+    eventually("SHOW POOLS, STATS and LISTS of three poolers", || async {
+        // Their counters begin with the first statement.
+        admin.post("/database/query", &json!({ "sql": "select 1" })).await.ok();
+        let answer = admin.get("/database/replica/pool-stats").await.ok();
+        let told = |node: &Value| {
+            let stats = &node["pgbouncerStats"];
+            let at_least = |name: &str, least: u64| stats[name].as_u64().is_some_and(|n| n >= least);
+            at_least("clients", 1) && at_least("transactions", 1) && at_least("sentBytes", 1)
+        };
+        let nodes = answer["nodes"].as_array().unwrap();
+        if nodes.len() == 3 && nodes.iter().all(told) { Ok(()) } else { Err(answer.to_string()) }
+    })
+    .await;
+}

@@ -19,7 +19,7 @@ use crate::{
     demo,
     manifest::{Kind, Manifest},
     node::{Node, NodeParams},
-    postgres::{DATABASE, SERVICE_ROLE},
+    postgres::{DATABASE, MONITOR_ROLE, SERVICE_ROLE},
     probe::Probe,
     process::Launch,
     redis::MASTER_NAME,
@@ -159,6 +159,9 @@ fn replica(env: &mut Env, around: &Surroundings) {
     env.set("POSTGRES__DATABASE", DATABASE);
     env.set("POSTGRES__USER", SERVICE_ROLE);
     env.set("POSTGRES__PASSWORD", &around.credentials.postgres_password);
+    // As deployed: probes, and the console of PgBouncer, have a role of their own.
+    env.set("HEALTH__USER", MONITOR_ROLE);
+    env.set("HEALTH__PASSWORD", &around.credentials.postgres_monitor_password);
     env.upstream_if_running("CACHE__UPSTREAM", Service::CacheService, around);
     for (name, address, bouncer) in &around.postgres {
         let name = name.to_uppercase();
@@ -346,6 +349,7 @@ mod tests {
         let env = environment(Service::ReplicaService, &around());
         assert_eq!(value(&env, "MAINSTAY__NODES__REPLICA1__ADDRESS").unwrap(), "127.0.0.1:5441");
         assert_eq!(value(&env, "MAINSTAY__NODES__REPLICA1__PGBOUNCER").unwrap(), "127.0.0.1:6441");
+        assert_eq!(value(&env, "MAINSTAY__HEALTH__USER").unwrap(), MONITOR_ROLE);
     }
 
     #[test]
