@@ -174,6 +174,27 @@ async fn topology_health_lag_and_pools_are_real_figures_of_three_nodes() {
         all(answer, &|node| node["node"] == primary.as_str() || is_fresh(node))
     })
     .await;
+    let names = |node: &Value| -> Vec<String> {
+        let formulas = node["formulas"].as_array().unwrap();
+        formulas.iter().map(|formula| formula["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let compared = |node: &Value| {
+        let formulas = node["formulas"].as_array().unwrap();
+        let told = |name: &str, unit: &str| {
+            formulas.iter().any(|formula| formula["name"] == name && formula[unit].is_number())
+        };
+        // Both the replica and the primary were asked, and the primary knows which row is that of the replica.
+        names(node).len() == 8
+            && told("receive_replay_bytes", "bytes")
+            && told("sender_replay_bytes", "bytes")
+    };
+    eventually("the common formulas beside ours", || async {
+        let answer = admin.get("/database/replica/lag").await.ok();
+        all(answer, &|node| {
+            if node["node"] == primary.as_str() { names(node).is_empty() } else { compared(node) }
+        })
+    })
+    .await;
     admin.post("/database/query", &json!({ "sql": "select 1" })).await.ok();
     let pools = admin.get("/database/replica/pool-stats").await.ok();
     let sizes = pools["nodes"].as_array().unwrap().iter().map(|node| node["size"].as_u64().unwrap());

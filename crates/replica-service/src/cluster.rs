@@ -8,7 +8,10 @@ use std::{
 use mainstay_resilience::hysteresis::Flip;
 
 use crate::{
-    lag::LsnTimeline,
+    lag::{
+        LsnTimeline,
+        common::{Formula, Sender, formulas, sender_of},
+    },
     lsn::{Lsn, Position, WalShape},
     route::{Place, Refusal},
 };
@@ -76,6 +79,13 @@ pub(crate) struct Observation {
     pub replay_paused: bool,
     /// `now() - pg_last_xact_replay_timestamp()`, for comparison.
     pub naive: Option<Duration>,
+    /// Since a replica heard its primary last, for comparison.
+    pub last_message: Option<Duration>,
+    /// By which the primary knows a replica: its slot, and the name of its connection.
+    pub slot: Option<String>,
+    pub application: Option<String>,
+    /// What a primary says of those who take its log, for comparison.
+    pub senders: Vec<Sender>,
     pub server_version: String,
     pub shape: WalShape,
     /// The connection was made for this probe, so the server may have restarted since the last one.
@@ -268,6 +278,21 @@ impl Cluster {
             receiver: seen.receiver.clone(),
             naive: seen.naive,
         })
+    }
+
+    /// Returns what common formulas make of the lag of a replica; nothing for any other node.
+    pub(crate) fn common_lag(&self, node: usize) -> Vec<Formula> {
+        let Some((_, seen)) =
+            self.last(node).filter(|_| matches!(self.place(node, None), Place::Replica { .. }))
+        else {
+            return Vec::new();
+        };
+        let primary = match &self.primary {
+            Primary::Node { node, .. } => self.last(*node),
+            Primary::None | Primary::SplitBrain(_) => None,
+        };
+        let sender = primary.and_then(|(_, primary)| sender_of(seen, &primary.senders));
+        formulas(seen, sender).into()
     }
 
     /// Tells whether the positions of a replica and of the known log belong to one history.

@@ -7,6 +7,8 @@ use std::{
 
 use crate::lsn::Lsn;
 
+pub(crate) mod common;
+
 /// Remembers when the primary's log had reached which position.
 ///
 /// A replica that has replayed position `p` shows everything that was committed before the primary was asked and

@@ -9,6 +9,7 @@ use tokio_postgres::{Client, Config, SimpleQueryMessage, SimpleQueryRow};
 use crate::{
     cluster::{Moment, Observation},
     fleet::Fleet,
+    lag::common::Sender,
     lsn::{Lsn, WalShape},
     pool::Tls,
     report::Reports,
@@ -49,7 +50,7 @@ pub(crate) struct Line {
     cx: Context,
 }
 
-/// One row with everything. Functions that are illegal in one of the two roles stand behind a CASE.
+/// One row with everything, and from a primary one more for each who takes its log. Functions that are illegal in one of the two roles stand behind a CASE.
 const QUESTION: &str = "\
     SELECT r::text AS in_recovery, \
       (SELECT system_identifier FROM pg_catalog.pg_control_system())::text AS system_identifier, \
@@ -63,10 +64,25 @@ const QUESTION: &str = "\
       (SELECT COALESCE(status, 'connected') FROM pg_catalog.pg_stat_wal_receiver WHERE pid IS NOT NULL) AS receiver, \
       (CASE WHEN r THEN pg_is_wal_replay_paused() ELSE false END)::text AS paused, \
       (CASE WHEN r THEN EXTRACT(EPOCH FROM clock_timestamp() - pg_last_xact_replay_timestamp()) END)::text AS naive_s, \
+      (SELECT EXTRACT(EPOCH FROM clock_timestamp() - last_msg_receipt_time) \
+        FROM pg_catalog.pg_stat_wal_receiver)::text AS last_message_s, \
+      (SELECT slot_name FROM pg_catalog.pg_stat_wal_receiver) AS slot, \
+      (SELECT COALESCE(substring(conninfo FROM '(?:^| )application_name=([^ ]+)'), \
+        substring(conninfo FROM '(?:^| )fallback_application_name=([^ ]+)')) \
+        FROM pg_catalog.pg_stat_wal_receiver) AS application, \
       current_setting('server_version') AS version, \
       current_setting('wal_block_size') AS page_bytes, \
       pg_size_bytes(current_setting('wal_segment_size'))::text AS segment_bytes \
-    FROM (SELECT pg_catalog.pg_is_in_recovery() AS r) AS role";
+    FROM (SELECT pg_catalog.pg_is_in_recovery() AS r) AS role; \
+    SELECT slots.slot_name AS slot, senders.application_name AS application, \
+      EXTRACT(EPOCH FROM write_lag)::text AS write_s, \
+      EXTRACT(EPOCH FROM flush_lag)::text AS flush_s, \
+      EXTRACT(EPOCH FROM replay_lag)::text AS replay_s, \
+      GREATEST(0, pg_wal_lsn_diff(CASE WHEN r THEN NULL ELSE pg_current_wal_lsn() END, replay_lsn))::text AS replay_bytes \
+    FROM (SELECT pg_catalog.pg_is_in_recovery() AS r) AS role \
+      JOIN pg_catalog.pg_stat_replication AS senders ON NOT r \
+      LEFT JOIN pg_catalog.pg_replication_slots AS slots ON slots.active_pid = senders.pid \
+    LIMIT 256";
 
 /// Ends as a transaction that changed nothing, and has the server write out its log to there.
 const FLUSH: &str = "SELECT pg_catalog.pg_current_xact_id()";
@@ -93,9 +109,8 @@ impl NodeProbe {
     async fn probe(&mut self) -> bool {
         let (asked_at, wall) = (Instant::now(), self.cx.clock().now());
         let fresh = !self.line.is_open();
-        let answer = self.line.ask(QUESTION).await;
-        let result =
-            answer.and_then(|row| row.as_ref().and_then(read).ok_or_else(|| "unreadable answer".to_owned()));
+        let answer = self.line.ask_all(QUESTION).await;
+        let result = answer.and_then(|rows| read(&rows).ok_or_else(|| "unreadable answer".to_owned()));
         let failed = result.is_err();
         let took = asked_at.elapsed();
         let moment = Moment { asked_at: asked_at.into_std(), wall, took };
@@ -182,7 +197,8 @@ impl Line {
     }
 }
 
-fn read(row: &SimpleQueryRow) -> Option<Observation> {
+fn read(rows: &[SimpleQueryRow]) -> Option<Observation> {
+    let (row, senders) = rows.split_first()?;
     let text = |name: &str| row.try_get(name).ok().flatten();
     let flag = |name: &str| text(name).map(|value| value == "true");
     let in_recovery = flag("in_recovery")?;
@@ -192,7 +208,6 @@ fn read(row: &SimpleQueryRow) -> Option<Observation> {
     };
     // A replica that has not replayed anything yet has no position.
     let lsn: Lsn = text("lsn").unwrap_or("0/0").parse().ok()?;
-    let seconds = text("naive_s").and_then(|seconds| seconds.parse::<f64>().ok());
     Some(Observation {
         in_recovery,
         system_identifier: text("system_identifier")?.parse().ok()?,
@@ -202,11 +217,32 @@ fn read(row: &SimpleQueryRow) -> Option<Observation> {
         received: text("received").and_then(|lsn| lsn.parse().ok()),
         receiver: text("receiver").unwrap_or_default().to_owned(),
         replay_paused: flag("paused")?,
-        naive: seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok()),
+        naive: seconds(row, "naive_s"),
+        last_message: seconds(row, "last_message_s"),
+        slot: text("slot").map(str::to_owned),
+        application: text("application").map(str::to_owned),
+        senders: senders.iter().map(sender).collect(),
         server_version: text("version")?.to_owned(),
         shape,
         fresh: false,
     })
+}
+
+fn sender(row: &SimpleQueryRow) -> Sender {
+    let text = |name: &str| row.try_get(name).ok().flatten();
+    Sender {
+        slot: text("slot").map(str::to_owned),
+        application: text("application").map(str::to_owned),
+        write_lag: seconds(row, "write_s"),
+        flush_lag: seconds(row, "flush_s"),
+        replay_lag: seconds(row, "replay_s"),
+        replay_bytes: text("replay_bytes").and_then(|bytes| bytes.parse().ok()),
+    }
+}
+
+fn seconds(row: &SimpleQueryRow, name: &str) -> Option<Duration> {
+    let seconds = row.try_get(name).ok().flatten()?.parse::<f64>().ok()?;
+    Duration::try_from_secs_f64(seconds.max(0.0)).ok()
 }
 
 fn one_line(error: &tokio_postgres::Error) -> String {

@@ -2,13 +2,16 @@ use std::time::Duration;
 
 use mainstay_proto::{
     common::v1::Health as WireHealth,
-    replica::v1::{Lag as WireLag, Node as WireNode, PgBouncerStats, Pool, Role, TopologyResponse, Traffic},
+    replica::v1::{
+        Lag as WireLag, LagFormula, Node as WireNode, PgBouncerStats, Pool, Role, TopologyResponse, Traffic,
+    },
 };
 use tokio::time::Instant;
 
 use crate::{
     cluster::{Cluster, Health, Lag, Primary},
     fleet::Fleet,
+    lag::common::{Figure, Formula},
     probe::PgBouncerFigures,
     route::Place,
 };
@@ -61,7 +64,7 @@ fn node(fleet: &Fleet, cluster: &Cluster, index: usize) -> WireNode {
         server_version: last.map(|(_, seen)| seen.server_version.clone()).unwrap_or_default(),
         timeline: cluster.timeline(index).unwrap_or_default(),
         lsn: last.map(|(_, seen)| seen.lsn.to_string()).unwrap_or_default(),
-        lag: cluster.lag(index, now).map(lag),
+        lag: cluster.lag(index, now).map(|found| lag(found, cluster.common_lag(index))),
         pool: Some(pool(fleet, index)),
         traffic: Some(traffic(fleet, index)),
         drained: node.is_drained(),
@@ -70,7 +73,7 @@ fn node(fleet: &Fleet, cluster: &Cluster, index: usize) -> WireNode {
     }
 }
 
-fn lag(lag: Lag) -> WireLag {
+fn lag(lag: Lag, formulas: Vec<Formula>) -> WireLag {
     WireLag {
         bytes: lag.bytes.unwrap_or_default(),
         receive_bytes: lag.receive_bytes.unwrap_or_default(),
@@ -79,6 +82,23 @@ fn lag(lag: Lag) -> WireLag {
         replay_paused: lag.replay_paused,
         receiver: lag.receiver,
         naive: lag.naive.and_then(wire),
+        formulas: formulas.into_iter().map(formula).collect(),
+    }
+}
+
+fn formula(formula: Formula) -> LagFormula {
+    let (seconds, bytes) = match formula.value {
+        Some(Figure::Seconds(seconds)) => (Some(seconds.as_secs_f64()), None),
+        Some(Figure::Bytes(bytes)) => (None, Some(bytes)),
+        None => (None, None),
+    };
+    LagFormula {
+        name: formula.name.to_owned(),
+        sql: formula.sql.to_owned(),
+        asked_of_primary: formula.asked_of_primary,
+        seconds,
+        bytes,
+        misleads: formula.misleads.to_owned(),
     }
 }
 

@@ -166,6 +166,35 @@ pub(crate) struct NodeLag {
     /// For comparison only: it lies on an idle primary.
     #[serde(skip_serializing_if = "Option::is_none")]
     naive_seconds: Option<f64>,
+    /// For comparison only: what common formulas make of it; of a replica.
+    formulas: Vec<LagFormula>,
+}
+
+/// One common formula for lag, and when not to believe it.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct LagFormula {
+    name: String,
+    sql: String,
+    /// `primary` or `replica`: who is asked.
+    asked_of: &'static str,
+    /// Null when it has no value: SQL says NULL, there is no row, or the role of the probe may not see it.
+    seconds: Option<f64>,
+    bytes: Option<u64>,
+    misleads: String,
+}
+
+impl From<&wire::LagFormula> for LagFormula {
+    fn from(formula: &wire::LagFormula) -> Self {
+        Self {
+            name: formula.name.clone(),
+            sql: formula.sql.clone(),
+            asked_of: if formula.asked_of_primary { "primary" } else { "replica" },
+            seconds: formula.seconds,
+            bytes: formula.bytes,
+            misleads: formula.misleads.clone(),
+        }
+    }
 }
 
 /// A node's connections.
@@ -342,6 +371,7 @@ impl From<&wire::Node> for NodeLag {
             replay_paused: lag.map(|lag| lag.replay_paused),
             receiver: lag.map(|lag| lag.receiver.clone()),
             naive_seconds: lag.and_then(|lag| seconds(lag.naive)),
+            formulas: lag.map(|lag| lag.formulas.iter().map(Into::into).collect()).unwrap_or_default(),
         }
     }
 }
