@@ -179,8 +179,8 @@ DASHBOARDS = {
                 panel("second attempts and cancels", (f"sum({rate('mainstay_replica_retries_total')})", "retries"), (f"sum({rate('mainstay_replica_cancels_total')})", "cancels"), unit="reqps"),
             ],
             [
-                panel("pools: in use", ("mainstay_replica_pool_in_use", "{{node}}")),
-                panel("pools: waiting", ("mainstay_replica_pool_waiting", "{{node}}")),
+                panel("pools: in use", ("mainstay_replica_pool_in_use", "{{node}} {{role}}")),
+                panel("pools: waiting", ("mainstay_replica_pool_waiting", "{{node}} {{role}}")),
                 panel("switchover: rows that differ", ("mainstay_replica_switchover_delta", "{{pair}}"), thresholds=[("orange", 10), ("red", 100)]),
                 panel("switchover: ready", ("mainstay_replica_switchover_ready", "{{pair}}"), kind="stat", low_is_bad=1),
             ],

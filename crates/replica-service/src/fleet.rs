@@ -38,8 +38,7 @@ struct State {
 impl Fleet {
     pub(crate) fn new(config: &ReplicaConfig, metrics: &Metrics, cx: &Context) -> anyhow::Result<Arc<Self>> {
         let tls = Tls::new(&config.postgres.tls)?;
-        let node =
-            |(name, node): (&String, &NodeConfig)| Node::new(name, node, config, &tls, &metrics.cancels, cx);
+        let node = |(name, node): (&String, &NodeConfig)| Node::new(name, node, config, &tls, metrics, cx);
         let nodes = config.nodes.iter().map(node).collect::<anyhow::Result<Vec<_>>>()?;
         let mut zones: Vec<_> =
             nodes.iter().map(|node| node.zone.clone()).filter(|zone| !zone.is_empty()).collect();

@@ -15,12 +15,14 @@ mod cache;
 mod named;
 mod pair;
 mod pgbouncer;
+mod pools;
 mod slow;
 
 pub(crate) use cache::CacheMetrics;
 pub(crate) use named::NamedMetrics;
 pub(crate) use pair::{OfPair, PairMetrics};
 pub(crate) use pgbouncer::PgBouncerMetrics;
+pub(crate) use pools::PoolMetrics;
 pub(crate) use slow::SlowMetrics;
 
 /// Everything that this service counts; figures of nodes are as of their last probe.
@@ -50,11 +52,7 @@ pub(crate) struct NodeMetrics {
     pub drained: Family<OfNode, Gauge>,
     pub lag_bytes: Family<OfNode, Gauge>,
     pub staleness_seconds: Family<OfNode, Gauge<f64, std::sync::atomic::AtomicU64>>,
-    pub pool_size: Family<OfNode, Gauge>,
-    pub pool_in_use: Family<OfNode, Gauge>,
-    pub pool_waiting: Family<OfNode, Gauge>,
-    pub pool_created: Family<OfNode, Counter>,
-    pub pool_timeouts: Family<OfNode, Counter>,
+    pub pools: PoolMetrics,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -165,15 +163,7 @@ impl NodeMetrics {
             "Proven upper bound of the staleness; absent when nothing is proven",
             self.staleness_seconds.clone(),
         );
-        registry.register("pool_size", "Connections open", self.pool_size.clone());
-        registry.register("pool_in_use", "Connections that run a statement", self.pool_in_use.clone());
-        registry.register("pool_waiting", "Statements that wait for a connection", self.pool_waiting.clone());
-        registry.register("pool_created", "Connections opened", self.pool_created.clone());
-        registry.register(
-            "pool_timeouts",
-            "Waits for a connection that ran out of time",
-            self.pool_timeouts.clone(),
-        );
+        self.pools.register(registry);
     }
 }
 

@@ -13,14 +13,14 @@ use std::{
 use mainstay_resilience::breaker::{Breaker, BreakerConfig, Outcome, Permit, State};
 use mainstay_runtime::{Context, Trigger};
 use parking_lot::Mutex;
-use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant as TokioInstant;
 
 use crate::{
     config::{NodeConfig, ReplicaConfig, split_address},
     error::{Kind, QueryError},
     figures::Figures,
-    pool::{Endpoint, Pool, PoolStatus, Tls},
+    metrics::Metrics,
+    pool::{Endpoint, Pool, PoolFigures, PoolStatus, Tls},
     probe::PgBouncerFigures,
     route::PeakEwma,
 };
@@ -64,6 +64,9 @@ struct Pools {
     writes: Pool,
 }
 
+/// Roles of pools, as metrics name them.
+const READ: &str = "read";
+const WRITE: &str = "write";
 /// Above this many the fingerprints are learned anew.
 const MAX_UNPOOLABLE: usize = 4_096;
 
@@ -83,7 +86,7 @@ impl Node {
         node: &NodeConfig,
         config: &ReplicaConfig,
         tls: &Tls,
-        cancels: &Counter,
+        metrics: &Metrics,
         cx: &Context,
     ) -> anyhow::Result<Self> {
         let pgbouncer = !node.pgbouncer.is_empty();
@@ -91,11 +94,13 @@ impl Node {
         let (host, port) = host_and_port(address)?;
         let pools = |address: &str, pgbouncer| {
             let (host, port) = host_and_port(address)?;
-            let pool = || {
+            let pool = |role| {
                 let endpoint = Endpoint { node: name, address, host, port, pgbouncer, tls };
-                Pool::new(&endpoint, &config.postgres, &config.pool, cancels.clone(), cx)
+                let wait_seconds = metrics.node.pools.wait_seconds(name, role);
+                let figures = PoolFigures { cancels: metrics.cancels.clone(), wait_seconds };
+                Pool::new(&endpoint, &config.postgres, &config.pool, figures, cx)
             };
-            anyhow::Ok(Pools { reads: pool()?, writes: pool()? })
+            anyhow::Ok(Pools { reads: pool(READ)?, writes: pool(WRITE)? })
         };
         // Errors that the database answers do not count, and slow statements are their callers' business.
         let breaker = BreakerConfig { slow_after: Duration::from_hours(1), ..BreakerConfig::default() };
@@ -215,9 +220,13 @@ impl Node {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn pool_status(&self) -> PoolStatus {
-        let direct = self.direct.as_ref().map(Pools::status).unwrap_or_default();
-        self.pools.status().plus(direct)
+    /// Returns the state of the pools by role, those past the `PgBouncer` included: for reads, and for writes.
+    pub(crate) fn pool_roles(&self) -> [(&'static str, PoolStatus); 2] {
+        let of = |role: fn(&Pools) -> &Pool| {
+            let direct = self.direct.as_ref().map(|pools| role(pools).status()).unwrap_or_default();
+            role(&self.pools).status().plus(direct)
+        };
+        [(READ, of(|pools| &pools.reads)), (WRITE, of(|pools| &pools.writes))]
     }
 
     pub(crate) fn traffic(&self, now: Instant) -> Traffic {
@@ -243,10 +252,6 @@ impl Node {
 impl Pools {
     fn of(&self, kind: Kind) -> &Pool {
         if kind.is_read() { &self.reads } else { &self.writes }
-    }
-
-    fn status(&self) -> PoolStatus {
-        self.reads.status().plus(self.writes.status())
     }
 }
 

@@ -12,8 +12,8 @@ use deadpool_postgres::{
     Client, ClientWrapper, Hook, HookError, Manager, ManagerConfig, Object, PoolError, Runtime, TimeoutType,
 };
 use mainstay_runtime::Context;
-use prometheus_client::metrics::counter::Counter;
-use tokio::time::timeout;
+use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
+use tokio::time::{Instant, timeout};
 
 use crate::{
     config::{PoolConfig, PostgresConfig},
@@ -29,14 +29,25 @@ pub(crate) use tls::Tls;
 pub(crate) struct Pool {
     inner: deadpool_postgres::Pool,
     node: String,
-    created: Arc<AtomicU64>,
-    timeouts: AtomicU64,
+    tally: Arc<Tally>,
+    wait_seconds: Histogram,
     /// `host:port`, where cancel requests go.
     address: Arc<str>,
     host: Arc<str>,
     tls: Tls,
     cancels: Counter,
     cx: Context,
+}
+
+/// What a pool counts itself, since the start of the service.
+#[derive(Debug, Default)]
+struct Tally {
+    created: AtomicU64,
+    recycled: AtomicU64,
+    errors: AtomicU64,
+    timeouts: AtomicU64,
+    asked: AtomicU64,
+    waited_us: AtomicU64,
 }
 
 /// Where a pool leads and what for.
@@ -49,15 +60,32 @@ pub(crate) struct Endpoint<'a> {
     pub tls: &'a Tls,
 }
 
-/// How full a pool is.
+/// Where a pool tells what it does.
+pub(crate) struct PoolFigures {
+    /// Statements cancelled in the database.
+    pub cancels: Counter,
+    pub wait_seconds: Histogram,
+}
+
+/// How full a pool is, and what it did since the start of the service.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct PoolStatus {
     pub size: u32,
     pub max_size: u32,
     pub in_use: u32,
     pub waiting: u32,
+    /// Connections opened.
     pub created: u64,
+    /// Connections used once more.
+    pub recycled: u64,
+    /// Connections that could not be opened.
+    pub errors: u64,
+    /// Waits that ran out of time.
     pub timeouts: u64,
+    /// Times that somebody asked for a connection and had it, or was told that there is none.
+    pub asked: u64,
+    /// How long all of them waited; opening a connection is part of it.
+    pub waited: Duration,
 }
 
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
@@ -72,11 +100,11 @@ impl Pool {
         endpoint: &Endpoint<'_>,
         postgres: &PostgresConfig,
         pool: &PoolConfig,
-        cancels: Counter,
+        metrics: PoolFigures,
         cx: &Context,
     ) -> Result<Self, deadpool_postgres::BuildError> {
-        let created = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&created);
+        let tally = Arc::new(Tally::default());
+        let (created, recycled) = (Arc::clone(&tally), Arc::clone(&tally));
         let max_age = pool.max_age;
         let manager =
             Manager::from_config(login(endpoint, postgres), endpoint.tls.clone(), ManagerConfig::default());
@@ -88,7 +116,11 @@ impl Pool {
             .recycle_timeout(Some(postgres.connect_within))
             .queue_mode(deadpool_postgres::QueueMode::Lifo)
             .post_create(Hook::sync_fn(move |_, _| {
-                counter.fetch_add(1, Ordering::Relaxed);
+                created.created.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }))
+            .post_recycle(Hook::sync_fn(move |_, _| {
+                recycled.recycled.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             }))
             .pre_recycle(Hook::sync_fn(move |_, metrics| {
@@ -98,12 +130,12 @@ impl Pool {
         Ok(Self {
             inner,
             node: endpoint.node.to_owned(),
-            created,
-            timeouts: AtomicU64::new(0),
+            tally,
+            wait_seconds: metrics.wait_seconds,
             address: endpoint.address.into(),
             host: endpoint.host.into(),
             tls: endpoint.tls.clone(),
-            cancels,
+            cancels: metrics.cancels,
             cx: cx.clone(),
         })
     }
@@ -111,11 +143,11 @@ impl Pool {
     /// Takes a connection, or opens one.
     pub(crate) async fn lease(&self) -> Result<Lease, QueryError> {
         let node = self.node.clone();
-        let object = self.inner.get().await.map_err(|error| match error {
-            PoolError::Timeout(TimeoutType::Wait) => {
-                self.timeouts.fetch_add(1, Ordering::Relaxed);
-                QueryError::PoolExhausted { node }
-            }
+        let asked_at = Instant::now();
+        let got = self.inner.get().await;
+        self.note(asked_at.elapsed(), got.as_ref().err());
+        let object = got.map_err(|error| match error {
+            PoolError::Timeout(TimeoutType::Wait) => QueryError::PoolExhausted { node },
             PoolError::Backend(source) => QueryError::Connect { node, source: Some(source) },
             PoolError::Timeout(_)
             | PoolError::Closed
@@ -135,6 +167,19 @@ impl Pool {
         })
     }
 
+    fn note(&self, waited: Duration, failed: Option<&PoolError>) {
+        self.wait_seconds.observe(waited.as_secs_f64());
+        self.tally.asked.fetch_add(1, Ordering::Relaxed);
+        let us = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
+        self.tally.waited_us.fetch_add(us, Ordering::Relaxed);
+        let counter = match failed {
+            None => return,
+            Some(PoolError::Timeout(TimeoutType::Wait)) => &self.tally.timeouts,
+            Some(_) => &self.tally.errors,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Closes idle connections that are too old, or all idle ones.
     pub(crate) fn shed(&self, older_than: Duration) {
         self.inner.retain(|_, metrics| metrics.age() < older_than);
@@ -143,13 +188,18 @@ impl Pool {
     pub(crate) fn status(&self) -> PoolStatus {
         let status = self.inner.status();
         let figure = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let total = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         PoolStatus {
             size: figure(status.size),
             max_size: figure(status.max_size),
             in_use: figure(status.size.saturating_sub(status.available)),
             waiting: figure(status.waiting),
-            created: self.created.load(Ordering::Relaxed),
-            timeouts: self.timeouts.load(Ordering::Relaxed),
+            created: total(&self.tally.created),
+            recycled: total(&self.tally.recycled),
+            errors: total(&self.tally.errors),
+            timeouts: total(&self.tally.timeouts),
+            asked: total(&self.tally.asked),
+            waited: Duration::from_micros(total(&self.tally.waited_us)),
         }
     }
 }
@@ -163,7 +213,11 @@ impl PoolStatus {
             in_use: self.in_use + other.in_use,
             waiting: self.waiting + other.waiting,
             created: self.created + other.created,
+            recycled: self.recycled + other.recycled,
+            errors: self.errors + other.errors,
             timeouts: self.timeouts + other.timeouts,
+            asked: self.asked + other.asked,
+            waited: self.waited + other.waited,
         }
     }
 }

@@ -125,18 +125,10 @@ impl Reports {
                 metrics.staleness_seconds.remove(label);
             }
         }
-        let pool = fleet.nodes[index].pool_status();
-        metrics.pool_size.get_or_create(label).set(pool.size.into());
-        metrics.pool_in_use.get_or_create(label).set(pool.in_use.into());
-        metrics.pool_waiting.get_or_create(label).set(pool.waiting.into());
-        raise(&metrics.pool_created.get_or_create(label), pool.created);
-        raise(&metrics.pool_timeouts.get_or_create(label), pool.timeouts);
+        for (role, status) in fleet.nodes[index].pool_roles() {
+            metrics.pools.tell(&label.node, role, &status);
+        }
     }
-}
-
-/// Brings a counter up to a total that is counted elsewhere; probes of several nodes may report at once.
-fn raise(counter: &prometheus_client::metrics::counter::Counter, total: u64) {
-    counter.inner().fetch_max(total, std::sync::atomic::Ordering::Relaxed);
 }
 
 fn tell(component: &Component, verdict: &Verdict) {

@@ -12,6 +12,7 @@ use crate::{
     cluster::{Cluster, Health, Lag, Primary},
     fleet::Fleet,
     lag::common::{Figure, Formula},
+    pool::PoolStatus,
     probe::PgBouncerFigures,
     route::Place,
 };
@@ -49,6 +50,7 @@ fn node(fleet: &Fleet, cluster: &Cluster, index: usize) -> WireNode {
         Place::Neither => Role::Unknown,
     };
     let is_primary = role == Role::Primary;
+    let [(_, reads), (_, writes)] = node.pool_roles();
     WireNode {
         name: node.name.clone(),
         address: node.address.clone(),
@@ -65,7 +67,9 @@ fn node(fleet: &Fleet, cluster: &Cluster, index: usize) -> WireNode {
         timeline: cluster.timeline(index).unwrap_or_default(),
         lsn: last.map(|(_, seen)| seen.lsn.to_string()).unwrap_or_default(),
         lag: cluster.lag(index, now).map(|found| lag(found, cluster.common_lag(index))),
-        pool: Some(pool(fleet, index)),
+        pool: Some(pool(reads.plus(writes))),
+        read_pool: Some(pool(reads)),
+        write_pool: Some(pool(writes)),
         traffic: Some(traffic(fleet, index)),
         drained: node.is_drained(),
         zone: node.zone.clone(),
@@ -121,8 +125,7 @@ fn pgbouncer_stats(figures: PgBouncerFigures) -> PgBouncerStats {
     }
 }
 
-fn pool(fleet: &Fleet, index: usize) -> Pool {
-    let status = fleet.nodes[index].pool_status();
+fn pool(status: PoolStatus) -> Pool {
     Pool {
         size: status.size,
         max_size: status.max_size,
@@ -130,6 +133,10 @@ fn pool(fleet: &Fleet, index: usize) -> Pool {
         waiting: status.waiting,
         created: status.created,
         timeouts: status.timeouts,
+        recycled: status.recycled,
+        errors: status.errors,
+        asked: status.asked,
+        wait_seconds: status.waited.as_secs_f64(),
     }
 }
 

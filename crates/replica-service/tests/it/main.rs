@@ -9,6 +9,7 @@ mod hedge;
 mod lag;
 mod limits;
 mod pgbouncer;
+mod pools;
 mod reads;
 mod rig;
 mod safety;

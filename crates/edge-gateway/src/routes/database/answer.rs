@@ -207,13 +207,59 @@ pub(crate) struct NodePool {
     max_size: u32,
     in_use: u32,
     waiting: u32,
+    /// Connections opened.
     created: u64,
+    /// Connections used once more.
+    recycled: u64,
+    /// Connections that could not be opened.
+    errors: u64,
+    /// Waits for a connection that ran out of time.
     timeouts: u64,
+    /// Times that a statement asked for a connection.
+    asked: u64,
+    /// How long all of them waited, opening a connection included.
+    wait_seconds: f64,
+    /// What the figures above are the sum of.
+    reads: PoolFigures,
+    writes: PoolFigures,
     /// True when queries go through a PgBouncer.
     pgbouncer: bool,
     /// What the PgBouncer says of itself; absent while it does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pgbouncer_stats: Option<PgBouncerStats>,
+}
+
+/// Connections for one kind of statement; counters are since the start of the service.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct PoolFigures {
+    size: u32,
+    max_size: u32,
+    in_use: u32,
+    waiting: u32,
+    created: u64,
+    recycled: u64,
+    errors: u64,
+    timeouts: u64,
+    asked: u64,
+    wait_seconds: f64,
+}
+
+impl From<wire::Pool> for PoolFigures {
+    fn from(pool: wire::Pool) -> Self {
+        Self {
+            size: pool.size,
+            max_size: pool.max_size,
+            in_use: pool.in_use,
+            waiting: pool.waiting,
+            created: pool.created,
+            recycled: pool.recycled,
+            errors: pool.errors,
+            timeouts: pool.timeouts,
+            asked: pool.asked,
+            wait_seconds: pool.wait_seconds,
+        }
+    }
 }
 
 /// SHOW POOLS, STATS and LISTS of a PgBouncer; counters are since it started.
@@ -387,7 +433,13 @@ impl From<&wire::Node> for NodePool {
             in_use: pool.in_use,
             waiting: pool.waiting,
             created: pool.created,
+            recycled: pool.recycled,
+            errors: pool.errors,
             timeouts: pool.timeouts,
+            asked: pool.asked,
+            wait_seconds: pool.wait_seconds,
+            reads: node.read_pool.unwrap_or_default().into(),
+            writes: node.write_pool.unwrap_or_default().into(),
             pgbouncer: node.pgbouncer,
             pgbouncer_stats: node.pgbouncer_stats.as_ref().map(Into::into),
         }
