@@ -3,6 +3,7 @@
 mod cluster;
 mod config;
 mod error;
+mod inquirer;
 mod link;
 mod part;
 mod partition;
@@ -20,6 +21,7 @@ mod way;
 
 pub use config::{Address, InvalidAddress, RedisConfig, RedisMode};
 pub use error::RedisError;
+pub use inquirer::{Inquirer, InquiryError};
 pub use link::Link;
 pub use part::Part;
 pub use partition::Partition;

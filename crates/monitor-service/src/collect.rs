@@ -7,8 +7,10 @@ mod figures;
 mod http;
 mod probe;
 mod readings;
+mod redis;
 mod scrape;
 mod service;
+mod sql;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -23,8 +25,10 @@ use crate::roster::Report;
 use crate::target::{Target, TargetKind};
 
 use probe::Probe;
+use redis::Redis;
 use scrape::Scrape;
 use service::Service;
+use sql::{Question, Sql};
 
 pub(crate) use readings::readings;
 
@@ -64,28 +68,53 @@ struct Puller<S> {
 /// Begins to pull every target.
 pub(crate) fn begin(cx: &Context, config: &Config, monitor: &Arc<Monitor>) -> anyhow::Result<()> {
     for target in config.all_targets() {
-        let (name, endpoint) = (target.service.clone(), target.endpoint.clone());
-        let every = config.every(&target);
-        match target.terms.kind {
-            TargetKind::Service => {
-                let upstream = config.upstream(&target);
-                let service =
-                    Service::try_new(&name, &upstream).with_context(|| format!("targets.{name}"))?;
-                pull(cx, monitor, (target, None), every, service);
-            }
-            TargetKind::Scrape => {
-                let section = config.scrapes.get(&name).cloned().unwrap_or_default();
-                let scrape =
-                    Scrape::try_new(&endpoint, section).with_context(|| format!("scrapes.{name}"))?;
-                let component = cx.component(target.name(), ComponentKind::Upstream, false);
-                pull(cx, monitor, (target, Some(component)), every, scrape);
-            }
-            TargetKind::Probe => {
-                let section = config.probes.get(&name).cloned().unwrap_or_default();
-                let probe = Probe::try_new(&endpoint, section).with_context(|| format!("probes.{name}"))?;
-                let component = cx.component(target.name(), ComponentKind::Upstream, false);
-                pull(cx, monitor, (target, Some(component)), every, probe);
-            }
+        let section = format!("{}.{}", target.terms.kind.section(), target.service);
+        begin_one(cx, config, monitor, target).context(section)?;
+    }
+    Ok(())
+}
+
+fn begin_one(
+    cx: &Context,
+    config: &Config,
+    monitor: &Arc<Monitor>,
+    target: Arc<Target>,
+) -> anyhow::Result<()> {
+    let (name, endpoint, every) = (target.service.clone(), target.endpoint.clone(), config.every(&target));
+    let address = endpoint.split_once("://").map_or(endpoint.as_str(), |(_, address)| address);
+    let kind = match target.terms.kind {
+        TargetKind::Redis | TargetKind::Postgres => ComponentKind::Datastore,
+        _ => ComponentKind::Upstream,
+    };
+    // A service speaks for itself.
+    let speaks = target.terms.kind == TargetKind::Service;
+    let component = (!speaks).then(|| cx.component(target.name(), kind, false));
+    match target.terms.kind {
+        TargetKind::Service => {
+            let service = Service::try_new(&name, &config.upstream(&target))?;
+            pull(cx, monitor, (target, component), every, service);
+        }
+        TargetKind::Scrape => {
+            let section = config.scrapes.get(&name).cloned().unwrap_or_default();
+            pull(cx, monitor, (target, component), every, Scrape::try_new(&endpoint, section)?);
+        }
+        TargetKind::Redis => {
+            let section = config.redis.get(&name).cloned().unwrap_or_default();
+            pull(cx, monitor, (target, component), every, Redis::try_new(address, section)?);
+        }
+        TargetKind::Postgres => {
+            let section = config.postgres.get(&name).cloned().unwrap_or_default();
+            let sql = Sql::try_new(address, &section, Question::Postgres)?;
+            pull(cx, monitor, (target, component), every, sql);
+        }
+        TargetKind::Pgbouncer => {
+            let section = config.pgbouncer.get(&name).cloned().unwrap_or_default();
+            let sql = Sql::try_new(address, &section, Question::Pgbouncer)?;
+            pull(cx, monitor, (target, component), every, sql);
+        }
+        TargetKind::Probe => {
+            let section = config.probes.get(&name).cloned().unwrap_or_default();
+            pull(cx, monitor, (target, component), every, Probe::try_new(&endpoint, section)?);
         }
     }
     Ok(())

@@ -2,26 +2,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
-use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_rpc::{BreakerSection, ClientTls, EndpointList, Secret, ServerConfig, UpstreamConfig};
 use mainstay_runtime::{Problems, ServiceConfig, TelemetryConfig};
 use serde::{Deserialize, Serialize};
 
+mod datastore;
 mod keep;
 mod notify;
 mod probe;
 mod scrape;
 mod slo;
+mod targets;
 mod watched;
 
 pub use crate::calendar::{Day, Weekly};
 pub use crate::quiet::{InhibitionConfig, MaintenanceConfig};
 use crate::rule::definition;
 pub use crate::rule::definition::{Comparison, RuleKind, RuleSpec};
-use crate::target::{Target, TargetKind, Terms};
+pub use datastore::DatastoreConfig;
 pub use keep::{HostConfig, StoreConfig};
 pub use notify::{ChannelConfig, ChannelKind, NotifyConfig};
 pub use probe::{ProbeConfig, ProbeKind};
@@ -40,6 +40,12 @@ pub struct Config {
     pub targets: BTreeMap<String, TargetConfig>,
     /// Who else shows metrics, by name.
     pub scrapes: BTreeMap<String, ScrapeConfig>,
+    /// Servers of Redis and Sentinels, by name.
+    pub redis: BTreeMap<String, DatastoreConfig>,
+    /// Servers of PostgreSQL, by name.
+    pub postgres: BTreeMap<String, DatastoreConfig>,
+    /// Consoles of PgBouncers, by name.
+    pub pgbouncer: BTreeMap<String, DatastoreConfig>,
     /// What is asked whether it answers as it should, by name.
     pub probes: BTreeMap<String, ProbeConfig>,
     /// How they are asked.
@@ -147,6 +153,9 @@ impl Default for Config {
             telemetry: TelemetryConfig::default(),
             targets: services.map(target).into(),
             scrapes: BTreeMap::new(),
+            redis: BTreeMap::new(),
+            postgres: BTreeMap::new(),
+            pgbouncer: BTreeMap::new(),
             probes: BTreeMap::new(),
             collect: CollectConfig::default(),
             history: HistoryConfig::default(),
@@ -214,6 +223,9 @@ impl ServiceConfig for Config {
         for (name, scrape) in &self.scrapes {
             scrape.check(name, problems);
         }
+        for (kind, name, datastore) in self.datastores() {
+            datastore.check(kind, name, problems);
+        }
         for (name, probe) in &self.probes {
             probe.check(name, problems);
         }
@@ -262,79 +274,6 @@ impl ServiceConfig for Config {
         self.store.check(problems);
         self.host.check(problems);
         self.notify.check(problems);
-    }
-}
-
-impl Config {
-    /// Lists every address to watch: services first, then the rest, each in the order of names.
-    pub fn all_targets(&self) -> Vec<Arc<Target>> {
-        let keep = self.history.keep;
-        let services = self.targets.iter().map(|(name, target)| (name, &target.endpoints, Terms::default()));
-        let scrapes = self.scrapes.iter().map(|(name, scrape)| (name, &scrape.urls, scrape.terms(keep)));
-        let probes = self.probes.iter().map(|(name, probe)| (name, &probe.urls, probe.terms(keep)));
-        let mut all = Vec::new();
-        for (service, endpoints, terms) in services.chain(scrapes).chain(probes) {
-            for endpoint in endpoints.iter() {
-                let endpoint = match terms.kind {
-                    TargetKind::Service => endpoint.trim_end_matches('/'),
-                    TargetKind::Scrape | TargetKind::Probe => endpoint,
-                };
-                let (service, endpoint) = (service.clone(), endpoint.to_owned());
-                all.push(Arc::new(Target { index: all.len(), service, endpoint, terms: terms.clone() }));
-            }
-        }
-        all
-    }
-
-    /// Lists what has a history: every target, and at the end the host.
-    pub fn all_sources(&self) -> Vec<Arc<Target>> {
-        let mut sources = self.all_targets();
-        let (index, service) = (sources.len(), HOST.to_owned());
-        sources.push(Arc::new(Target { index, service, endpoint: String::new(), terms: Terms::default() }));
-        sources
-    }
-
-    /// Tells how often a target is asked.
-    pub(crate) fn every(&self, target: &Target) -> Duration {
-        let (scrape, probe) = (self.scrapes.get(&target.service), self.probes.get(&target.service));
-        match target.terms.kind {
-            TargetKind::Service => self.collect.every,
-            TargetKind::Scrape => scrape.map_or(self.collect.every, |scrape| scrape.every),
-            TargetKind::Probe => probe.map_or(self.collect.every, |probe| probe.every),
-        }
-    }
-
-    /// Two things of one name could not be told apart in history and alerts.
-    fn check_names(&self, problems: &mut Problems) {
-        let services = self.targets.keys().map(|name| ("targets", name));
-        let scrapes = self.scrapes.keys().map(|name| ("scrapes", name));
-        let probes = self.probes.keys().map(|name| ("probes", name));
-        let mut taken: BTreeSet<&str> = [HOST].into();
-        for (section, name) in services.chain(scrapes).chain(probes) {
-            let key = format!("{section}.{name}");
-            let legal =
-                |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-';
-            if name.is_empty() || name.len() > 64 || !name.chars().all(legal) {
-                problems.add(&key, "must be a name of at most 64 letters a-z, digits and dashes");
-            }
-            problems.ensure(taken.insert(name), &key, "is the name of something else that is watched");
-        }
-    }
-
-    /// Returns how to call a target.
-    pub fn upstream(&self, target: &Target) -> UpstreamConfig {
-        let section = self.targets.get(&target.service).cloned().unwrap_or_default();
-        section.upstream([target.endpoint.as_str()].into_iter().collect(), self.collect.within)
-    }
-
-    /// Returns how many pulls of a target are remembered.
-    pub fn ticks(&self) -> NonZeroUsize {
-        let ticks = usize::try_from(self.n_ticks()).unwrap_or(usize::MAX);
-        NonZeroUsize::new(ticks).unwrap_or(NonZeroUsize::MIN)
-    }
-
-    fn n_ticks(&self) -> u128 {
-        self.history.keep.as_nanos().div_ceil(self.collect.every.as_nanos().max(1))
     }
 }
 

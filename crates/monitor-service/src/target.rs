@@ -43,6 +43,12 @@ pub enum TargetKind {
     Service,
     /// Anything that shows metrics as Prometheus text or OpenMetrics.
     Scrape,
+    /// A server of Redis, or a Sentinel.
+    Redis,
+    /// A server of PostgreSQL.
+    Postgres,
+    /// The console of a PgBouncer.
+    Pgbouncer,
     /// Something that is asked only whether it answers as it should.
     Probe,
 }
@@ -53,7 +59,22 @@ impl TargetKind {
         match self {
             Self::Service => "service",
             Self::Scrape => "scrape",
+            Self::Redis => "redis",
+            Self::Postgres => "postgres",
+            Self::Pgbouncer => "pgbouncer",
             Self::Probe => "probe",
+        }
+    }
+}
+
+impl TargetKind {
+    /// Returns the section of the configuration that names such targets.
+    pub(crate) fn section(self) -> &'static str {
+        match self {
+            Self::Service => "targets",
+            Self::Scrape => "scrapes",
+            Self::Probe => "probes",
+            Self::Redis | Self::Postgres | Self::Pgbouncer => self.as_str(),
         }
     }
 }

@@ -74,11 +74,84 @@ pub(crate) fn stock() -> Vec<Rule> {
                 ..RuleSpec::default()
             },
         ),
+        rule(
+            "redis_memory",
+            share("redis_memory_used_ratio", "memory of Redis at {endpoint} in use: {percent}", 0.9, 0.97),
+        ),
+        rule(
+            "redis_replication",
+            lost("redis_replication_link_up", "Redis at {endpoint} does not follow its primary"),
+        ),
+        rule(
+            "redis_primary",
+            lost("redis_sentinel_primary_ok", "the Sentinel at {endpoint} takes {label.name} to be down"),
+        ),
+        rule(
+            "postgres_connections",
+            share(
+                "postgres_connections_used_ratio",
+                "connections of PostgreSQL at {endpoint} in use: {percent}",
+                0.8,
+                0.95,
+            ),
+        ),
+        rule(
+            "postgres_replication",
+            lost(
+                "postgres_replication_link_up",
+                "PostgreSQL at {endpoint} does not receive from its primary",
+            ),
+        ),
+        rule(
+            "postgres_wraparound",
+            share(
+                "postgres_transaction_age_ratio",
+                "transaction ids of {label.database} at {endpoint} used up: {percent}",
+                0.3,
+                0.6,
+            ),
+        ),
+        rule(
+            "pgbouncer_wait",
+            RuleSpec {
+                metric: "pgbouncer_longest_wait_seconds".to_owned(),
+                warning: Some(1.0),
+                critical: Some(5.0),
+                clear: Some(0.5),
+                summary: "clients of {label.database} at {endpoint} wait {value} s for a connection"
+                    .to_owned(),
+                ..RuleSpec::default()
+            },
+        ),
         rule("host_cpu", of_host("host_cpu_used_ratio", "CPU in use: {percent}")),
         rule("host_memory", of_host("host_memory_used_ratio", "memory in use: {percent}")),
         rule("host_disk", of_host("host_disk_used_ratio", "disk in use at {label.mount}: {percent}")),
         rule("host_fds", of_host("host_fds_used_ratio", "file descriptors in use: {percent}")),
     ]
+}
+
+fn share(metric: &str, summary: &str, warning: f64, critical: f64) -> RuleSpec {
+    RuleSpec {
+        metric: metric.to_owned(),
+        warning: Some(warning),
+        critical: Some(critical),
+        clear: Some(warning * 0.95),
+        fires_after: Some(std::time::Duration::from_secs(10)),
+        summary: summary.to_owned(),
+        ..RuleSpec::default()
+    }
+}
+
+/// What is 1 while it is as it should be.
+fn lost(metric: &str, summary: &str) -> RuleSpec {
+    RuleSpec {
+        metric: metric.to_owned(),
+        comparison: Comparison::Below,
+        critical: Some(1.0),
+        fires_after: Some(std::time::Duration::from_secs(10)),
+        summary: summary.to_owned(),
+        ..RuleSpec::default()
+    }
 }
 
 /// A single second of full load is no alert.

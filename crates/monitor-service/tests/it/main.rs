@@ -4,6 +4,7 @@ mod access;
 mod alerts;
 mod analysis;
 mod collection;
+mod datastores;
 mod durable;
 mod harness;
 mod mail;

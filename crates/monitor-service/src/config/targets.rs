@@ -1,0 +1,107 @@
+//! Everything that is watched, from all sections that name it.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_rpc::UpstreamConfig;
+use mainstay_runtime::Problems;
+
+use super::{Config, DatastoreConfig, HOST};
+use crate::target::{Target, TargetKind, Terms};
+
+impl Config {
+    /// Lists every address to watch: services first, then the rest, each in the order of names.
+    pub fn all_targets(&self) -> Vec<Arc<Target>> {
+        let keep = self.history.keep;
+        let services = self.targets.iter().map(|(name, target)| (name, &target.endpoints, Terms::default()));
+        let scrapes = self.scrapes.iter().map(|(name, scrape)| (name, &scrape.urls, scrape.terms(keep)));
+        let probes = self.probes.iter().map(|(name, probe)| (name, &probe.urls, probe.terms(keep)));
+        let datastores = self
+            .datastores()
+            .map(|(kind, name, datastore)| (name, &datastore.addresses, datastore.terms(kind, keep)));
+        let mut all = Vec::new();
+        for (service, endpoints, terms) in services.chain(scrapes).chain(datastores).chain(probes) {
+            for endpoint in endpoints.iter() {
+                let endpoint = match terms.kind {
+                    TargetKind::Service => endpoint.trim_end_matches('/').to_owned(),
+                    TargetKind::Scrape | TargetKind::Probe => endpoint.clone(),
+                    TargetKind::Redis | TargetKind::Postgres | TargetKind::Pgbouncer => {
+                        format!("{}://{endpoint}", terms.kind.as_str())
+                    }
+                };
+                let service = service.clone();
+                all.push(Arc::new(Target { index: all.len(), service, endpoint, terms: terms.clone() }));
+            }
+        }
+        all
+    }
+
+    /// Lists what has a history: every target, and at the end the host.
+    pub fn all_sources(&self) -> Vec<Arc<Target>> {
+        let mut sources = self.all_targets();
+        let (index, service) = (sources.len(), HOST.to_owned());
+        sources.push(Arc::new(Target { index, service, endpoint: String::new(), terms: Terms::default() }));
+        sources
+    }
+
+    /// Tells how often a target is asked.
+    pub(crate) fn every(&self, target: &Target) -> Duration {
+        let name = &target.service;
+        let every = match target.terms.kind {
+            TargetKind::Service => None,
+            TargetKind::Scrape => self.scrapes.get(name).map(|scrape| scrape.every),
+            TargetKind::Redis => self.redis.get(name).map(|redis| redis.every),
+            TargetKind::Postgres => self.postgres.get(name).map(|postgres| postgres.every),
+            TargetKind::Pgbouncer => self.pgbouncer.get(name).map(|pgbouncer| pgbouncer.every),
+            TargetKind::Probe => self.probes.get(name).map(|probe| probe.every),
+        };
+        every.unwrap_or(self.collect.every)
+    }
+
+    pub(super) fn datastores(&self) -> impl Iterator<Item = (TargetKind, &String, &DatastoreConfig)> {
+        let kinds = [
+            (TargetKind::Redis, &self.redis),
+            (TargetKind::Postgres, &self.postgres),
+            (TargetKind::Pgbouncer, &self.pgbouncer),
+        ];
+        kinds
+            .into_iter()
+            .flat_map(|(kind, sections)| sections.iter().map(move |(name, section)| (kind, name, section)))
+    }
+
+    /// Two things of one name could not be told apart in history and alerts.
+    pub(super) fn check_names(&self, problems: &mut Problems) {
+        let services = self.targets.keys().map(|name| ("targets", name));
+        let scrapes = self.scrapes.keys().map(|name| ("scrapes", name));
+        let datastores = self.datastores().map(|(kind, name, _)| (kind.as_str(), name));
+        let probes = self.probes.keys().map(|name| ("probes", name));
+        let mut taken: BTreeSet<&str> = [HOST].into();
+        for (section, name) in services.chain(scrapes).chain(datastores).chain(probes) {
+            let key = format!("{section}.{name}");
+            let legal =
+                |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-';
+            if name.is_empty() || name.len() > 64 || !name.chars().all(legal) {
+                problems.add(&key, "must be a name of at most 64 letters a-z, digits and dashes");
+            }
+            problems.ensure(taken.insert(name), &key, "is the name of something else that is watched");
+        }
+    }
+
+    /// Returns how to call a target.
+    pub fn upstream(&self, target: &Target) -> UpstreamConfig {
+        let section = self.targets.get(&target.service).cloned().unwrap_or_default();
+        section.upstream([target.endpoint.as_str()].into_iter().collect(), self.collect.within)
+    }
+
+    /// Returns how many pulls of a target are remembered.
+    pub fn ticks(&self) -> NonZeroUsize {
+        let ticks = usize::try_from(self.n_ticks()).unwrap_or(usize::MAX);
+        NonZeroUsize::new(ticks).unwrap_or(NonZeroUsize::MIN)
+    }
+
+    pub(super) fn n_ticks(&self) -> u128 {
+        self.history.keep.as_nanos().div_ceil(self.collect.every.as_nanos().max(1))
+    }
+}
