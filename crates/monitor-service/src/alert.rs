@@ -57,6 +57,21 @@ pub(crate) struct Alert {
     /// Channels that were told because nobody looked after it; the newest is last.
     #[serde(default)]
     pub escalated: Vec<String>,
+    /// When people were last told something new of it.
+    #[serde(default)]
+    pub told_at: Option<SystemTime>,
+    /// Channels that were told again that it fires, each with when it was last; the newest is last.
+    #[serde(default)]
+    pub repeated: Vec<Repeated>,
+}
+
+/// Says when a channel was last told again of an alert.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Repeated {
+    /// Which channel.
+    pub channel: String,
+    /// When.
+    pub at: SystemTime,
 }
 
 /// Says what people were told of an alert.

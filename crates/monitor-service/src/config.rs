@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use mainstay_rpc::{BreakerSection, ClientTls, EndpointList, Secret, ServerConfig, UpstreamConfig};
@@ -19,8 +20,8 @@ mod watched;
 
 pub use crate::calendar::{Day, Weekly};
 pub use crate::quiet::{InhibitionConfig, MaintenanceConfig};
-use crate::rule::definition;
 pub use crate::rule::definition::{Comparison, RuleKind, RuleSpec};
+use crate::rule::{definition, import};
 pub use datastore::DatastoreConfig;
 pub use keep::{HostConfig, StoreConfig};
 pub use notify::{ChannelConfig, ChannelKind, NotifyConfig};
@@ -125,6 +126,8 @@ pub struct AlertsConfig {
     pub evaluate_every: Duration,
     /// Alerts kept, open and resolved together.
     pub keep: usize,
+    /// Files of rules in the syntax of Prometheus; a rule of `rules` replaces one of the same name.
+    pub rule_files: Vec<PathBuf>,
     /// Staleness of a PostgreSQL replica above which it is a warning.
     #[serde(with = "humantime_serde")]
     pub replica_lag_warning: Duration,
@@ -195,6 +198,7 @@ impl Default for AlertsConfig {
             clear_for: Duration::from_secs(2),
             evaluate_every: Duration::from_millis(250),
             keep: 1000,
+            rule_files: Vec::new(),
             replica_lag_warning: Duration::from_secs(10),
             replica_lag_critical: Duration::from_secs(30),
         }
@@ -256,6 +260,11 @@ impl ServiceConfig for Config {
             "alerts.replica_lag_critical",
             "must not be below alerts.replica_lag_warning",
         );
+        for (index, problem) in
+            import::read_all(&alerts.rule_files, self.history.keep).err().into_iter().flatten()
+        {
+            problems.add(format!("alerts.rule_files.{index}"), problem);
+        }
         for (name, rule) in &self.rules {
             problems.under(&format!("rules.{name}"), |report| {
                 definition::check_name(name, report);
@@ -425,6 +434,52 @@ mod tests {
             "scrapes.plain.token",
             "scrapes.plain.urls",
             "scrapes.plain.within",
+        ];
+        assert_eq!(keys, expected, "{lines:?}");
+    }
+
+    #[test]
+    fn everything_wrong_with_stores_groups_and_rule_files_is_told_at_once() {
+        let text = r#"
+            [alerts]
+            rule_files = ["/nowhere/rules.yml"]
+            [redis.cache-service]
+            addresses = ["no port"]
+            user = "monitor"
+            every = "1s"
+            within = "2s"
+            [postgres.main]
+            database = ""
+            [notify.channels.a]
+            kind = "slack"
+            url = "https://a"
+            group_by = ["rule", "rule"]
+            repeat_interval = "1ms"
+            [notify.channels.b]
+            kind = "pagerduty"
+            token = "t"
+            group_wait = "2h"
+        "#;
+        let config: Config = toml::from_str(text).unwrap();
+        let mut problems = Problems::default();
+        config.check(&mut problems);
+        let lines = problems.lines();
+        let mut keys: Vec<_> = lines.iter().filter_map(|line| line.split(':').next()).collect();
+        keys.sort_unstable();
+        let expected = [
+            "alerts.rule_files.0",
+            "notify.channels.a.group_by",
+            "notify.channels.a.group_by",
+            "notify.channels.a.repeat_interval",
+            "notify.channels.b.group_wait",
+            "notify.channels.b.group_wait",
+            "postgres.main.addresses",
+            "postgres.main.database",
+            "postgres.main.user",
+            "redis.cache-service",
+            "redis.cache-service.addresses.0",
+            "redis.cache-service.password",
+            "redis.cache-service.within",
         ];
         assert_eq!(keys, expected, "{lines:?}");
     }

@@ -27,7 +27,7 @@ use crate::alert::state::Transition;
 use crate::alert::{Alert, AlertState, Change, Key, Notice, Record, Severity};
 use crate::monitor::Monitor;
 use crate::notify::Channel;
-use crate::rule::{MONITOR, Origin, RuleStatus};
+use crate::rule::{Look, MONITOR, Origin, RuleStatus};
 
 /// Serves `mainstay.monitor.v1.MonitorService`.
 pub(crate) struct MonitorGrpc {
@@ -145,6 +145,20 @@ impl MonitorService for MonitorGrpc {
         Ok(Response::new(pb::DeleteRuleResponse {}))
     }
 
+    async fn import_rules(&self, request: Request<pb::ImportRulesRequest>) -> Reply<pb::ImportRulesResponse> {
+        let pb::ImportRulesRequest { text, dry_run } = request.into_inner();
+        let read = rules::import(&text, self.monitor.keeps())?;
+        let statuses = if dry_run {
+            let status = |rule| RuleStatus { rule, origin: Origin::Runtime, look: Look::default() };
+            read.into_iter().map(status).collect()
+        } else {
+            self.monitor.put_rules(read).await.map_err(|error| failure::not_put(error, "RULE"))?
+        };
+        Ok(Response::new(pb::ImportRulesResponse {
+            rules: statuses.into_iter().map(rules::status).collect(),
+        }))
+    }
+
     async fn list_silences(&self, _: Request<pb::ListSilencesRequest>) -> Reply<pb::ListSilencesResponse> {
         let silences = self.monitor.silences().into_iter().map(rules::encode_silence).collect();
         Ok(Response::new(pb::ListSilencesResponse { silences }))
@@ -179,7 +193,7 @@ impl MonitorService for MonitorGrpc {
         let by = by(&request);
         let channel = self.channels.get(&request.into_inner().name).ok_or_else(failure::no_channel)?;
         let (now, started_at) = (self.monitor.clock().now(), Instant::now());
-        let sent = channel.send(&test_record(by, now), now).await;
+        let sent = channel.send(&[test_record(by, now)], now).await;
         sent.map_err(|error| failure::not_delivered(&error))?;
         Ok(Response::new(pb::TestChannelResponse { took: encode::duration(started_at.elapsed()) }))
     }
@@ -242,6 +256,8 @@ fn test_record(by: String, now: std::time::SystemTime) -> Record {
         flapping: false,
         version: 0,
         escalated: Vec::new(),
+        told_at: None,
+        repeated: Vec::new(),
     };
     Record { id: 0, at: now, change: Change::State(Transition::Fired).as_str().into(), by, alert }
 }

@@ -10,6 +10,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::alert::{Counts, Severity};
+use crate::rule::Origin;
 use crate::series::{History, Recorded};
 
 /// Holds the instruments.
@@ -30,6 +31,8 @@ pub(crate) struct MonitorMetrics {
     store_copy_failures: Counter,
     store_copied_at: Gauge,
     notifications: Family<NotificationLabels, Counter>,
+    notified_events: Family<ChannelLabel, Counter>,
+    rules: Family<OriginLabel, Gauge>,
 }
 
 /// Says how a pull went.
@@ -53,6 +56,16 @@ struct PullLabels {
 struct NotificationLabels {
     channel: String,
     result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ChannelLabel {
+    channel: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OriginLabel {
+    origin: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -82,6 +95,8 @@ impl MonitorMetrics {
             store_copy_failures: Counter::default(),
             store_copied_at: Gauge::default(),
             notifications: Family::default(),
+            notified_events: Family::default(),
+            rules: Family::default(),
         };
         metrics.firing(Counts::default());
         let registry = registry.sub_registry_with_prefix("mainstay_monitor");
@@ -128,6 +143,12 @@ impl MonitorMetrics {
             "Attempts to notify by channel and result: delivered, failed, dropped",
             metrics.notifications.clone(),
         );
+        registry.register(
+            "notified_events",
+            "Events that delivered messages told of, by channel: several in one where a channel groups",
+            metrics.notified_events.clone(),
+        );
+        registry.register("rules", "Rules about figures in force, by origin", metrics.rules.clone());
         metrics
     }
 
@@ -150,6 +171,18 @@ impl MonitorMetrics {
 
     pub(crate) fn notified(&self, channel: &str, result: &'static str) {
         self.notifications.get_or_create(&NotificationLabels { channel: channel.to_owned(), result }).inc();
+    }
+
+    pub(crate) fn told_of(&self, channel: &str, n_events: usize) {
+        let label = ChannelLabel { channel: channel.to_owned() };
+        self.notified_events.get_or_create(&label).inc_by(n_events as u64);
+    }
+
+    pub(crate) fn rules_in_force(&self, counts: &[(Origin, usize)]) {
+        for (origin, n) in counts {
+            let label = OriginLabel { origin: origin.as_str() };
+            self.rules.get_or_create(&label).set(i64::try_from(*n).unwrap_or(i64::MAX));
+        }
     }
 
     pub(crate) fn pulled(&self, service: &str, result: PullResult, took: Option<Duration>) {

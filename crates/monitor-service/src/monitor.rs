@@ -27,7 +27,7 @@ use crate::metrics::{MonitorMetrics, PullResult};
 use crate::notify::Outbox;
 use crate::quiet::Quiet;
 use crate::roster::{Entry, Reach, Roster, Verdict};
-use crate::rule::{self, Facts, FigureRules, REPLICA_LAG_METRIC};
+use crate::rule::{self, Facts, FigureRules, REPLICA_LAG_METRIC, Rule};
 use crate::series::{History, Reading, SeriesName};
 use crate::silence::Silences;
 use crate::store::{Changes, Restored, Store};
@@ -66,6 +66,8 @@ pub(crate) struct Parts {
     pub store: Store,
     /// Where messages wait.
     pub outbox: Outbox,
+    /// Rules from files that the configuration names.
+    pub imported: Vec<Rule>,
 }
 
 pub(crate) use insight::{LookError, SteppedSeries};
@@ -92,7 +94,7 @@ const PULL_DURATION: &str = "pull_duration_seconds";
 impl Monitor {
     /// Starts with targets it knows nothing of, and goes on with the alerts that an earlier process stored.
     pub(crate) fn new(parts: Parts, restored: Restored) -> Self {
-        let Parts { config, clock, metrics, store, outbox } = parts;
+        let Parts { config, clock, metrics, store, outbox, imported } = parts;
         let sources = config.all_sources();
         let host = sources.last().cloned().expect("the host is always a source");
         let keep = config.alerts.keep.try_into().unwrap_or(std::num::NonZeroUsize::MIN);
@@ -102,7 +104,7 @@ impl Monitor {
         Self {
             history: Mutex::new(History::new(&sources, config.ticks(), config.history.max_series)),
             roster: Mutex::new(Roster::new(&config.all_targets())),
-            rules: Mutex::new(FigureRules::new(&config.rules, restored.rules)),
+            rules: Mutex::new(FigureRules::new(imported, &config.rules, restored.rules)),
             silences: Mutex::new(Silences::new(restored.silences)),
             alerts: Mutex::new(alerts),
             journal: Mutex::new(Journal::new(restored.records, clock.now())),
@@ -170,6 +172,7 @@ impl Monitor {
         let started_at = Instant::now();
         let now = self.clock.now();
         let failing_channels = self.outbox.failing();
+        let store_trouble = self.store.trouble();
         let burning: Vec<_> = self.slos.lock().iter().filter_map(|slo| slo.burning.clone()).collect();
         let history = self.history.lock();
         let not_before = now.checked_sub(self.config.alerts.missing_for).unwrap_or(SystemTime::UNIX_EPOCH);
@@ -186,6 +189,7 @@ impl Monitor {
             max_series: history.max_series(),
             capped: &capped,
             failing_channels: &failing_channels,
+            store_trouble: store_trouble.as_ref(),
             burning: &burning,
             now,
         };
@@ -202,6 +206,8 @@ impl Monitor {
         events.extend(alerts.released(now, |alert| explained.cover(alert, &silences, now)));
         let escalating = self.outbox.escalating();
         events.extend(alerts.escalated(&escalating, now, |alert| explained.cover(alert, &silences, now)));
+        let repeating = |alert: &Alert| self.outbox.repeating(alert);
+        events.extend(alerts.repeated(repeating, now, |alert| explained.cover(alert, &silences, now)));
         self.metrics.firing(alerts.firing());
         self.metrics.evaluated(started_at.elapsed(), alerts.refused_now());
         let ended = silences.expire(now).into_iter().map(|id| (id, None)).collect();
@@ -231,7 +237,7 @@ impl Monitor {
         for mut event in events {
             log(&event);
             let is_silenced = explained.cover(&event.alert, silences, now);
-            let told = alerts.notify(&mut event, is_silenced);
+            let told = alerts.notify(&mut event, is_silenced, now);
             let number = event.alert.number;
             let record = journal.add(event, by, now);
             if told {
@@ -249,6 +255,7 @@ impl Monitor {
     pub(crate) fn measure(&self) {
         let bytes = self.history.lock().sample_bytes();
         self.metrics.history_size(bytes);
+        self.metrics.rules_in_force(&self.rules.lock().count());
     }
 
     /// Tells how the collection goes.
@@ -306,6 +313,7 @@ fn log(event: &Event) {
         | Change::Raised
         | Change::Released
         | Change::Escalated
+        | Change::Repeated
         | Change::Acknowledged
         | Change::AcknowledgementExpired => {
             tracing::info!(%alert_id, rule, source, subject, level, change, "alert changed");

@@ -4,24 +4,27 @@ mod address;
 mod body;
 mod channel;
 mod dispatch;
+mod group;
 mod http;
 mod mail;
 mod message;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 pub(crate) use channel::{Channel, DeliveryError};
 pub(crate) use dispatch::{Dispatch, run};
 pub(crate) use http::client_tls;
 pub(crate) use mail::is_address;
 
-use crate::alert::Record;
+use self::group::{Groups, Next, Waiting, group_of};
+use crate::alert::{Alert, Record};
 use crate::config::{ChannelConfig, NotifyConfig};
 use crate::metrics::MonitorMetrics;
 use crate::rule::{CHANNEL_FAILING, FailingChannel};
@@ -47,7 +50,7 @@ pub(crate) struct Outbox {
 pub(crate) struct Queue {
     config: ChannelConfig,
     queue_max: usize,
-    waiting: Mutex<VecDeque<Delivery>>,
+    waiting: Mutex<VecDeque<Waiting>>,
     arrived: Notify,
     figures: Mutex<ChannelFigures>,
 }
@@ -57,6 +60,8 @@ pub(crate) struct Queue {
 pub(crate) struct ChannelFigures {
     /// Messages that arrived.
     pub delivered: u64,
+    /// Events that they told of.
+    pub events: u64,
     /// Attempts that failed.
     pub failures: u64,
     /// Messages given up.
@@ -101,15 +106,10 @@ impl Outbox {
 
     /// Decides who is told of an event. A channel that fails is not told so itself.
     pub(crate) fn route(&self, record: &Record) -> Vec<Delivery> {
-        let alert = &record.alert;
-        let own = |name: &str| alert.key.rule == CHANNEL_FAILING && alert.key.subject == name;
         let wanted = self.queues.iter().filter(|(name, queue)| {
             let config = &queue.config;
-            !own(name)
-                && alert.severity >= config.min_severity
-                && (config.sources.is_empty() || config.sources.contains(&alert.key.source))
+            wants(name, config, &record.alert)
                 && (config.resolved || record.change != "resolved")
-                && config.during.covers(alert.fired_at.unwrap_or(record.at))
                 && is_due(name, config, record)
         });
         wanted.map(|(name, _)| Delivery { channel: name.clone(), record: record.clone() }).collect()
@@ -119,6 +119,15 @@ impl Outbox {
     pub(crate) fn escalating(&self) -> Vec<(String, Duration)> {
         let waiting = self.queues.iter().filter(|(_, queue)| !queue.config.escalate_after.is_zero());
         waiting.map(|(name, queue)| (name.clone(), queue.config.escalate_after)).collect()
+    }
+
+    /// Lists the channels that want to hear of an alert again while it fires, and how long after they last did.
+    pub(crate) fn repeating(&self, alert: &Alert) -> Vec<(String, Duration)> {
+        let wanted = self.queues.iter().filter(|(name, queue)| {
+            let config = &queue.config;
+            !config.repeat_interval.is_zero() && wants(name, config, alert) && is_told(name, config, alert)
+        });
+        wanted.map(|(name, queue)| (name.clone(), queue.config.repeat_interval)).collect()
     }
 
     /// Queues deliveries; those for a channel that is no longer configured are dropped.
@@ -132,7 +141,8 @@ impl Outbox {
                 queue.figures.lock().dropped += 1;
                 self.metrics.notified(&delivery.channel, "dropped");
             }
-            waiting.push_back(delivery);
+            let group = group_of(&queue.config, &delivery.record.alert);
+            waiting.push_back(Waiting { delivery, group, since: Instant::now() });
             drop(waiting);
             queue.arrived.notify_one();
         }
@@ -161,22 +171,41 @@ impl Outbox {
     }
 }
 
+/// Tells whether a channel is for such alerts.
+fn wants(name: &str, config: &ChannelConfig, alert: &Alert) -> bool {
+    let own = alert.key.rule == CHANNEL_FAILING && alert.key.subject == name;
+    !own && alert.severity >= config.min_severity
+        && (config.sources.is_empty() || config.sources.contains(&alert.key.source))
+        && config.during.covers(alert.fired_at.unwrap_or(alert.started_at))
+}
+
+/// Tells whether a channel knows of an alert that people were told of.
+fn is_told(name: &str, config: &ChannelConfig, alert: &Alert) -> bool {
+    config.escalate_after.is_zero() || alert.escalated.iter().any(|told| told == name)
+}
+
 /// Tells whether it is a channel's turn: one that waits for acknowledgements hears first of an alert when its wait is over.
 fn is_due(name: &str, config: &ChannelConfig, record: &Record) -> bool {
-    let escalated = &record.alert.escalated;
+    let alert = &record.alert;
     match record.change.as_ref() {
-        "escalated" => escalated.last().is_some_and(|newest| newest == name),
-        _ => config.escalate_after.is_zero() || escalated.iter().any(|told| told == name),
+        "escalated" => alert.escalated.last().is_some_and(|newest| newest == name),
+        "repeated" => alert.repeated.last().is_some_and(|newest| newest.channel == name),
+        _ => is_told(name, config, alert),
     }
 }
 
 impl Queue {
-    fn front(&self) -> Option<Delivery> {
-        self.waiting.lock().front().cloned()
+    fn next(&self, groups: &Groups, now: Instant) -> Next {
+        groups.next(&self.waiting.lock(), now)
     }
 
-    /// Removes a delivery that is done, unless a full queue has pushed it out meanwhile.
-    fn remove(&self, done: &Delivery) {
-        self.waiting.lock().pop_front_if(|front| front.record.id == done.record.id);
+    /// Removes what is done; a full queue may have pushed some of it out meanwhile.
+    fn remove(&self, done: &[Record]) {
+        let mut done: BTreeSet<u64> = done.iter().map(|record| record.id).collect();
+        let mut waiting = self.waiting.lock();
+        while waiting.pop_front_if(|front| done.remove(&front.delivery.record.id)).is_some() {}
+        if !done.is_empty() {
+            waiting.retain(|waiting| !done.contains(&waiting.delivery.record.id));
+        }
     }
 }

@@ -189,6 +189,8 @@ mod tests {
             flapping: false,
             version: 0,
             escalated: Vec::new(),
+            told_at: None,
+            repeated: Vec::new(),
         }
     }
 

@@ -12,6 +12,7 @@
 //! | `slo_burn` | the error budget of an objective is used up too fast | warning, critical | at once |
 //! | `probe_failed` | a probe has failed as often in a row as it may | its `severity` | its `failures` |
 //! | `series_limit` | a target has more series than its `max_series` | warning | `alerts.unhealthy_for` |
+//! | `store_failing` | what happens is not stored, or the file was damaged | warning | `alerts.missing_for` |
 //! | `channel_failing` | notifications do not get through a channel | warning | `alerts.missing_for` |
 //!
 //! Rules about figures are data: see [`definition`], [`figures`] and the stock ones in `stock.rs`.
@@ -19,6 +20,7 @@
 pub(crate) mod definition;
 mod figure;
 pub(crate) mod figures;
+pub(crate) mod import;
 mod insight;
 mod measure;
 mod objective;
@@ -59,6 +61,8 @@ pub(crate) struct Facts<'f> {
     pub capped: &'f [(Arc<Target>, usize)],
     /// Notification channels that do not get through.
     pub failing_channels: &'f [FailingChannel],
+    /// What is wrong with the store.
+    pub store_trouble: Option<&'f StoreTrouble>,
     /// Objectives whose budget is used up too fast.
     pub burning: &'f [Burning],
     /// The moment of which they speak.
@@ -76,8 +80,17 @@ pub(crate) struct FailingChannel {
     pub reason: String,
 }
 
+/// Tells that what happens is not stored, or that what was stored is not there.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct StoreTrouble {
+    /// Since when.
+    pub since: SystemTime,
+    /// What is wrong.
+    pub reason: String,
+}
+
 /// Names of the rules in this file.
-pub(crate) const BUILT_IN: [&str; 11] = [
+pub(crate) const BUILT_IN: [&str; 12] = [
     presence::MONITOR_ISOLATED,
     presence::INSTANCE_DOWN,
     report::NOT_READY,
@@ -86,6 +99,7 @@ pub(crate) const BUILT_IN: [&str; 11] = [
     figure::REPLICA_LAG,
     figure::HISTORY_FULL,
     CHANNEL_FAILING,
+    STORE_FAILING,
     objective::SLO_BURN,
     stranger::PROBE_FAILED,
     stranger::SERIES_LIMIT,
@@ -93,6 +107,9 @@ pub(crate) const BUILT_IN: [&str; 11] = [
 
 /// The rule about channels; its alerts go through the others.
 pub(crate) const CHANNEL_FAILING: &str = "channel_failing";
+
+/// The rule about the store.
+const STORE_FAILING: &str = "store_failing";
 
 /// What alerts about the monitor itself name as their source.
 pub(crate) const MONITOR: &str = "monitor-service";
@@ -107,6 +124,7 @@ pub(crate) fn find(facts: &Facts<'_>, config: &AlertsConfig) -> Vec<Breach> {
         figure::replica_lag,
         figure::history_full,
         channel_failing,
+        store_failing,
         objective::slo_burn,
         stranger::probe_failed,
         stranger::series_limit,
@@ -158,6 +176,20 @@ fn channel_failing(facts: &Facts<'_>, config: &AlertsConfig) -> Vec<Breach> {
         timing: timing(config.missing_for, config),
     };
     facts.failing_channels.iter().map(breach).collect()
+}
+
+fn store_failing(facts: &Facts<'_>, config: &AlertsConfig) -> Vec<Breach> {
+    let breach = |trouble: &StoreTrouble| Breach {
+        key: own_key(STORE_FAILING, "store"),
+        severity: Severity::Warning,
+        summary: trouble.reason.clone(),
+        value: seconds_since(trouble.since, facts.now),
+        threshold: config.missing_for.as_secs_f64(),
+        labels: BTreeMap::new(),
+        since: Some(trouble.since),
+        timing: timing(config.missing_for, config),
+    };
+    facts.store_trouble.into_iter().map(breach).collect()
 }
 
 /// Starts a breach about a target, labelled with where it comes from.

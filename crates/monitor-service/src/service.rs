@@ -20,6 +20,7 @@ use crate::metrics::MonitorMetrics;
 use crate::monitor::{Monitor, Parts};
 use crate::notify::{self, Channel, Dispatch, Outbox};
 use crate::roster::Reach;
+use crate::rule;
 use crate::store::{self, Copies, Opened, Store, Surroundings};
 
 /// How often the memory of the history is measured.
@@ -41,6 +42,13 @@ pub async fn start(cx: Context, config: Config) -> anyhow::Result<()> {
         let copies = Copies { from, to, clock: cx.clock().clone(), metrics: metrics.clone() };
         cx.background("store-copies", Schedule::Every(config.store.copy_every), copies);
     }
+    let (files, keep) = (config.alerts.rule_files.clone(), config.history.keep);
+    let imported = tokio::task::spawn_blocking(move || rule::import::read_all(&files, keep)).await?;
+    // The configuration was checked, so a problem here is of a file that has changed since.
+    let imported = imported.map_err(|problems| {
+        let problems = problems.into_iter().map(|(index, problem)| format!("{index}: {problem}"));
+        anyhow::anyhow!("alerts.rule_files.{}", problems.collect::<Vec<_>>().join("; "))
+    })?;
     let outbox = Outbox::new(&config.notify, metrics.clone());
     let parts = Parts {
         config: config.clone(),
@@ -48,6 +56,7 @@ pub async fn start(cx: Context, config: Config) -> anyhow::Result<()> {
         metrics,
         store: store.clone(),
         outbox: outbox.clone(),
+        imported,
     };
     let keys = std::mem::take(&mut restored.keys);
     let access = Access::new(keys, store.clone(), cx.clock().clone());

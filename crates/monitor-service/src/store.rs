@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
@@ -23,7 +24,7 @@ use crate::access::{ApiKey, ChangeFilter, RecordedChange};
 use crate::alert::{Kept, Record};
 use crate::metrics::MonitorMetrics;
 use crate::notify::Delivery;
-use crate::rule::Rule;
+use crate::rule::{Rule, StoreTrouble};
 use crate::silence::Silence;
 
 pub(crate) use copies::Copies;
@@ -38,6 +39,7 @@ pub(crate) struct Store {
     work_tx: mpsc::Sender<Work>,
     resync: Arc<AtomicBool>,
     rekey: Arc<AtomicBool>,
+    trouble: Arc<Mutex<Option<StoreTrouble>>>,
     metrics: MonitorMetrics,
 }
 
@@ -130,7 +132,10 @@ const RECORDS_MAX: i64 = 10_000;
 impl Store {
     fn new(metrics: MonitorMetrics) -> (Self, mpsc::Receiver<Work>) {
         let (work_tx, work_rx) = mpsc::channel(QUEUE);
-        (Self { work_tx, resync: Arc::default(), rekey: Arc::default(), metrics }, work_rx)
+        (
+            Self { work_tx, resync: Arc::default(), rekey: Arc::default(), trouble: Arc::default(), metrics },
+            work_rx,
+        )
     }
 
     /// Queues changes, in order; when there is no room, all alerts are stored anew as soon as there is.
@@ -205,6 +210,19 @@ impl Store {
     /// Tells, once, that all alerts have to be stored anew.
     pub(crate) fn take_resync(&self) -> bool {
         self.resync.swap(false, Ordering::Relaxed)
+    }
+
+    /// Tells what is wrong with it.
+    pub(crate) fn trouble(&self) -> Option<StoreTrouble> {
+        self.trouble.lock().clone()
+    }
+
+    fn troubled(&self, reason: Option<String>, now: SystemTime) {
+        let mut trouble = self.trouble.lock();
+        *trouble = reason.map(|reason| {
+            let since = trouble.as_ref().map_or(now, |before| before.since);
+            StoreTrouble { since, reason }
+        });
     }
 
     /// Tells, once, that the file was begun anew and knows no API keys.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::flap::Flaps;
 use super::state::{Input, Machine, Phase, Timing, Transition};
-use super::{Absence, Acknowledgement, Alert, AlertState, Breach, Counts, Key, Notice, Severity};
+use super::{Absence, Acknowledgement, Alert, AlertState, Breach, Counts, Key, Notice, Repeated, Severity};
 
 /// Keeps at most `keep` alerts, in memory: the open ones, and as many resolved ones as there is room for.
 ///
@@ -66,6 +66,8 @@ pub(crate) enum Change {
     Released,
     /// It still fires, and nobody looks after it: the channel named last in it is told.
     Escalated,
+    /// It fires on, and nobody looks after it: the channel named last in it is told again.
+    Repeated,
 }
 
 impl Change {
@@ -78,6 +80,7 @@ impl Change {
             Self::AcknowledgementExpired => "acknowledgement_expired",
             Self::Released => "released",
             Self::Escalated => "escalated",
+            Self::Repeated => "repeated",
         }
     }
 }
@@ -173,8 +176,12 @@ impl AlertBook {
     /// Decides whether people are told of an event, and keeps in mind what they were told.
     ///
     /// What is silenced or flaps is held back, once it fires; that it is over is told to those who know of it.
-    pub(crate) fn notify(&mut self, event: &mut Event, is_silenced: bool) -> bool {
+    pub(crate) fn notify(&mut self, event: &mut Event, is_silenced: bool, now: SystemTime) -> bool {
         let Some(alert) = self.alerts.get_mut(&event.alert.number) else { return false };
+        if event.change == Change::Repeated {
+            // Nothing happened to the alert itself.
+            return true;
+        }
         alert.version = alert.version.saturating_add(1);
         event.alert.version = alert.version;
         let tell = match event.change {
@@ -189,9 +196,15 @@ impl AlertBook {
             Change::Escalated => !is_silenced,
             Change::Raised => alert.notice == Notice::Sent && !is_silenced,
             Change::State(Transition::Resolved) => alert.notice == Notice::Sent,
-            Change::State(_) | Change::Acknowledged | Change::AcknowledgementExpired => false,
+            Change::State(_) | Change::Acknowledged | Change::AcknowledgementExpired | Change::Repeated => {
+                false
+            }
         };
+        if tell {
+            alert.told_at = Some(now);
+        }
         event.alert.notice = alert.notice;
+        event.alert.told_at = alert.told_at;
         tell
     }
 
@@ -271,6 +284,37 @@ impl AlertBook {
         events
     }
 
+    /// Finds what people were told of, fires on, and nobody looks after; `due` tells which channels want to hear of it again,
+    /// and how long after they last did.
+    pub(crate) fn repeated(
+        &mut self,
+        due: impl Fn(&Alert) -> Vec<(String, Duration)>,
+        now: SystemTime,
+        is_silenced: impl Fn(&Alert) -> bool,
+    ) -> Vec<Event> {
+        let mut events = Vec::new();
+        for track in self.open.values() {
+            let Some(alert) = self.alerts.get_mut(&track.number) else { continue };
+            let alone = alert.state == AlertState::Firing
+                && alert.notice == Notice::Sent
+                && alert.acknowledgement.is_none();
+            let Some(told_at) = alert.told_at.or(alert.fired_at).filter(|_| alone) else { continue };
+            for (channel, every) in due(alert) {
+                let again = alert.repeated.iter().position(|repeated| repeated.channel == channel);
+                let last = again.map_or(told_at, |again| alert.repeated[again].at.max(told_at));
+                if now.duration_since(last).unwrap_or_default() < every || is_silenced(alert) {
+                    continue;
+                }
+                if let Some(again) = again {
+                    alert.repeated.remove(again);
+                }
+                alert.repeated.push(Repeated { channel, at: now });
+                events.push(Event { change: Change::Repeated, alert: alert.clone() });
+            }
+        }
+        events
+    }
+
     /// Records that somebody looks after an alert; replaces an earlier acknowledgement. With a version, only if that is
     /// the alert's.
     pub(crate) fn acknowledge(
@@ -343,6 +387,8 @@ impl AlertBook {
             flapping: false,
             version: 0,
             escalated: Vec::new(),
+            told_at: None,
+            repeated: Vec::new(),
         };
         self.alerts.insert(number, alert);
         let track = Track { machine: Machine::default(), timing: breach.timing, number };

@@ -62,6 +62,17 @@ pub struct ChannelConfig {
     /// Told only of alerts that nobody has acknowledged this long after they fired; zero: of all, at once.
     #[serde(with = "humantime_serde")]
     pub escalate_after: Duration,
+    /// Alerts that agree in all of these go into one message: `rule`, `source`, `endpoint`, `subject`, `severity` or a label.
+    pub group_by: Vec<String>,
+    /// How long the first alert of a group waits for others.
+    #[serde(with = "humantime_serde")]
+    pub group_wait: Duration,
+    /// Time between two messages about one group.
+    #[serde(with = "humantime_serde")]
+    pub group_interval: Duration,
+    /// After how long it is told again of an alert that fires on, and that nobody has acknowledged; zero: never.
+    #[serde(with = "humantime_serde")]
+    pub repeat_interval: Duration,
     /// Whether it is told that an alert is over.
     pub resolved: bool,
     /// Whether the address may be a private one.
@@ -95,6 +106,9 @@ pub enum ChannelKind {
     /// A mail server: `smtp://` with STARTTLS, `smtps://` with TLS from the first byte.
     Email,
 }
+
+/// Names that a channel groups by.
+const GROUP_BY_MAX: usize = 10;
 
 impl ChannelKind {
     /// Returns the lower-case name.
@@ -155,6 +169,10 @@ impl Default for ChannelConfig {
             sources: BTreeSet::new(),
             during: Weekly::default(),
             escalate_after: Duration::ZERO,
+            group_by: Vec::new(),
+            group_wait: Duration::ZERO,
+            group_interval: Duration::ZERO,
+            repeat_interval: Duration::ZERO,
             resolved: true,
             allow_private: false,
             within: Duration::from_secs(5),
@@ -196,6 +214,32 @@ impl ChannelConfig {
             ChannelKind::Alertmanager => format!("{base}/api/v2/alerts"),
             _ => self.base().to_owned(),
         }
+    }
+
+    /// Tells whether one message may tell of several alerts.
+    pub(crate) fn is_grouped(&self) -> bool {
+        !self.group_wait.is_zero() || !self.group_interval.is_zero()
+    }
+
+    fn check_groups(&self, section: &str, problems: &mut Problems) {
+        let mut ensure = |holds: bool, field: &str, message: &str| {
+            problems.ensure(holds, &format!("{section}.{field}"), message)
+        };
+        let groups = self.is_grouped();
+        let names: BTreeSet<&String> = self.group_by.iter().collect();
+        let legal = names.len() == self.group_by.len() && names.len() <= GROUP_BY_MAX;
+        let named = names.iter().all(|name| !name.is_empty() && name.len() <= 200);
+        ensure(legal && named, "group_by", "must be at most 10 names, each once");
+        ensure(groups || names.is_empty(), "group_by", "needs group_wait or group_interval");
+        let itself = matches!(self.kind, ChannelKind::Pagerduty | ChannelKind::Alertmanager);
+        ensure(!groups || !itself, "group_wait", "must be 0s: what speaks there groups by itself");
+        let h = Duration::from_hours;
+        problems.duration(&format!("{section}.group_wait"), self.group_wait, Duration::ZERO..=h(1));
+        problems.duration(&format!("{section}.group_interval"), self.group_interval, Duration::ZERO..=h(24));
+        let shortest =
+            if self.repeat_interval.is_zero() { Duration::ZERO } else { Duration::from_millis(100) };
+        let repeat = format!("{section}.repeat_interval");
+        problems.duration(&repeat, self.repeat_interval, shortest..=h(24 * 7));
     }
 
     fn check_kind(&self, section: &str, problems: &mut Problems) {
@@ -241,6 +285,7 @@ impl ChannelConfig {
         let needs_url = self.kind != ChannelKind::Log;
         problems.ensure(fits || !needs_url, &format!("{section}.url"), message);
         self.check_kind(&section, problems);
+        self.check_groups(&section, problems);
         let hours = format!("{section}.during.hours");
         problems.ensure(self.during.is_legal(), &hours, "must be like 08:00-18:00 (UTC)");
         let escalation = format!("{section}.escalate_after");

@@ -15,11 +15,14 @@ use crate::monitor::Figure;
 use crate::notify::ChannelStatus;
 use crate::roster::ErrorReport;
 use crate::rule::definition::{Comparison, RuleKind, RuleSpec, check_name};
+use crate::rule::import::Import;
 use crate::rule::{Episode, Origin, Rule, RuleStatus};
 
 use crate::silence::Silence;
 
 const METRICS_MAX: usize = 50;
+/// Problems of a file that are told; there may be one for each of its lines.
+const PROBLEMS_MAX: usize = 100;
 
 /// Reads a rule and tells everything that is wrong with it at once.
 pub(super) fn rule(rule: Option<pb::Rule>, keep: Duration) -> Result<Rule, Failure> {
@@ -46,6 +49,8 @@ pub(super) fn rule(rule: Option<pb::Rule>, keep: Duration) -> Result<Rule, Failu
     let severity = decode::severity(rule.severity).unwrap_or(defaults.severity);
     let comparison = match rule.comparison() {
         pb::Comparison::Below => Comparison::Below,
+        pb::Comparison::Equal => Comparison::Equal,
+        pb::Comparison::Unequal => Comparison::Unequal,
         pb::Comparison::Above | pb::Comparison::Unspecified => Comparison::Above,
     };
     let spec = RuleSpec {
@@ -77,6 +82,19 @@ pub(super) fn rule(rule: Option<pb::Rule>, keep: Duration) -> Result<Rule, Failu
     match all(problems) {
         Some(failure) => Err(failure),
         None => Ok(Rule { name: rule.name, spec }),
+    }
+}
+
+/// Reads a file of rules in the syntax of Prometheus and tells everything that is wrong with it at once.
+pub(super) fn import(text: &str, keep: Duration) -> Result<Vec<Rule>, Failure> {
+    let mut import = Import::new(keep);
+    match import.take(text) {
+        Ok(()) => Ok(import.into_rules()),
+        Err(problems) => {
+            let told = problems.into_iter().take(PROBLEMS_MAX);
+            let told = told.map(|problem| ("text".to_owned(), problem.to_string())).collect();
+            Err(all(told).unwrap_or_else(|| Failure::invalid("text", "must be a file of rules")))
+        }
     }
 }
 
@@ -137,6 +155,8 @@ fn encode_rule(rule: Rule) -> pb::Rule {
     let comparison = match spec.comparison {
         Comparison::Above => pb::Comparison::Above,
         Comparison::Below => pb::Comparison::Below,
+        Comparison::Equal => pb::Comparison::Equal,
+        Comparison::Unequal => pb::Comparison::Unequal,
     };
     pb::Rule {
         name: rule.name,
@@ -218,6 +238,7 @@ pub(super) fn channel(status: ChannelStatus) -> pb::Channel {
         failures: figures.failures,
         last_error: figures.last_error,
         dropped: figures.dropped,
+        events: figures.events,
         last_delivered_at: figures.last_delivered_at.map(Into::into),
     }
 }

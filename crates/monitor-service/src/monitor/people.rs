@@ -1,5 +1,6 @@
 //! What people do: acknowledge, silence, set rules. Each answer waits until it is durable.
 
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use uuid::Uuid;
@@ -85,6 +86,24 @@ impl Monitor {
         commit.done().await.map_err(PutError::NotStored)?;
         let status = self.rules().into_iter().find(|status| status.rule.name == name);
         status.ok_or(PutError::Refused(DeleteError::NotFound))
+    }
+
+    /// Sets several rules, all or none.
+    pub(crate) async fn put_rules(&self, all: Vec<Rule>) -> Result<Vec<RuleStatus>, PutError<DeleteError>> {
+        let names: BTreeSet<String> = all.iter().map(|rule| rule.name.clone()).collect();
+        let commit = {
+            let mut rules = self.rules.lock();
+            if !rules.has_room(&names) {
+                return Err(PutError::Refused(DeleteError::TooMany));
+            }
+            for rule in &all {
+                rules.put(rule.clone());
+            }
+            let changed = all.into_iter().map(|rule| (rule.name.clone(), Some(rule))).collect();
+            self.store.commit(Changes { rules: changed, ..Changes::default() })
+        };
+        commit.done().await.map_err(PutError::NotStored)?;
+        Ok(self.rules().into_iter().filter(|status| names.contains(&status.rule.name)).collect())
     }
 
     /// Tells what a rule would have done over the history in memory.

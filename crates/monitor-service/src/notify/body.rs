@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value, json};
 
-use super::message::{line, paragraph};
+use super::message::{Bundle, line};
 use crate::alert::{Alert, AlertState, Record, Severity};
 use crate::config::ChannelConfig;
 
@@ -12,32 +12,38 @@ use crate::config::ChannelConfig;
 const DISCORD_MAX: usize = 2_000;
 const TELEGRAM_MAX: usize = 4_096;
 const PAGERDUTY_MAX: usize = 1_024;
+/// Of 4,096 bytes; a letter may take several.
+const NTFY_MAX: usize = 2_000;
 /// An alert is over in an Alertmanager when nobody has spoken of it for so long: it is told once, so for long.
 const ALERTMANAGER_HOLDS: Duration = Duration::from_hours(24 * 7);
 
 /// Writes an execution of a Discord webhook. Nobody is mentioned, whatever a label says.
-pub(super) fn discord(record: &Record) -> String {
-    json!({ "content": cut(&line(record), DISCORD_MAX), "allowed_mentions": { "parse": [] } }).to_string()
+pub(super) fn discord(bundle: &Bundle<'_>) -> String {
+    json!({ "content": cut(&bundle.lines(), DISCORD_MAX), "allowed_mentions": { "parse": [] } }).to_string()
 }
 
 /// Writes `sendMessage` of the Telegram Bot API.
-pub(super) fn telegram(record: &Record, config: &ChannelConfig) -> String {
+pub(super) fn telegram(bundle: &Bundle<'_>, config: &ChannelConfig) -> String {
     let chat = config.to.first().map(String::as_str).unwrap_or_default();
-    let text = cut(&paragraph(record), TELEGRAM_MAX);
+    let text = cut(&bundle.paragraphs(), TELEGRAM_MAX);
     json!({ "chat_id": chat, "text": text, "link_preview_options": { "is_disabled": true } }).to_string()
 }
 
 /// Writes a message as ntfy takes it at its root.
-pub(super) fn ntfy(record: &Record, config: &ChannelConfig) -> String {
+pub(super) fn ntfy(bundle: &Bundle<'_>, config: &ChannelConfig) -> String {
     let topic = config.to.first().map(String::as_str).unwrap_or_default();
-    let (priority, tag) = match (record.alert.state, record.alert.severity) {
-        (AlertState::Resolved, _) => (3, "white_check_mark"),
-        (_, Severity::Critical) => (5, "rotating_light"),
-        (_, Severity::Warning) => (4, "warning"),
-        (_, Severity::Info) => (3, "information_source"),
+    let worst = bundle.records.iter().filter(|record| record.alert.state != AlertState::Resolved);
+    let (priority, tag) = match worst.map(|record| record.alert.severity).max() {
+        None => (3, "white_check_mark"),
+        Some(Severity::Critical) => (5, "rotating_light"),
+        Some(Severity::Warning) => (4, "warning"),
+        Some(Severity::Info) => (3, "information_source"),
     };
-    let title = format!("{} {}", record.alert.key.source, record.alert.key.rule);
-    json!({ "topic": topic, "title": title, "message": line(record), "priority": priority, "tags": [tag] })
+    let key = &bundle.newest.alert.key;
+    let title =
+        if bundle.records.len() == 1 { format!("{} {}", key.source, key.rule) } else { bundle.title() };
+    let message = cut(&bundle.each_line(), NTFY_MAX);
+    json!({ "topic": topic, "title": title, "message": message, "priority": priority, "tags": [tag] })
         .to_string()
 }
 
@@ -151,8 +157,28 @@ mod tests {
             flapping: false,
             version: 0,
             escalated: Vec::new(),
+            told_at: None,
+            repeated: Vec::new(),
         };
         Record { id: 7, at: at(60), change: change.into(), by: String::new(), alert }
+    }
+
+    fn of(record: &Record) -> Bundle<'_> {
+        Bundle { records: std::slice::from_ref(record), newest: record, group: None }
+    }
+
+    #[test]
+    fn message_about_a_group_tells_of_all_and_of_the_worst_first() {
+        let config = ChannelConfig { to: vec!["42".to_owned()], ..ChannelConfig::default() };
+        let records = [record("fired", AlertState::Firing), record("resolved", AlertState::Resolved)];
+        let group = vec![("source", "host"), ("region", "")];
+        let bundle = Bundle { records: &records, newest: &records[1], group: Some(&group) };
+        let chat = read(&discord(&bundle));
+        let lines: Vec<&str> = chat["content"].as_str().unwrap().lines().collect();
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        assert_eq!(lines[0], "[1 CRITICAL, 1 RESOLVED] source=host");
+        let push = read(&ntfy(&bundle, &config));
+        assert_eq!((&push["priority"], &push["title"]), (&json!(5), &json!(lines[0])));
     }
 
     fn read(body: &str) -> Value {
@@ -193,9 +219,9 @@ mod tests {
         assert_eq!((&page["event_action"], &page["routing_key"]), (&json!("trigger"), &json!("key")));
         assert_eq!(read(&pagerduty(&over, &config))["event_action"], "resolve");
         assert_eq!(page["dedup_key"], read(&pagerduty(&over, &config))["dedup_key"]);
-        assert_eq!(read(&discord(&fired))["allowed_mentions"], json!({ "parse": [] }));
-        assert_eq!(read(&telegram(&fired, &config))["chat_id"], "42");
-        let (loud, calm) = (read(&ntfy(&fired, &config)), read(&ntfy(&over, &config)));
+        assert_eq!(read(&discord(&of(&fired)))["allowed_mentions"], json!({ "parse": [] }));
+        assert_eq!(read(&telegram(&of(&fired), &config))["chat_id"], "42");
+        let (loud, calm) = (read(&ntfy(&of(&fired), &config)), read(&ntfy(&of(&over), &config)));
         assert_eq!(
             (&loud["topic"], &loud["priority"], &calm["priority"]),
             (&json!("42"), &json!(5), &json!(3))

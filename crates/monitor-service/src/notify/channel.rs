@@ -7,9 +7,11 @@ use bytes::Bytes;
 use http::{HeaderValue, Request};
 use http_body_util::Full;
 
+use super::body;
+use super::group::group_of;
 use super::http::{PostError, post};
 use super::mail::{self, MailError};
-use super::{body, message};
+use super::message::{self, Bundle};
 use crate::alert::Record;
 use crate::config::{ChannelConfig, ChannelKind};
 
@@ -69,33 +71,38 @@ impl Channel {
         &self.name
     }
 
-    /// Sends a message and returns when it has arrived.
-    pub(crate) async fn send(&self, record: &Record, now: SystemTime) -> Result<(), DeliveryError> {
+    /// Sends one message about all of these and returns when it has arrived.
+    pub(crate) async fn send(&self, records: &[Record], now: SystemTime) -> Result<(), DeliveryError> {
         let config = &self.config;
+        let Some(newest) = records.last() else { return Ok(()) };
+        let values = group_of(config, &newest.alert);
+        let group: Vec<(&str, &str)> =
+            config.group_by.iter().map(String::as_str).zip(values.iter().map(String::as_str)).collect();
+        let bundle = &Bundle { records, newest, group: config.is_grouped().then_some(&group) };
         let body = match config.kind {
             ChannelKind::Log => {
-                let line = message::line(record);
-                tracing::info!(channel = self.name, event = record.id, line, "notification");
+                let line = bundle.lines();
+                tracing::info!(channel = self.name, event = newest.id, line, "notification");
                 return Ok(());
             }
-            ChannelKind::Webhook => message::webhook(record),
-            ChannelKind::Slack => message::slack(record),
-            ChannelKind::Discord => body::discord(record),
-            ChannelKind::Telegram => body::telegram(record, config),
-            ChannelKind::Ntfy => body::ntfy(record, config),
-            ChannelKind::Pagerduty => body::pagerduty(record, config),
-            ChannelKind::Alertmanager => body::alertmanager(record),
-            ChannelKind::Email => return self.mail(record, now).await,
+            ChannelKind::Webhook => message::webhook(bundle),
+            ChannelKind::Slack => message::slack(bundle),
+            ChannelKind::Discord => body::discord(bundle),
+            ChannelKind::Telegram => body::telegram(bundle, config),
+            ChannelKind::Ntfy => body::ntfy(bundle, config),
+            ChannelKind::Pagerduty => body::pagerduty(newest, config),
+            ChannelKind::Alertmanager => body::alertmanager(newest),
+            ChannelKind::Email => return self.mail(bundle, now).await,
         };
-        let request = self.request(record, body, now).ok_or(DeliveryError::Post(PostError::Url))?;
+        let request = self.request(newest, body, now).ok_or(DeliveryError::Post(PostError::Url))?;
         let sent =
             tokio::time::timeout(self.config.within, post(request, self.config.allow_private, &self.tls));
         sent.await.map_err(|_| DeliveryError::Late(self.config.within))?.map_err(DeliveryError::Post)
     }
 
-    async fn mail(&self, record: &Record, now: SystemTime) -> Result<(), DeliveryError> {
+    async fn mail(&self, bundle: &Bundle<'_>, now: SystemTime) -> Result<(), DeliveryError> {
         let within = self.config.within;
-        let sent = tokio::time::timeout(within, mail::send(&self.config, record, now));
+        let sent = tokio::time::timeout(within, mail::send(&self.config, bundle, now));
         let sent = sent.await.map_err(|_| DeliveryError::Late(within))?;
         sent.map_err(|error| DeliveryError::Mail(Box::new(error)))
     }

@@ -5,9 +5,12 @@ use std::time::{Duration, SystemTime};
 
 use mainstay_resilience::backoff::Backoff;
 use mainstay_runtime::{Clock, Component};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Channel, Delivery, DeliveryError, Outbox, Queue};
+use super::group::{Groups, Next};
+use super::{Channel, DeliveryError, Outbox, Queue};
+use crate::alert::Record;
 use crate::config::NotifyConfig;
 use crate::store::Store;
 
@@ -32,26 +35,36 @@ pub(crate) struct Dispatch {
     pub stopping: CancellationToken,
 }
 
-/// Sends what waits, in order, each until it has arrived or is given up.
+/// Sends what waits, of each group in order, until it has arrived or is given up.
 pub(crate) async fn run(dispatch: Dispatch) -> anyhow::Result<()> {
     let queues = Arc::clone(&dispatch.outbox.queues);
     let Some(queue) = queues.get(dispatch.channel.name()) else { return Ok(()) };
     dispatch.component.healthy("nothing sent yet");
     let mut backoff = Backoff::try_new(dispatch.config.retry_after, dispatch.config.retry_after_max)?;
+    let mut groups = Groups::new(&queue.config);
     loop {
-        let Some(delivery) = queue.front() else {
-            tokio::select! {
+        let (group, records) = match queue.next(&groups, Instant::now()) {
+            Next::Tell(group, records) => (group, records),
+            Next::At(due) => tokio::select! {
                 () = dispatch.stopping.cancelled() => return Ok(()),
                 () = queue.arrived.notified() => continue,
-            }
+                () = tokio::time::sleep_until(due) => continue,
+            },
+            Next::Nothing => tokio::select! {
+                () = dispatch.stopping.cancelled() => return Ok(()),
+                () = queue.arrived.notified() => continue,
+            },
         };
         let now = dispatch.clock.now();
         let sent = tokio::select! {
             // What was under way is sent again after the restart.
             () = dispatch.stopping.cancelled() => return Ok(()),
-            sent = dispatch.channel.send(&delivery.record, now) => sent,
+            sent = dispatch.channel.send(&records, now) => sent,
         };
-        let wait = dispatch.settle(queue, &delivery, sent, &mut backoff);
+        let (is_done, wait) = dispatch.settle(queue, &records, sent, &mut backoff);
+        if is_done {
+            groups.told(group, Instant::now());
+        }
         tokio::select! {
             () = dispatch.stopping.cancelled() => return Ok(()),
             () = tokio::time::sleep(wait) => {}
@@ -60,51 +73,67 @@ pub(crate) async fn run(dispatch: Dispatch) -> anyhow::Result<()> {
 }
 
 impl Dispatch {
-    /// Notes how an attempt went, and returns how long to wait before the next.
+    /// Notes how an attempt went; returns whether these are done with, and how long to wait before the next attempt.
     fn settle(
         &self,
         queue: &Queue,
-        delivery: &Delivery,
+        records: &[Record],
         sent: Result<(), DeliveryError>,
         backoff: &mut Backoff,
-    ) -> Duration {
-        let now = self.clock.now();
+    ) -> (bool, Duration) {
+        let (now, channel) = (self.clock.now(), self.channel.name());
         match sent {
             Ok(()) => {
-                self.done(queue, delivery);
+                self.done(queue, records);
                 backoff.reset();
-                self.outbox.metrics.notified(&delivery.channel, "delivered");
+                self.outbox.metrics.notified(channel, "delivered");
+                self.outbox.metrics.told_of(channel, records.len());
                 self.component.healthy("delivers");
                 let mut figures = queue.figures.lock();
                 figures.delivered += 1;
+                figures.events += records.len() as u64;
                 figures.failing_since = None;
                 figures.last_delivered_at = Some(now);
-                Duration::ZERO
+                (true, Duration::ZERO)
             }
             Err(error) => {
                 self.failed(queue, &error, now);
-                let age = now.duration_since(delivery.record.at).unwrap_or_default();
                 let refused = error.is_refusal() && backoff.attempts() + 1 >= REFUSALS_MAX;
-                if refused || age >= self.config.give_up_after {
-                    tracing::error!(
-                        channel = delivery.channel,
-                        error = &error as &dyn std::error::Error,
-                        event = delivery.record.id,
-                        "notification given up"
-                    );
-                    self.done(queue, delivery);
+                let is_old = |record: &Record| {
+                    let age = now.duration_since(record.at).unwrap_or_default();
+                    age >= self.config.give_up_after
+                };
+                // Of a group only what is too old goes; the rest is tried again.
+                let hopeless = records.iter().filter(|record| refused || is_old(record)).cloned();
+                let hopeless: Vec<Record> = hopeless.collect();
+                if !hopeless.is_empty() {
+                    self.give_up(queue, &hopeless, &error);
                     backoff.reset();
-                    queue.figures.lock().dropped += 1;
-                    self.outbox.metrics.notified(&delivery.channel, "dropped");
                 }
-                backoff.next(rand::random())
+                (hopeless.len() == records.len(), backoff.next(rand::random()))
             }
         }
     }
 
-    fn done(&self, queue: &Queue, delivery: &Delivery) {
-        queue.remove(delivery);
-        self.store.delivered(delivery.record.id, &delivery.channel);
+    fn give_up(&self, queue: &Queue, records: &[Record], error: &DeliveryError) {
+        self.done(queue, records);
+        for record in records {
+            tracing::error!(
+                channel = self.channel.name(),
+                error = error as &dyn std::error::Error,
+                event = record.id,
+                "notification given up"
+            );
+            queue.figures.lock().dropped += 1;
+            self.outbox.metrics.notified(self.channel.name(), "dropped");
+        }
+    }
+
+    fn done(&self, queue: &Queue, records: &[Record]) {
+        queue.remove(records);
+        for record in records {
+            self.store.delivered(record.id, self.channel.name());
+        }
     }
 
     fn failed(&self, queue: &Queue, error: &DeliveryError, now: SystemTime) {

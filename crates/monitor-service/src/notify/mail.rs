@@ -9,10 +9,10 @@ use lettre::message::{Mailbox, Mailboxes};
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::{Address, AsyncSmtpTransport, AsyncTransport as _, Message, Tokio1Executor};
+use sha2::{Digest as _, Sha256};
 
 use super::address::is_private;
-use super::message;
-use crate::alert::Record;
+use super::message::Bundle;
 use crate::config::ChannelConfig;
 
 /// Says what went wrong on the way.
@@ -54,9 +54,13 @@ const SUBMISSIONS: u16 = 465;
 const SUBJECT_MAX: usize = 150;
 
 /// Sends one message. The address is resolved here and connected to as checked.
-pub(super) async fn send(config: &ChannelConfig, record: &Record, now: SystemTime) -> Result<(), MailError> {
+pub(super) async fn send(
+    config: &ChannelConfig,
+    bundle: &Bundle<'_>,
+    now: SystemTime,
+) -> Result<(), MailError> {
     let (host, port, wrapped) = place(config).ok_or(MailError::Url)?;
-    let message = write(config, record, now)?;
+    let message = write(config, bundle, now)?;
     let address = resolve(&host, port, config.allow_private).await?;
     let mut parameters = TlsParameters::builder(host);
     if let Some(authority) = authority(&config.ca).await? {
@@ -101,16 +105,23 @@ async fn authority(path: &Path) -> Result<Option<Certificate>, MailError> {
     Certificate::from_pem(&pem).map(Some).map_err(MailError::Smtp)
 }
 
-/// Writes the message. All about one alert are one thread in the reader's mail; the number of the event is in the id, so
+/// Writes the message. All about one alert, or one group, are one thread in the reader's mail; the number of the event is in the id, so
 /// that a message that comes twice is seen to be one.
-fn write(config: &ChannelConfig, record: &Record, now: SystemTime) -> Result<Message, MailError> {
+fn write(config: &ChannelConfig, bundle: &Bundle<'_>, now: SystemTime) -> Result<Message, MailError> {
     let address = |text: &str| text.parse::<Address>().map(Mailbox::from).map_err(MailError::Address);
     let from = address(&config.from)?;
     let domain = from.email.domain().to_owned();
     let to: Vec<Mailbox> = config.to.iter().map(|to| address(to)).collect::<Result<_, _>>()?;
     let subject: String =
-        message::line(record).chars().filter(|letter| !letter.is_control()).take(SUBJECT_MAX).collect();
-    let thread = format!("<alert.{}@{domain}>", record.alert.id);
+        bundle.title().chars().filter(|letter| !letter.is_control()).take(SUBJECT_MAX).collect();
+    let record = bundle.newest;
+    let thread = match bundle.group {
+        Some(group) => {
+            let name = format!("{group:?}");
+            format!("<group.{}@{domain}>", hex::encode(&Sha256::digest(name.as_bytes())[..16]))
+        }
+        None => format!("<alert.{}@{domain}>", record.alert.id),
+    };
     Message::builder()
         .from(from)
         .mailbox(lettre::message::header::To::from(to.into_iter().collect::<Mailboxes>()))
@@ -120,7 +131,7 @@ fn write(config: &ChannelConfig, record: &Record, now: SystemTime) -> Result<Mes
         .in_reply_to(thread.clone())
         .references(thread)
         .header(ContentType::TEXT_PLAIN)
-        .body(message::paragraph(record))
+        .body(bundle.paragraphs())
         .map_err(MailError::Message)
 }
 

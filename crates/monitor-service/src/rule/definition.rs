@@ -107,10 +107,14 @@ pub enum Comparison {
     Above,
     /// Below it.
     Below,
+    /// At it, exactly.
+    Equal,
+    /// Anywhere but at it.
+    Unequal,
 }
 
 const WINDOW: Duration = Duration::from_mins(1);
-const NAME_MAX: usize = 64;
+pub(super) const NAME_MAX: usize = 64;
 const LABELS_MAX: usize = 20;
 const SUMMARY_MAX: usize = 500;
 
@@ -150,6 +154,8 @@ impl Comparison {
         match self {
             Self::Above => value > level,
             Self::Below => value < level,
+            Self::Equal => value == level,
+            Self::Unequal => value != level,
         }
     }
 }
@@ -211,10 +217,10 @@ impl RuleSpec {
     }
 
     fn check_analysis(&self, ensure: &mut impl FnMut(bool, &str, &str)) {
-        let below = self.comparison == Comparison::Below;
+        let (above, below) = (self.comparison == Comparison::Above, self.comparison == Comparison::Below);
         match self.kind {
             RuleKind::Anomaly => {
-                ensure(!below, "comparison", "must be above: the figure is a distance");
+                ensure(above, "comparison", "must be above: the figure is a distance");
                 let seasonal = self.method == Method::Seasonal;
                 let fits = self.season * 2 <= self.window && (!seasonal || !self.season.is_zero());
                 ensure(fits, "season", "must fit twice into the window, and be there for `seasonal`");
@@ -225,7 +231,7 @@ impl RuleSpec {
                 ensure(level, "limit", "must be a finite number for a forecast");
             }
             RuleKind::BurnRate => {
-                ensure(!below, "comparison", "must be above: the figure is a speed");
+                ensure(above, "comparison", "must be above: the figure is a speed");
                 let share = self.objective > 0.0 && self.objective < 1.0;
                 ensure(share, "objective", "must be above 0 and below 1");
             }

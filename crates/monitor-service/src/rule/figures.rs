@@ -76,15 +76,35 @@ pub(crate) const RUNTIME_MAX: usize = 1_000;
 const STEPS_MAX: u32 = 3_600;
 const EPISODES_MAX: usize = 1_000;
 
+impl Origin {
+    /// Returns the lower-case name.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Stock => "stock",
+            Self::Config => "config",
+            Self::Runtime => "runtime",
+        }
+    }
+}
+
 impl FigureRules {
     /// Puts the rules together.
-    pub(crate) fn new(configured: &BTreeMap<String, RuleSpec>, runtime: Vec<Rule>) -> Self {
+    pub(crate) fn new(
+        imported: Vec<Rule>,
+        configured: &BTreeMap<String, RuleSpec>,
+        runtime: Vec<Rule>,
+    ) -> Self {
         let stock = stock::stock().into_iter().map(|rule| (rule, Origin::Stock));
+        let imported = imported.into_iter().map(|rule| (rule, Origin::Config));
         let configured = configured
             .iter()
             .map(|(name, spec)| (Rule { name: name.clone(), spec: spec.clone() }, Origin::Config));
         Self {
-            base: stock.chain(configured).map(|(rule, origin)| (rule.name.clone(), (rule, origin))).collect(),
+            base: stock
+                .chain(imported)
+                .chain(configured)
+                .map(|(rule, origin)| (rule.name.clone(), (rule, origin)))
+                .collect(),
             runtime: runtime.into_iter().map(|rule| (rule.name.clone(), rule)).collect(),
             looks: BTreeMap::new(),
             breaches: Vec::new(),
@@ -100,6 +120,18 @@ impl FigureRules {
                 RuleStatus { rule: rule.clone(), origin, look }
             })
             .collect()
+    }
+
+    /// Counts the rules in force by where they come from: stock, configured, set at run time.
+    pub(crate) fn count(&self) -> [(Origin, usize); 3] {
+        [Origin::Stock, Origin::Config, Origin::Runtime]
+            .map(|origin| (origin, self.in_force().filter(|(_, of)| *of == origin).count()))
+    }
+
+    /// Tells whether all of these could be set at run time.
+    pub(crate) fn has_room(&self, names: &BTreeSet<String>) -> bool {
+        let n_new = names.iter().filter(|name| !self.runtime.contains_key(*name)).count();
+        self.runtime.len() + n_new <= RUNTIME_MAX
     }
 
     /// Sets a rule at run time; false when there are too many.

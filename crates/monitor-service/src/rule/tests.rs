@@ -24,6 +24,7 @@ fn facts<'f>(roster: &'f Roster, replica_lags: &'f [Latest]) -> Facts<'f> {
         refused_series: 0,
         capped: &[],
         failing_channels: &[],
+        store_trouble: None,
         burning: &[],
         max_series: 100,
         now: at(20),

@@ -75,7 +75,7 @@ impl Writer {
 
     /// Commits until told to stop, and then what is still queued.
     pub(crate) async fn run(mut self, around: Surroundings) -> anyhow::Result<()> {
-        self.tell(&around.component, None);
+        self.tell(&around, None);
         let mut retry = tokio::time::interval(RETRY_EVERY);
         loop {
             let mut batch = Vec::new();
@@ -114,7 +114,7 @@ impl Writer {
             }
         }
         self.desk = Some(desk);
-        self.tell(&around.component, done.as_ref().err());
+        self.tell(around, done.as_ref().err());
         Ok(())
     }
 
@@ -138,7 +138,10 @@ impl Writer {
         }
     }
 
-    fn tell(&self, component: &Component, error: Option<&StoreError>) {
+    fn tell(&self, around: &Surroundings, error: Option<&StoreError>) {
+        let failing = error.map(|error| format!("not stored: {}", reason(error)));
+        self.store.troubled(failing.or_else(|| self.trouble.clone()), around.clock.now());
+        let component = &around.component;
         match (error, &self.trouble) {
             (Some(error), _) => component.unhealthy(format!("not stored: {}", reason(error))),
             (None, Some(trouble)) => component.unhealthy(trouble.clone()),

@@ -15,6 +15,7 @@ use monitor_service::Config;
 use monitor_service::config::{ChannelConfig, ChannelKind};
 use parking_lot::Mutex;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::harness::{PATIENCE, Spawned, TargetService, Watcher, free_address, quick, wait_for};
 
@@ -30,6 +31,7 @@ struct Seen {
     refusals_left: AtomicUsize,
     attempts: AtomicUsize,
     bodies: Mutex<Vec<Value>>,
+    arrivals: Mutex<Vec<Instant>>,
     signatures: Mutex<Vec<String>>,
 }
 
@@ -59,7 +61,16 @@ impl Receiver {
         .await
     }
 
-    fn channel(&self) -> ChannelConfig {
+    /// Tells when each of them came.
+    pub(crate) fn arrivals(&self) -> Vec<Instant> {
+        self.seen.arrivals.lock().clone()
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn channel(&self) -> ChannelConfig {
         ChannelConfig {
             kind: ChannelKind::Webhook,
             url: format!("http://{}/hook", self.address).into(),
@@ -79,7 +90,9 @@ async fn take(State(seen): State<Arc<Seen>>, headers: HeaderMap, body: String) -
     }
     let signature = headers.get("x-mainstay-signature").and_then(|value| value.to_str().ok());
     seen.signatures.lock().extend(signature.map(str::to_owned));
-    seen.bodies.lock().push(serde_json::from_str(&body).expect("the body is JSON"));
+    let mut bodies = seen.bodies.lock();
+    seen.arrivals.lock().push(Instant::now());
+    bodies.push(serde_json::from_str(&body).expect("the body is JSON"));
     StatusCode::NO_CONTENT
 }
 

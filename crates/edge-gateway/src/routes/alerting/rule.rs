@@ -74,7 +74,7 @@ pub(crate) struct RuleBody {
     /// Of a quantile: above 0, below 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     quantile: Option<f64>,
-    /// `above` or `below`.
+    /// `above`, `below`, `equal` or `unequal`.
     #[serde(default = "above")]
     comparison: String,
     #[serde(default)]
@@ -135,8 +135,12 @@ const KINDS: [(&str, wire::RuleKind); 8] = [
     ("forecast", wire::RuleKind::Forecast),
     ("burn_rate", wire::RuleKind::BurnRate),
 ];
-const COMPARISONS: [(&str, wire::Comparison); 2] =
-    [("above", wire::Comparison::Above), ("below", wire::Comparison::Below)];
+const COMPARISONS: [(&str, wire::Comparison); 4] = [
+    ("above", wire::Comparison::Above),
+    ("below", wire::Comparison::Below),
+    ("equal", wire::Comparison::Equal),
+    ("unequal", wire::Comparison::Unequal),
+];
 
 pub(in crate::routes) const METHODS: [(&str, wire::BandMethod); 3] = [
     ("ewma", wire::BandMethod::Ewma),

@@ -166,7 +166,7 @@ fn alert_that_nobody_looks_after_is_escalated_once_per_channel() {
     let fired = book.evaluate(vec![breach(0, Severity::Warning)], fine, at(2), || ids.next());
     assert_eq!(escalated(&mut book, 900), Vec::<String>::new(), "nobody was told of it at all");
     for mut event in fired {
-        book.notify(&mut event, false);
+        book.notify(&mut event, false, at(0));
     }
     assert_eq!(escalated(&mut book, 301), Vec::<String>::new());
     assert_eq!(book.escalated(&channels, at(302), |_| true), [], "it is silenced");
@@ -178,19 +178,48 @@ fn alert_that_nobody_looks_after_is_escalated_once_per_channel() {
 }
 
 #[test]
+fn alert_that_fires_on_is_repeated_until_somebody_looks_after_it() {
+    let (mut book, mut ids) = (book(10), Ids(0));
+    let due = |_: &Alert| {
+        vec![("often".to_owned(), Duration::from_secs(60)), ("rarely".to_owned(), Duration::from_secs(90))]
+    };
+    let repeated = |book: &mut AlertBook, second: u64| -> Vec<String> {
+        let events = book.repeated(due, at(second), |_| false);
+        events.into_iter().filter_map(|event| Some(event.alert.repeated.last()?.channel.clone())).collect()
+    };
+    let none = Vec::<String>::new();
+    evaluate(&mut book, &mut ids, vec![breach(0, Severity::Warning)], 0);
+    let fired = book.evaluate(vec![breach(0, Severity::Warning)], fine, at(2), || ids.next());
+    assert_eq!(repeated(&mut book, 500), none, "nobody was told of it at all");
+    for mut event in fired {
+        book.notify(&mut event, false, at(10));
+    }
+    assert_eq!(repeated(&mut book, 69), none);
+    assert_eq!(book.repeated(due, at(70), |_| true), [], "it is silenced");
+    assert_eq!(repeated(&mut book, 70), ["often"]);
+    assert_eq!(repeated(&mut book, 100), ["rarely"]);
+    assert_eq!(repeated(&mut book, 129), none);
+    assert_eq!(repeated(&mut book, 130), ["often"]);
+    assert_eq!(repeated(&mut book, 20), none, "the clock was set back");
+    let by = Acknowledgement::try_new("ann".to_owned(), String::new(), None, at(131)).unwrap();
+    book.acknowledge(Uuid::from_u128(1), by, None).unwrap();
+    assert_eq!(repeated(&mut book, 2_000), none);
+}
+
+#[test]
 fn acknowledgement_of_another_version_is_refused() {
     let (mut book, mut ids) = (book(10), Ids(0));
     let by = || Acknowledgement::try_new("ann".to_owned(), String::new(), None, at(3)).unwrap();
     let events = book.evaluate(vec![breach(0, Severity::Warning)], fine, at(0), || ids.next());
     let id = Uuid::from_u128(1);
     let mut seen = events.into_iter().map(|mut event| {
-        book.notify(&mut event, false);
+        book.notify(&mut event, false, at(0));
         event.alert.version
     });
     assert_eq!((seen.next(), seen.next()), (Some(1), None));
     assert_eq!(book.acknowledge(id, by(), Some(7)), Err(AcknowledgeError::Changed(1)));
     let mut acknowledged = book.acknowledge(id, by(), Some(1)).unwrap();
-    book.notify(&mut acknowledged, false);
+    book.notify(&mut acknowledged, false, at(0));
     assert_eq!(acknowledged.alert.version, 2);
     assert_eq!(book.acknowledge(id, by(), Some(1)), Err(AcknowledgeError::Changed(2)));
 }
@@ -294,7 +323,7 @@ fn told(book: &mut AlertBook, breaches: Vec<Breach>, second: u64, silenced: bool
     events.extend(book.released(at(second), |_| silenced));
     let mut told = Vec::new();
     for mut event in events {
-        if book.notify(&mut event, silenced) {
+        if book.notify(&mut event, silenced, at(0)) {
             told.push(event.change.as_str());
         }
     }
