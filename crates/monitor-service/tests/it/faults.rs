@@ -3,16 +3,16 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use mainstay_proto::monitor::v1 as pb;
 use mainstay_proto::monitor::v1::monitor_service_client::MonitorServiceClient;
 use mainstay_rpc::{Call, Upstream, UpstreamConfig};
-use mainstay_runtime::ComponentKind;
+use mainstay_runtime::{Clock, ClockHandle, ComponentKind};
 use pb::AlertState;
 use serde_json::Value;
 
-use crate::harness::{PATIENCE, TargetService, Watcher, free_address, quick, wait_for};
+use crate::harness::{PATIENCE, Spawned, TargetService, Watcher, free_address, quick, wait_for};
 use crate::notify::{Receiver, telling};
 
 const STORE_FAILING: &str = "store_failing";
@@ -163,6 +163,58 @@ async fn put_rule(upstream: &Upstream) -> Result<(), String> {
 }
 
 #[tokio::test]
+async fn webhook_that_fails_for_long_loses_nothing_also_over_a_restart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let broken = Receiver::start(free_address(), usize::MAX).await;
+    let other = Receiver::start(free_address(), 0).await;
+    let target = TargetService::start("cache-service").await;
+    let component = |name| target.cx.component(name, ComponentKind::Datastore, true);
+    let (redis, disk) = (component("redis"), component("disk"));
+    redis.healthy("connected");
+    disk.healthy("empty");
+    let mut config = telling(&target, &[("broken", broken.channel()), ("other", other.channel())]);
+    config.store.path = folder.path().join("monitor.db");
+    let watcher = Watcher::start(config.clone()).await;
+    watcher.all_answer().await;
+    redis.unhealthy("connection refused");
+    let about = told(&other, "channel_failing", "fired").await;
+    assert_eq!(about["alert"]["subject"], "broken");
+    redis.healthy("connected");
+    told(&other, "component_unhealthy", "resolved").await;
+    watcher.cx.shut_down().await;
+
+    let watcher = Watcher::start(config).await;
+    disk.unhealthy("full");
+    let n_before = broken.attempts();
+    wait_for(PATIENCE, async || {
+        let n_attempts = broken.attempts() - n_before;
+        if n_attempts >= 30 { Ok(()) } else { Err(format!("{n_attempts} attempts")) }
+    })
+    .await;
+    wait_for(PATIENCE, async || {
+        let fired = other.received().iter().filter(|body| body["alert"]["subject"] == "disk").count();
+        if fired == 1 { Ok(()) } else { Err(format!("{fired}")) }
+    })
+    .await;
+    assert_eq!(broken.received(), Vec::<Value>::new());
+    broken.recovers();
+    told(&other, "channel_failing", "resolved").await;
+    wait_for(PATIENCE, async || {
+        let channels = watcher.channels().await;
+        let queued: u32 = channels.iter().map(|channel| channel.queued).sum();
+        if queued == 0 { Ok(()) } else { Err(format!("{queued} wait")) }
+    })
+    .await;
+    let received = broken.received();
+    let told: Vec<(&str, &str)> = received
+        .iter()
+        .filter_map(|body| Some((body["alert"]["subject"].as_str()?, body["change"].as_str()?)))
+        .collect();
+    assert_eq!(told, [("redis", "fired"), ("redis", "resolved"), ("disk", "fired")], "in order, each once");
+    watcher.cx.shut_down().await;
+}
+
+#[tokio::test]
 async fn alert_that_is_pending_over_a_restart_goes_on_from_where_it_was() {
     let folder = tempfile::tempdir().expect("a folder");
     let target = TargetService::start("cache-service").await;
@@ -179,4 +231,77 @@ async fn alert_that_is_pending_over_a_restart_goes_on_from_where_it_was() {
     let firing = watcher.alert("component_unhealthy", AlertState::Firing, PATIENCE).await;
     assert_eq!((&firing.id, firing.started_at), (&pending.id, pending.started_at));
     watcher.cx.shut_down().await;
+}
+
+/// A clock that runs, and can be set.
+struct RunningClock {
+    clock: Clock,
+    handle: ClockHandle,
+    _runs: Spawned,
+}
+
+impl RunningClock {
+    fn start() -> Self {
+        let (clock, handle) = Clock::fixed(SystemTime::UNIX_EPOCH + Duration::from_hours(24 * 365 * 56));
+        let moved = handle.clone();
+        let runs = Spawned::new(async move {
+            let mut before = tokio::time::Instant::now();
+            loop {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                let now = tokio::time::Instant::now();
+                moved.advance(now - before);
+                before = now;
+            }
+        });
+        Self { clock, handle, _runs: runs }
+    }
+}
+
+#[tokio::test]
+async fn clock_that_jumps_raises_no_alarm_and_keeps_none_back() {
+    let running = RunningClock::start();
+    let receiver = Receiver::start(free_address(), 0).await;
+    let target = TargetService::start_at("cache-service", running.clock.clone()).await;
+    let redis = target.cx.component("redis", ComponentKind::Datastore, true);
+    redis.healthy("connected");
+    let config = telling(&target, &[("hook", receiver.channel())]);
+    let watcher = Watcher::start_at(config, running.clock.clone()).await;
+    watcher.all_answer().await;
+    let hour = Duration::from_hours(1);
+    let jumps: [fn(SystemTime, Duration) -> SystemTime; 3] =
+        [|now, by| now + by, |now, by| now - 2 * by, |now, by| now + 24 * by];
+    for (number, jump) in jumps.into_iter().enumerate() {
+        running.handle.set(jump(running.clock.now(), hour));
+        pulled_again(&watcher, 10).await;
+        redis.unhealthy("connection refused");
+        n_told(&receiver, "fired", number + 1).await;
+        // Now while it fires.
+        running.handle.set(jump(running.clock.now(), hour));
+        pulled_again(&watcher, 10).await;
+        redis.healthy("connected");
+        n_told(&receiver, "resolved", number + 1).await;
+    }
+    let rules: Vec<Value> = receiver.received().iter().map(|body| body["alert"]["rule"].clone()).collect();
+    assert_eq!(rules, vec![Value::from("component_unhealthy"); 6], "nothing else was told");
+    watcher.cx.shut_down().await;
+}
+
+async fn n_told(receiver: &Receiver, change: &str, n: usize) {
+    wait_for(PATIENCE, async || {
+        let all = receiver.received();
+        let found = all.iter().filter(|body| body["change"] == change).count();
+        if found == n { Ok(()) } else { Err(format!("{found} of {n} {change}: {all:?}")) }
+    })
+    .await;
+}
+
+/// Waits until the target was pulled some more times.
+async fn pulled_again(watcher: &Watcher, times: u64) {
+    let pulls = async || watcher.overview().await.instances[0].pulls;
+    let before = pulls().await;
+    wait_for(PATIENCE, async || {
+        let n = pulls().await - before;
+        if n >= times { Ok(()) } else { Err(format!("{n} pulls")) }
+    })
+    .await;
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use mainstay_proto::monitor::v1 as pb;
 use mainstay_proto::monitor::v1::monitor_service_client::MonitorServiceClient;
 use mainstay_rpc::{Call, Caller, Failure, Routes, Upstream, UpstreamConfig};
-use mainstay_runtime::Context;
+use mainstay_runtime::{Clock, Context};
 use monitor_service::Config;
 use monitor_service::config::TargetConfig;
 use tokio::io::copy_bidirectional;
@@ -30,7 +30,12 @@ pub(crate) struct Door {
 
 impl TargetService {
     pub(crate) async fn start(service: &'static str) -> Self {
-        let cx = Context::for_test(service);
+        Self::start_at(service, Clock::system()).await
+    }
+
+    /// Starts one that goes by this clock.
+    pub(crate) async fn start_at(service: &'static str, clock: Clock) -> Self {
+        let cx = Context::for_test_at(service, clock);
         cx.serve(Routes::default()).await.expect("a free port of loopback is there");
         let address = cx.listening()[0].address;
         let mut door = Door { address: SocketAddr::from(([127, 0, 0, 1], 0)), to: address, forwarding: None };
@@ -134,7 +139,12 @@ pub(crate) struct Watcher {
 
 impl Watcher {
     pub(crate) async fn start(config: Config) -> Self {
-        let cx = Context::for_test("monitor-service");
+        Self::start_at(config, Clock::system()).await
+    }
+
+    /// Starts one that goes by this clock.
+    pub(crate) async fn start_at(config: Config, clock: Clock) -> Self {
+        let cx = Context::for_test_at("monitor-service", clock);
         monitor_service::start(cx.clone(), config).await.expect("the monitor starts");
         let endpoint = format!("http://{}", cx.listening()[0].address);
         let upstream =
@@ -214,6 +224,15 @@ impl Watcher {
     ) -> Result<pb::PutRuleResponse, Failure> {
         let request = pb::PutRuleRequest { rule: Some(rule), dry_run };
         Ok(self.client().put_rule(request).await?.into_inner())
+    }
+
+    pub(crate) async fn import_rules(
+        &self,
+        text: &str,
+        dry_run: bool,
+    ) -> Result<pb::ImportRulesResponse, Failure> {
+        let request = pb::ImportRulesRequest { text: text.to_owned(), dry_run };
+        Ok(self.client().import_rules(request).await?.into_inner())
     }
 
     pub(crate) async fn delete_rule(&self, name: &str) -> Result<(), Failure> {

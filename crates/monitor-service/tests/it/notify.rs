@@ -66,6 +66,16 @@ impl Receiver {
         self.seen.arrivals.lock().clone()
     }
 
+    /// Counts what was tried, also what was answered with 500.
+    pub(crate) fn attempts(&self) -> usize {
+        self.seen.attempts.load(Ordering::SeqCst)
+    }
+
+    /// Takes everything from now on.
+    pub(crate) fn recovers(&self) {
+        self.seen.refusals_left.store(0, Ordering::SeqCst);
+    }
+
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
