@@ -76,6 +76,43 @@ async fn connections_channels_and_endpoint_are_told() {
 }
 
 #[tokio::test]
+async fn the_journey_of_a_user_is_told_with_its_moves() {
+    let house = shared().await;
+    let rest = house.rest(Role::Viewer);
+    let mut client = house.websocket("wanderer").await;
+    for channel in ["e2e-way-1", "e2e-way-2"] {
+        client.subscribe(channel).await;
+    }
+    client.call("unsubscribe", json!({ "channel": "e2e-way-1" })).await.unwrap();
+    drop(client);
+    let path = "/monitoring/websocket/journeys?user=wanderer&since=2020-01-01T00:00:00Z";
+    let answer = eventually("the end of the journey", || async {
+        let answer = rest.get(path).await;
+        assert_eq!(answer.header("x-mainstay-completeness"), "full");
+        let body = answer.ok();
+        if body["events"].as_u64() >= Some(6) { Ok(body) } else { Err(body.to_string()) }
+    })
+    .await;
+    let events = answer["users"][0]["events"].as_array().unwrap();
+    let steps: Vec<_> = events.iter().map(|event| event["step"].as_str().unwrap()).collect();
+    let expected = ["connected", "subscribed", "subscribed", "unsubscribed", "unsubscribed", "disconnected"];
+    assert_eq!(steps, expected, "{answer}");
+    assert!(events[5]["seconds"].as_f64() >= Some(0.0) && events[0]["node"].is_string(), "{answer}");
+    let moves = answer["moves"].as_array().unwrap();
+    for (from, to) in [(json!(null), "e2e-way-1"), (json!("e2e-way-1"), "e2e-way-2")] {
+        assert!(moves.contains(&json!({ "from": from, "to": to, "times": 1 })), "{answer}");
+    }
+    assert!(moves.contains(&json!({ "from": "e2e-way-2", "to": null, "times": 1 })), "{answer}");
+    let last = answer["channels"].as_array().unwrap();
+    assert!(last.iter().all(|channel| channel["visits"] == 1 && channel["present"] == 0), "{answer}");
+
+    let of_channel = rest.get("/monitoring/websocket/journeys?channel=e2e-way-1&limit=1").await.ok();
+    assert_eq!((&of_channel["events"], &of_channel["truncated"]), (&json!(1), &json!(true)), "{of_channel}");
+    let refused = rest.get("/monitoring/websocket/journeys?since=yesterday").await;
+    assert_eq!(refused.status.as_u16(), 400);
+}
+
+#[tokio::test]
 async fn a_gateway_node_is_named_and_can_be_told_to_drain_or_not() {
     let house = shared().await;
     let rest = house.rest(Role::Operator);

@@ -16,6 +16,7 @@ pub(crate) mod feeds;
 pub(crate) mod glance;
 pub(crate) mod health;
 pub(crate) mod invalidation;
+pub(crate) mod journeys;
 pub(crate) mod keys;
 pub(crate) mod live;
 pub(crate) mod monitoring;

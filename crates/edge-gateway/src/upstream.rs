@@ -23,6 +23,7 @@ use mainstay_proto::monitor::v1::access_service_client::AccessServiceClient;
 use mainstay_proto::monitor::v1::analysis_service_client::AnalysisServiceClient;
 use mainstay_proto::monitor::v1::monitor_service_client::MonitorServiceClient;
 use mainstay_proto::realtime::v1::realtime_feed_service_client::RealtimeFeedServiceClient;
+use mainstay_proto::realtime::v1::realtime_journey_service_client::RealtimeJourneyServiceClient;
 use mainstay_proto::realtime::v1::realtime_service_client::RealtimeServiceClient;
 use mainstay_proto::realtime::v1::realtime_watch_service_client::RealtimeWatchServiceClient;
 use mainstay_proto::replica::v1::node_service_client::NodeServiceClient;
@@ -104,6 +105,7 @@ impl Upstreams {
     typed_call!(write_behind, cache, WriteBehindServiceClient);
     typed_call!(realtime, realtime, RealtimeServiceClient);
     typed_call!(feeds, realtime, RealtimeFeedServiceClient);
+    typed_call!(journeys, realtime, RealtimeJourneyServiceClient);
     typed_call!(realtime_watch, realtime, RealtimeWatchServiceClient);
     typed_call!(replica, replica, ReplicaServiceClient);
     typed_call!(nodes, replica, NodeServiceClient);

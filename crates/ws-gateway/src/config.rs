@@ -24,6 +24,7 @@ mod channels;
 mod drain;
 mod feeds;
 mod hooks;
+mod journeys;
 mod limits;
 
 pub use backend::{BackendConfig, HttpBackendConfig};
@@ -32,6 +33,7 @@ pub use channels::{ChannelsConfig, NamespaceConfig, Recovery, Slow, Who};
 pub use drain::DrainConfig;
 pub use feeds::{FeedConfig, RunTimeFeedsConfig};
 pub use hooks::{Away, ChannelHook, ConnectionHook, HookConfig, HooksConfig};
+pub use journeys::JourneysConfig;
 pub use limits::{RateConfig, RatesConfig};
 
 /// The whole configuration; every section has working defaults for one machine.
@@ -47,6 +49,7 @@ pub struct GatewayConfig {
     pub redis: RedisConfig,
     pub broker: BrokerConfig,
     pub drain: DrainConfig,
+    pub journeys: JourneysConfig,
     pub backend: BackendConfig,
     /// Sources elsewhere that are published into channels, by name.
     pub feeds: BTreeMap<String, FeedConfig>,
@@ -128,6 +131,7 @@ impl Default for GatewayConfig {
             redis: RedisConfig::default(),
             broker: BrokerConfig::default(),
             drain: DrainConfig::default(),
+            journeys: JourneysConfig::default(),
             backend: BackendConfig::default(),
             feeds: BTreeMap::new(),
             run_time_feeds: RunTimeFeedsConfig::default(),
@@ -286,6 +290,7 @@ impl ServiceConfig for GatewayConfig {
         );
         self.broker.check(problems);
         self.drain.check(problems);
+        self.journeys.check(problems);
         let namespaces = Namespaces::new(&self.channels);
         for (name, feed) in &self.feeds {
             let path = format!("feeds.{name}");

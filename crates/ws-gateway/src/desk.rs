@@ -134,6 +134,7 @@ impl Desk<'_> {
                     let publication = Arc::new(Publication::from_client(data, info));
                     let message = Message { publication, exclusion: None, idempotency_key: "".into() };
                     self.hub.publish(&channel, &options, &message);
+                    self.hub.published_by(self.connection, &channel);
                     self.answer(id, method, &Empty {});
                     Ok(())
                 })

@@ -130,6 +130,7 @@ async fn serve(broker: &Broker, desk: Desk<'_>, id: u32, ask: Ask) -> Result<(),
             let publication = Arc::new(Publication::from_client(data, info));
             let message = Message { publication, exclusion: None, idempotency_key: "".into() };
             broker.publish(&channel, &options, &message).await.map_err(|_| ReplyError::INTERNAL)?;
+            desk.hub.published_by(desk.connection, &channel);
             desk.answer(id, method, &Empty {});
             Ok(())
         }

@@ -52,6 +52,12 @@ pub(crate) enum Refusal {
     NodesMissing(Vec<String>),
     #[error("so many watch already that one more is too many")]
     TooManyWatchers,
+    #[error("this node keeps no journeys: journeys.memory is 0")]
+    JourneysOff,
+    #[error("no event has this number yet")]
+    PositionInvalid,
+    #[error("since is no moment")]
+    SinceInvalid,
     #[error("not a kind of events")]
     KindInvalid,
     #[error("the namespace of the channel keeps no presence")]
@@ -93,6 +99,9 @@ impl Refusal {
             Self::PaceInvalid { .. } => "PACE_INVALID",
             Self::Stopping => "STOPPING",
             Self::TooManyWatchers => "TOO_MANY_WATCHERS",
+            Self::JourneysOff => "JOURNEYS_OFF",
+            Self::PositionInvalid => "POSITION_INVALID",
+            Self::SinceInvalid => "SINCE_INVALID",
             Self::KindInvalid => "KIND_INVALID",
             Self::PresenceOff => "PRESENCE_OFF",
             Self::HistoryOff => "HISTORY_OFF",
@@ -114,6 +123,7 @@ impl Refusal {
             | Self::HistoryOff
             | Self::EpochChanged
             | Self::FeedsNeedRedis
+            | Self::JourneysOff
             | Self::Stopping => ErrorCode::FailedPrecondition,
             Self::PublishUnknown
             | Self::RedisUnavailable
@@ -147,8 +157,10 @@ impl Refusal {
             Self::NodeUnknown | Self::Stopping => "node",
             Self::PaceInvalid { .. } => "connections_per_second",
             Self::TooManyWatchers => "watch",
+            Self::JourneysOff => "journeys",
+            Self::PositionInvalid => "after",
             Self::IdempotencyKeyTooLong { .. } => "idempotency_key",
-            Self::EpochChanged => "since",
+            Self::EpochChanged | Self::SinceInvalid => "since",
         }
     }
 }

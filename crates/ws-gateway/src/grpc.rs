@@ -14,6 +14,7 @@ use mainstay_proto::realtime::v1::{
     SubscribeRequest, SubscribeResponse, UnsubscribeRequest, UnsubscribeResponse,
 };
 use mainstay_rpc::{Failure, Reply, Request, Response, Status};
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
@@ -32,6 +33,7 @@ use crate::publication::{Exclusion, Publication};
 mod draining;
 mod everywhere;
 mod feeds;
+mod journeys;
 mod shown;
 mod watch;
 
@@ -59,6 +61,8 @@ pub(crate) struct RealtimeApi {
     /// None when nothing but WebSocket is served.
     pub(crate) emulation: Option<Arc<Emulation>>,
     pub(crate) feeds: Arc<Roster>,
+    /// Ends what is told without end.
+    pub(crate) stopping: CancellationToken,
 }
 
 /// What does not change about a node.

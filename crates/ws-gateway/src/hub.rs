@@ -24,6 +24,7 @@ use crate::codes::Disconnect;
 use crate::config::NamespaceConfig;
 use crate::engine::{Epoch, Item, Position, Since};
 use crate::filter::Filter;
+use crate::journey::{Journal, Step};
 use crate::mesh::Untold;
 use crate::metrics::Metrics;
 use crate::outbox::{Droppable, Pushed, Shed};
@@ -74,6 +75,8 @@ pub(crate) struct Limits {
     pub(crate) history_bytes: usize,
     pub(crate) position_ttl: Duration,
     pub(crate) idempotency_ttl: Duration,
+    /// What is remembered of what clients did; 0 means nothing.
+    pub(crate) journey_bytes: usize,
 }
 
 impl Limits {
@@ -167,6 +170,7 @@ pub(crate) struct Hub {
     hasher: RandomState,
     metrics: Metrics,
     watchers: Arc<Watchers>,
+    journal: Arc<Journal>,
     /// Set when there is Redis between the nodes.
     broker: OnceLock<Weak<Broker>>,
     /// Takes who comes and goes, for other nodes.
@@ -187,6 +191,7 @@ impl Hub {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
         let registry = Mutex::new(Registry::new(limits));
         let watchers = Watchers::new(metrics.watch.clone());
+        let journal = Journal::new(limits.journey_bytes, clock.now(), metrics.journal.clone());
         Arc::new(Self {
             limits,
             clock,
@@ -195,6 +200,7 @@ impl Hub {
             hasher: RandomState::new(),
             metrics,
             watchers,
+            journal,
             broker: OnceLock::new(),
             untold: OnceLock::new(),
             backend: OnceLock::new(),
@@ -237,12 +243,32 @@ impl Hub {
         &self.watchers
     }
 
+    /// Returns what is remembered of what clients did.
+    pub(crate) fn journal(&self) -> &Arc<Journal> {
+        &self.journal
+    }
+
+    /// Notes that a client has published.
+    pub(crate) fn published_by(&self, connection: &Connection, channel: &Channel) {
+        self.note(connection, Step::Published, Some(channel));
+    }
+
     pub(crate) fn now(&self) -> SystemTime {
         self.clock.now()
     }
 
     fn tell(&self, connection: &Connection, happening: Happening<'_>) {
         self.watchers.tell(|| self.clock.now(), connection.into(), happening);
+        if let Some((step, channel)) = happening.step() {
+            self.note(connection, step, channel);
+        }
+    }
+
+    fn note(&self, connection: &Connection, step: Step, channel: Option<&Channel>) {
+        // Who never said who it is has gone no way.
+        if let Some(profile) = connection.profile() {
+            self.journal.note(|| self.clock.now(), (connection.client, &profile.user), step, channel);
+        }
     }
 
     /// Queues a message to one connection; false when it is being closed.

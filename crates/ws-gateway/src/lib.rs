@@ -19,6 +19,7 @@ mod filter;
 mod fossil;
 mod grpc;
 mod hub;
+mod journey;
 mod mesh;
 mod metrics;
 mod namespace;
@@ -33,8 +34,8 @@ mod watch;
 
 pub use config::{
     AuthConfig, Away, BackendConfig, BrokerConfig, ChannelHook, ChannelsConfig, ConnectionHook, DrainConfig,
-    FeedConfig, GatewayConfig, HookConfig, HooksConfig, HttpBackendConfig, NamespaceConfig, RateConfig,
-    RatesConfig, Recovery, RunTimeFeedsConfig, Slow, WebSocketConfig, Who,
+    FeedConfig, GatewayConfig, HookConfig, HooksConfig, HttpBackendConfig, JourneysConfig, NamespaceConfig,
+    RateConfig, RatesConfig, Recovery, RunTimeFeedsConfig, Slow, WebSocketConfig, Who,
 };
 pub use mainstay_redis::{RedisConfig, RedisMode};
 pub use service::start;

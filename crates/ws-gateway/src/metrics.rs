@@ -12,6 +12,7 @@ use prometheus_client::registry::Registry;
 
 use crate::codes::Disconnect;
 use crate::config::Slow;
+use crate::journey::JournalFigures;
 use crate::protocol::Method;
 use crate::watch::WatchFigures;
 
@@ -68,6 +69,7 @@ pub(crate) struct Figures {
     disconnects: Family<DisconnectLabels, Counter>,
     commands: Family<CommandLabels, Counter>,
     pub(crate) watch: WatchFigures,
+    pub(crate) journal: JournalFigures,
     refusals: Family<RefusalLabels, Counter>,
     sheds: Family<ShedLabels, Counter>,
     recoveries: Family<RecoveryLabels, Counter>,
@@ -200,6 +202,7 @@ impl Metrics {
             commands: Family::default(),
             refusals: Family::default(),
             watch: WatchFigures::default(),
+            journal: JournalFigures::default(),
             sheds: Family::default(),
             recoveries: Family::default(),
         };
@@ -274,6 +277,14 @@ impl Figures {
             "recoveries",
             "Subscriptions of clients that asked for what they missed",
             self.recoveries.clone(),
+        );
+        registry.register("journey_events", "What clients did, as journeys", self.journal.events.clone());
+        registry.register("journey_bytes", "What remembering journeys takes", self.journal.bytes.clone());
+        registry.register("journey_followers", "Callers who follow journeys", self.journal.followers.clone());
+        registry.register(
+            "journey_events_missed",
+            "Events that were forgotten before a caller who follows had read them",
+            self.journal.missed.clone(),
         );
         registry.register("watchers", "Callers who watch live", self.watch.watchers.clone());
         registry.register(

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use mainstay_auth::jwt::RotatingKeys;
 use mainstay_proto::realtime::v1::realtime_feed_service_server::RealtimeFeedServiceServer;
+use mainstay_proto::realtime::v1::realtime_journey_service_server::RealtimeJourneyServiceServer;
 use mainstay_proto::realtime::v1::realtime_service_server::RealtimeServiceServer;
 use mainstay_proto::realtime::v1::realtime_watch_service_server::RealtimeWatchServiceServer;
 use mainstay_redis::{Redis, RedisMode, Watch};
@@ -109,6 +110,7 @@ pub async fn start(cx: Context, config: GatewayConfig) -> anyhow::Result<()> {
         drain: Arc::clone(&drain),
         emulation: emulation.clone(),
         feeds,
+        stopping: cx.stopping(),
     });
     if let Some(redis) = redis {
         join_others(&cx, &config, &api, redis);
@@ -144,7 +146,8 @@ pub async fn start(cx: Context, config: GatewayConfig) -> anyhow::Result<()> {
     // 7. The servers' door.
     let watch_api = WatchApi { hub, node: api.node.id.clone(), stopping: cx.stopping() };
     let routes = Routes::new(RealtimeServiceServer::from_arc(Arc::clone(&api)))
-        .add_service(RealtimeFeedServiceServer::from_arc(api));
+        .add_service(RealtimeFeedServiceServer::from_arc(Arc::clone(&api)))
+        .add_service(RealtimeJourneyServiceServer::from_arc(api));
     cx.serve(routes.add_service(RealtimeWatchServiceServer::new(watch_api))).await
 }
 
@@ -217,5 +220,6 @@ fn limits(config: &GatewayConfig) -> Limits {
         history_bytes: bytes(config.channels.history_memory),
         position_ttl: config.channels.position_ttl,
         idempotency_ttl: config.channels.idempotency_ttl,
+        journey_bytes: bytes(config.journeys.memory),
     }
 }

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::channel::Channel;
 use crate::hub::Connection;
+use crate::journey::Step;
 use crate::protocol::Method;
 use crate::publication::ClientInfo;
 
@@ -203,6 +204,19 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         self.watchers.forget(&self.watcher);
+    }
+}
+
+impl<'a> Happening<'a> {
+    /// Returns what it is on the way of a client; none when it is no part of that, or is noted where the client asks for it.
+    pub(crate) fn step(&self) -> Option<(Step, Option<&'a Channel>)> {
+        match *self {
+            Self::Connected => Some((Step::Connected, None)),
+            Self::Disconnected { code } => Some((Step::Disconnected { code }, None)),
+            Self::Subscribed { channel, .. } => Some((Step::Subscribed, Some(channel))),
+            Self::Unsubscribed { channel } => Some((Step::Unsubscribed, Some(channel))),
+            Self::Published { .. } | Self::Command { .. } => None,
+        }
     }
 }
 

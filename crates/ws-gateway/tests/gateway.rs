@@ -43,6 +43,9 @@ mod feeds;
 #[path = "gateway/hooks.rs"]
 mod hooks;
 #[cfg(test)]
+#[path = "gateway/journeys.rs"]
+mod journeys;
+#[cfg(test)]
 #[path = "gateway/limits.rs"]
 mod limits;
 #[cfg(test)]

@@ -3,7 +3,9 @@
 use utoipa_axum::routes;
 
 use crate::map::Map;
-use crate::routes::{cache_monitor, crowd, glance, invalidation, live, monitoring, realtime, system};
+use crate::routes::{
+    cache_monitor, crowd, glance, invalidation, journeys, live, monitoring, realtime, system,
+};
 
 pub(super) fn paths(map: Map) -> Map {
     map.public("/monitoring/unified/health", routes!(monitoring::unified_health))
@@ -15,6 +17,7 @@ pub(super) fn paths(map: Map) -> Map {
         .viewer("/monitoring/system/metrics", routes!(system::metrics))
         .viewer("/monitoring/history", routes!(monitoring::history))
         .viewer("/monitoring/websocket/analytics", routes!(crowd::analytics))
+        .viewer("/monitoring/websocket/journeys", routes!(journeys::journeys))
         .viewer("/monitoring/websocket/connections", routes!(realtime::connections))
         .viewer("/monitoring/websocket/connections/{id}", routes!(realtime::connection))
         .viewer("/monitoring/cache/invalidation-metrics", routes!(invalidation::metrics))

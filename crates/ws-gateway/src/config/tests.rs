@@ -7,7 +7,10 @@ use mainstay_redis::RedisMode;
 use mainstay_runtime::{Problems, Secret, ServiceConfig as _};
 use serde_json::Value;
 
-use super::{AuthConfig, ChannelsConfig, GatewayConfig, NamespaceConfig, Recovery, WebSocketConfig, Who};
+use super::{
+    AuthConfig, ChannelsConfig, GatewayConfig, JourneysConfig, NamespaceConfig, Recovery, WebSocketConfig,
+    Who,
+};
 
 const SHIPPED: &str = include_str!("../../../../deploy/config/ws-gateway.toml");
 
@@ -80,6 +83,7 @@ fn every_impossible_value_is_told() {
         },
         auth: AuthConfig { jwt_secret: Secret::from("short"), ..AuthConfig::default() },
         channels: ChannelsConfig { max_length: 256, ..ChannelsConfig::default() },
+        journeys: JourneysConfig { memory: ByteSize::b(1) },
         ..GatewayConfig::default()
     };
     let lines = problems(&config);
@@ -89,6 +93,7 @@ fn every_impossible_value_is_told() {
         [
             "auth.jwt_secret",
             "channels.max_length",
+            "journeys.memory",
             "websocket.allowed_origins",
             "websocket.connect_within",
             "websocket.header_within",

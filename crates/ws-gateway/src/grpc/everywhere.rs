@@ -49,6 +49,7 @@ impl RealtimeApi {
             Method::Feeds => told(body, |asked| Ok(self.feeds_here(asked))),
             Method::Health => told(body, |asked| Ok(self.health_here(asked))),
             Method::Hear => told(body, |overheard| Ok(self.hear_here(overheard))),
+            Method::Journeys => told(body, |asked| self.journeys_here(asked)),
             Method::Presence => told(body, |asked| self.presence_here(asked)),
             Method::Users => told(body, |asked| self.users_here(asked)),
             Method::Refresh => told(body, |asked| self.refresh_here(asked)),

@@ -33,6 +33,7 @@ const LIMITS: Limits = Limits {
     history_bytes: 1 << 20,
     position_ttl: Duration::from_secs(60),
     idempotency_ttl: Duration::from_secs(60),
+    journey_bytes: 1 << 16,
 };
 
 fn hub(limits: Limits) -> Arc<Hub> {

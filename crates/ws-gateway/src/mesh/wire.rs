@@ -20,6 +20,7 @@ pub(crate) enum Method {
     Health,
     /// What a client says to its stream over HTTP.
     Hear,
+    Journeys,
     Presence,
     Refresh,
     Subscribe,
@@ -57,7 +58,7 @@ pub(super) enum Said {
 }
 
 impl Method {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Channels,
         Self::Connections,
         Self::Disconnect,
@@ -65,6 +66,7 @@ impl Method {
         Self::Feeds,
         Self::Health,
         Self::Hear,
+        Self::Journeys,
         Self::Presence,
         Self::Refresh,
         Self::Subscribe,
@@ -81,6 +83,7 @@ impl Method {
             Self::Feeds => "feeds",
             Self::Health => "health",
             Self::Hear => "hear",
+            Self::Journeys => "journeys",
             Self::Presence => "presence",
             Self::Refresh => "refresh",
             Self::Subscribe => "subscribe",
