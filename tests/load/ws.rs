@@ -3,6 +3,9 @@
 //!
 //! `bench-ws [CONNECTIONS] [--gateway PROGRAM]`: 10,000 connections by default. It starts a gateway of its own. Figures
 //! per core are by the processor time the gateway used, so they hold on a machine that is busy with other things.
+//!
+//! `bench-ws --nodes 6 [CONNECTIONS] [--short]`: 100,000 connections by default (600 with `--short`), spread over so many
+//! gateways with one Redis, and as many processes that hold them; each publication is for all of them.
 
 #![expect(clippy::print_stdout, reason = "a program for people: its output is the result")]
 #![expect(clippy::disallowed_methods, reason = "measures real time and owns its tasks")]
@@ -11,7 +14,10 @@
 mod client;
 #[path = "ws/gateway.rs"]
 mod gateway;
+#[path = "ws/nodes.rs"]
+mod nodes;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,6 +31,9 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 const DEFAULT_CONNECTIONS: usize = 10_000;
+/// The same with several nodes, and in a run that only shows that all works.
+const CONNECTIONS_OF_NODES: usize = 100_000;
+const SHORT_CONNECTIONS: usize = 600;
 /// Handshakes under way at once.
 const OPENING: usize = 64;
 /// How long things are left alone before they are measured.
@@ -46,8 +55,17 @@ const LATENCY_BAR: Duration = Duration::from_millis(50);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let (n_connections, program) = arguments()?;
-    let gateway = Gateway::start(&program).await?;
+    let arguments = Arguments::read()?;
+    if let Some((address, first, n_connections)) = arguments.generate {
+        return nodes::generate(address, first, n_connections).await;
+    }
+    let program = arguments.gateway.unwrap_or_else(|| binary("ws-gateway"));
+    if let Some(n_nodes) = arguments.nodes {
+        let usual = if arguments.short { SHORT_CONNECTIONS } else { CONNECTIONS_OF_NODES };
+        return nodes::run(&program, arguments.connections.unwrap_or(usual), n_nodes).await;
+    }
+    let n_connections = arguments.connections.unwrap_or(DEFAULT_CONNECTIONS);
+    let gateway = Gateway::start(&program, &[]).await?;
     let tally = Arc::new(Tally::new());
     println!("{n_connections} connections, each with a token of its own and one subscription");
     let clients = connect(&gateway, n_connections, &tally).await?;
@@ -61,16 +79,39 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn arguments() -> anyhow::Result<(usize, PathBuf)> {
-    let (mut n_connections, mut program) = (DEFAULT_CONNECTIONS, None);
-    let mut arguments = std::env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        match argument.as_str() {
-            "--gateway" => program = Some(arguments.next().context("--gateway needs a program")?.into()),
-            number => n_connections = number.parse().with_context(|| format!("{number} is no number"))?,
+/// What is asked for on the command line.
+#[derive(Default)]
+struct Arguments {
+    connections: Option<usize>,
+    gateway: Option<PathBuf>,
+    nodes: Option<usize>,
+    short: bool,
+    /// Given to the processes that hold the connections of one node.
+    generate: Option<(SocketAddr, usize, usize)>,
+}
+
+impl Arguments {
+    fn read() -> anyhow::Result<Self> {
+        let mut read = Self::default();
+        let mut arguments = std::env::args().skip(1);
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().with_context(|| format!("{argument} needs a value"));
+            match argument.as_str() {
+                "--gateway" => read.gateway = Some(value()?.into()),
+                "--nodes" => read.nodes = Some(value()?.parse().context("--nodes")?),
+                "--short" => read.short = true,
+                "--generate" => {
+                    read.generate = Some((value()?.parse()?, value()?.parse()?, value()?.parse()?));
+                }
+                number => {
+                    let parsed = number.parse().with_context(|| format!("{number} is no number"))?;
+                    read.connections = Some(parsed);
+                }
+            }
         }
+        ensure!(read.nodes != Some(0), "--nodes: at least one");
+        Ok(read)
     }
-    Ok((n_connections, program.unwrap_or_else(|| binary("ws-gateway"))))
 }
 
 /// Connections that answer pings and count what they receive, until dropped.
@@ -80,12 +121,30 @@ struct Clients {
 }
 
 async fn connect(gateway: &Gateway, n_connections: usize, tally: &Arc<Tally>) -> anyhow::Result<Clients> {
-    let tokens: Vec<_> = (0..n_connections).map(gateway::token).collect();
     let before_bytes = gateway.resident_bytes()?;
     let (cpu, began_at) = (gateway.cpu()?, Instant::now());
-    let (slots, address) = (Arc::new(Semaphore::new(OPENING)), gateway.websocket);
+    let tasks = connect_all(gateway.websocket, 0, n_connections, tally).await?;
+    let (took, cpu) = (began_at.elapsed(), gateway.cpu()? - cpu);
+    let per_core = n_connections as f64 / cpu.as_secs_f64();
+    println!(
+        "  connects            {:>10.0} /s, {per_core:.0} per core and second  {}",
+        n_connections as f64 / took.as_secs_f64(),
+        verdict(per_core >= CONNECTS_BAR)
+    );
+    Ok(Clients { _tasks: tasks, before_bytes })
+}
+
+/// Opens connections that answer pings and count what they receive, until the tasks are dropped.
+async fn connect_all(
+    address: SocketAddr,
+    first: usize,
+    n_connections: usize,
+    tally: &Arc<Tally>,
+) -> anyhow::Result<JoinSet<()>> {
+    let tokens: Vec<_> = (first..first + n_connections).map(gateway::token).collect();
+    let slots = Arc::new(Semaphore::new(OPENING));
     let mut opening = JoinSet::new();
-    for (index, token) in tokens.into_iter().enumerate() {
+    for (index, token) in (first..).zip(tokens) {
         let slot = Arc::clone(&slots).acquire_owned().await?;
         let tally = Arc::clone(tally);
         opening.spawn(async move {
@@ -98,14 +157,7 @@ async fn connect(gateway: &Gateway, n_connections: usize, tally: &Arc<Tally>) ->
     while let Some(client) = opening.join_next().await {
         tasks.spawn(client??.hold(Arc::clone(tally)));
     }
-    let (took, cpu) = (began_at.elapsed(), gateway.cpu()? - cpu);
-    let per_core = n_connections as f64 / cpu.as_secs_f64();
-    println!(
-        "  connects            {:>10.0} /s, {per_core:.0} per core and second  {}",
-        n_connections as f64 / took.as_secs_f64(),
-        verdict(per_core >= CONNECTS_BAR)
-    );
-    Ok(Clients { _tasks: tasks, before_bytes })
+    Ok(tasks)
 }
 
 async fn idle(gateway: &Gateway, n_connections: usize, before_bytes: u64) -> anyhow::Result<()> {

@@ -26,13 +26,15 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    pub(crate) async fn start(program: &Path) -> anyhow::Result<Self> {
+    /// Starts a gateway with these settings beside the usual ones.
+    pub(crate) async fn start(program: &Path, settings: &[(&str, String)]) -> anyhow::Result<Self> {
         let (internal, websocket) = (free()?, free()?);
         let mut child = Command::new(program)
             .env("MAINSTAY__SERVER__LISTEN", internal.to_string())
             .env("MAINSTAY__WEBSOCKET__LISTEN", websocket.to_string())
             .env("MAINSTAY__AUTH__JWT_SECRET", SECRET)
             .env("MAINSTAY__TELEMETRY__LOG", "warn")
+            .envs(settings.iter().map(|(key, value)| (key, value)))
             .current_dir(std::env::temp_dir())
             .stdout(Stdio::null())
             .stdin(Stdio::null())
