@@ -70,7 +70,7 @@ pub(crate) fn cors(config: &HttpConfig) -> CorsLayer {
 /// Compresses what gains from it.
 pub(crate) fn compression(config: &HttpConfig) -> CompressionLayer<Compressed> {
     let gains = Compressed { wanted: config.compress, large: SizeAbove::new(SMALLEST_COMPRESSED_BYTES) };
-    CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(gains)
+    CompressionLayer::new().quality(CompressionLevel::Default).compress_when(gains)
 }
 
 /// Says which answers are compressed: text that is whole. An event must leave at once, and the bytes of a value must stay
