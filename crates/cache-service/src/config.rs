@@ -12,6 +12,7 @@ mod disk;
 mod hot_keys;
 mod http_origin;
 mod invalidation;
+mod key_patterns;
 mod namespace;
 mod origin;
 mod pubsub;
@@ -28,6 +29,7 @@ pub use disk::DiskConfig;
 pub use hot_keys::HotKeysConfig;
 pub use http_origin::HttpOriginConfig;
 pub use invalidation::InvalidationConfig;
+pub use key_patterns::KeyPatternsConfig;
 pub use mainstay_redis::{RedisConfig, RedisMode};
 pub use namespace::{Durability, Eviction, NamespaceConfig, NamespaceOverrides, Strategy};
 pub use origin::OriginConfig;
@@ -49,6 +51,8 @@ pub struct CacheConfig {
     pub memory: MemoryConfig,
     /// Keys read much more than others.
     pub hot_keys: HotKeysConfig,
+    /// What keys look like, in the metrics.
+    pub key_patterns: KeyPatternsConfig,
     /// L2.
     pub redis: RedisConfig,
     /// The log of changes that nodes tell each other.
@@ -101,6 +105,7 @@ impl Default for CacheConfig {
             telemetry: TelemetryConfig::default(),
             memory: MemoryConfig::default(),
             hot_keys: HotKeysConfig::default(),
+            key_patterns: KeyPatternsConfig::default(),
             redis: RedisConfig::default(),
             invalidation: InvalidationConfig::default(),
             disk: DiskConfig::default(),
@@ -139,6 +144,7 @@ impl ServiceConfig for CacheConfig {
     fn check(&self, problems: &mut Problems) {
         problems.range("memory.capacity", self.memory.capacity, ByteSize::mib(1)..=ByteSize::tib(1));
         self.hot_keys.check(problems);
+        self.key_patterns.check(problems);
         self.redis.check(problems);
         self.invalidation.check(problems);
         for (name, origin) in &self.origins {

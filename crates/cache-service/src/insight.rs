@@ -1,9 +1,10 @@
 //! What is read most, and what keys look like: by samples, in bounded memory.
 
 use std::cell::Cell;
+use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::key::Key;
 use crate::layer::memory::Memory;
@@ -25,7 +26,10 @@ use sketch::SpaceSaving;
 #[derive(Debug)]
 pub(crate) struct Insight {
     reads: Mutex<Reads>,
-    scan: Mutex<Scan>,
+    /// When memory was last counted; held while it is.
+    counted_at: Mutex<Option<Moment>>,
+    /// What was found then, most bytes first.
+    found: RwLock<Arc<[PatternFigures]>>,
     /// What the access log will say of this run; none where no log is kept.
     recorder: Option<Mutex<Recorder>>,
 }
@@ -34,13 +38,6 @@ pub(crate) struct Insight {
 struct Reads {
     hot: SpaceSaving,
     hits: Patterns,
-}
-
-/// The last count of what memory holds.
-#[derive(Debug, Default)]
-struct Scan {
-    found: Vec<PatternFigures>,
-    at: Option<Moment>,
 }
 
 thread_local! {
@@ -56,7 +53,12 @@ impl Insight {
 
     pub(crate) fn new() -> Self {
         let reads = Reads { hot: SpaceSaving::new(Self::HOT_KEYS), hits: Patterns::default() };
-        Self { reads: Mutex::new(reads), scan: Mutex::default(), recorder: None }
+        Self {
+            reads: Mutex::new(reads),
+            counted_at: Mutex::default(),
+            found: RwLock::default(),
+            recorder: None,
+        }
     }
 
     /// Records so many keys for the access log.
@@ -112,19 +114,24 @@ impl Insight {
     /// Counts the entries in memory by pattern, unless that was done a moment ago; tells how long ago.
     ///
     /// Visits every entry: not for a thread that serves.
-    pub(crate) fn patterns(&self, memory: &Memory, time: &Time) -> (Vec<PatternFigures>, Duration) {
-        let mut scan = self.scan.lock();
+    pub(crate) fn patterns(&self, memory: &Memory, time: &Time) -> (Arc<[PatternFigures]>, Duration) {
+        let mut counted_at = self.counted_at.lock();
         let now = time.now();
         let age = |at: Moment| Self::SCAN_FOR.saturating_sub((at + Self::SCAN_FOR).left(now));
-        if let Some(age) = scan.at.map(age).filter(|age| *age < Self::SCAN_FOR) {
-            return (scan.found.clone(), age);
+        if let Some(age) = counted_at.map(age).filter(|age| *age < Self::SCAN_FOR) {
+            return (self.last_patterns(), age);
         }
         let mut patterns = Patterns::default();
         memory.visit(|key, bytes, lives_until| patterns.add_entry(key, bytes, lives_until.left(now)));
         let hits = self.reads.lock().hits.clone();
-        scan.found = patterns.into_figures(&hits);
-        scan.at = Some(now);
-        (scan.found.clone(), Duration::ZERO)
+        *self.found.write() = patterns.into_figures(&hits).into();
+        *counted_at = Some(now);
+        (self.last_patterns(), Duration::ZERO)
+    }
+
+    /// Returns what the last count found, without counting.
+    pub(crate) fn last_patterns(&self) -> Arc<[PatternFigures]> {
+        Arc::clone(&self.found.read())
     }
 }
 

@@ -30,9 +30,9 @@ mod write_behind;
 
 pub use config::{
     AdaptiveConfig, CacheConfig, CounterConfig, DiskConfig, Durability, Eviction, HotKeysConfig,
-    HttpOriginConfig, InvalidationConfig, LockConfig, MemoryConfig, NamespaceConfig, NamespaceOverrides,
-    OriginConfig, PubSubConfig, RateLimitConfig, RedisConfig, RedisMode, SessionConfig, SlowReaders,
-    Strategy, StreamsConfig, WarmPlan, WarmSource, WarmingConfig, WhenFull, WriteBehindConfig,
+    HttpOriginConfig, InvalidationConfig, KeyPatternsConfig, LockConfig, MemoryConfig, NamespaceConfig,
+    NamespaceOverrides, OriginConfig, PubSubConfig, RateLimitConfig, RedisConfig, RedisMode, SessionConfig,
+    SlowReaders, Strategy, StreamsConfig, WarmPlan, WarmSource, WarmingConfig, WhenFull, WriteBehindConfig,
 };
 #[doc(hidden)]
 pub use measured::MeasuredEngine;

@@ -14,7 +14,7 @@ use mainstay_runtime::{ComponentKind, Context, Schedule};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::config::{CacheConfig, RedisMode};
+use crate::config::{CacheConfig, KeyPatternsConfig, RedisMode};
 use crate::engine::{Engine, HotKeeper, HotKeys, Loads, Namespaces, Reads, RunTimePolicies, Turns};
 use crate::fence::Fences;
 use crate::grpc::admin::AdminGrpc;
@@ -31,7 +31,7 @@ use crate::layer::memory::Memory;
 use crate::layer::redis::{Census, RedisLayer};
 use crate::metrics::{
     CacheMetrics, DiskCollector, EvictionCollector, LayerCollector, NamespaceCollector, OriginCollector,
-    OriginMetrics, WarmingMetrics,
+    OriginMetrics, PatternCollector, WarmingMetrics,
 };
 use crate::once::MadeHere;
 use crate::origin::Origins;
@@ -129,6 +129,7 @@ pub(crate) fn assemble(cx: &Context, config: &CacheConfig) -> anyhow::Result<Arc
         OriginCollector::register(&engine, registry);
     });
     keep_hot(cx, config, &engine);
+    count_patterns(cx, config, &engine);
     adapt(cx, config.adaptive.every, &engine);
     follow_changes(cx, config, &engine);
     if let Some(writer) = writer {
@@ -230,6 +231,23 @@ fn keep_hot(cx: &Context, config: &CacheConfig, engine: &Arc<Engine>) {
     engine.memory.pin_up_to(config.hot_keys.memory_percent);
     let keeper = HotKeeper::new(engine, &config.hot_keys);
     engine.hot.kept_by(cx.background("hot_keys", Schedule::EveryOrTrigger(HotKeys::EVERY), keeper));
+}
+
+/// Counts what keys look like for the metrics, unless that is turned off.
+fn count_patterns(cx: &Context, config: &CacheConfig, engine: &Arc<Engine>) {
+    let KeyPatternsConfig { most, count_every } = config.key_patterns;
+    if most == 0 {
+        return;
+    }
+    cx.metrics(|registry| PatternCollector::register(engine, most, registry));
+    let engine = Arc::clone(engine);
+    let count = move || {
+        let engine = Arc::clone(&engine);
+        // It visits every entry.
+        let count = move || drop(engine.insight.patterns(&engine.memory, &engine.time));
+        async { tokio::task::spawn_blocking(count).await.context("count the patterns of keys") }
+    };
+    cx.background("key_patterns", Schedule::Every(count_every), count);
 }
 
 /// Reads the changes that other nodes made, for as long as the service runs.

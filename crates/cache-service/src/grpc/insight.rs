@@ -61,7 +61,7 @@ impl InsightService for InsightGrpc {
         let count = move || engine.insight.patterns(&engine.memory, &engine.time);
         let (figures, age) = tokio::task::spawn_blocking(count).await.map_err(Failure::internal)?;
         let wanted = |figures: &PatternFigures| namespace.is_empty() || figures.namespace == namespace;
-        let patterns = figures.into_iter().filter(wanted).map(encode_pattern).collect();
+        let patterns = figures.iter().filter(|figures| wanted(figures)).map(encode_pattern).collect();
         Ok(Response::new(pb::KeyPatternsResponse { patterns, age: age.try_into().ok() }))
     }
 }
@@ -82,10 +82,10 @@ fn full_name(key: &pb::HotKey) -> String {
     format!("{}:{}", key.namespace, key.key)
 }
 
-fn encode_pattern(figures: PatternFigures) -> pb::KeyPattern {
+fn encode_pattern(figures: &PatternFigures) -> pb::KeyPattern {
     pb::KeyPattern {
-        namespace: figures.namespace,
-        pattern: figures.pattern,
+        namespace: figures.namespace.clone(),
+        pattern: figures.pattern.clone(),
         keys: figures.keys,
         bytes: figures.bytes,
         hits: figures.hits,

@@ -1,22 +1,27 @@
-use cache_service::RedisConfig;
+use std::time::Duration;
+
+use cache_service::{CacheConfig, RedisConfig};
 use futures_util::future::join_all;
+use mainstay_devstack::wait_until;
 use mainstay_proto::cache::v1 as pb;
 use mainstay_proto::cache::v1::cache_service_client::CacheServiceClient;
 use mainstay_proto::cache::v1::insight_service_client::InsightServiceClient;
 
-use crate::node::{patient, redis};
-use crate::shared::Node;
+use crate::node::{CacheNode, LOOK_EVERY, WITHIN, patient, redis};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_key_read_most_and_the_patterns_of_keys_are_told() {
     let stack = redis().await;
     for redis in [RedisConfig::default(), patient(&stack)] {
-        are_told(Node::start(redis).await).await;
+        let mut config = CacheConfig { redis, ..CacheConfig::default() };
+        config.key_patterns.count_every = Duration::from_secs(5);
+        are_told(CacheNode::start_with(config).await).await;
     }
     stack.stop().await.unwrap();
 }
 
-async fn are_told(node: Node) {
+async fn are_told(node: CacheNode) {
+    node.wait_ready(true).await;
     let cache = CacheServiceClient::new(node.channel.clone());
     let sets = (0..20).map(|number| {
         let mut cache = cache.clone();
@@ -49,12 +54,30 @@ async fn are_told(node: Node) {
     );
     assert!(hot.keys[0].share > 0.25 && hot.reads > 500, "{hot:?}");
 
-    let request = pb::KeyPatternsRequest { namespace: "test".to_owned() };
-    let patterns = insight.key_patterns(request).await.unwrap().into_inner().patterns;
-    assert_eq!(patterns.len(), 1, "{patterns:?}");
-    let pattern = &patterns[0];
+    // A count is as old as the metrics let it become.
+    let pattern = wait_until("all reads to be counted", LOOK_EVERY, WITHIN, || {
+        let (mut insight, namespace) = (insight.clone(), "test".to_owned());
+        async move {
+            let reply =
+                insight.key_patterns(pb::KeyPatternsRequest { namespace }).await.unwrap().into_inner();
+            match &reply.patterns[..] {
+                [pattern] if pattern.keys == 20 && pattern.hits > 500 => Ok(pattern.clone()),
+                _ => Err(format!("{reply:?}")),
+            }
+        }
+    })
+    .await
+    .unwrap();
     assert_eq!((pattern.pattern.as_str(), pattern.keys), ("user:*", 20));
     assert_eq!(pattern.bytes, 20 * ("test:user:00".len() + 5) as u64);
-    assert!(pattern.hits > 500 && pattern.mean_ttl.unwrap().seconds > 200, "{pattern:?}");
+    assert!(pattern.mean_ttl.unwrap().seconds > 200, "{pattern:?}");
+
+    let line = "mainstay_cache_key_pattern_keys{namespace=\"test\",pattern=\"user:*\"} 20";
+    wait_until("the patterns in the metrics", LOOK_EVERY, WITHIN, || async {
+        let metrics = node.cx.openmetrics();
+        if metrics.contains(line) { Ok(()) } else { Err(metrics) }
+    })
+    .await
+    .unwrap();
     node.cx.shut_down().await;
 }

@@ -21,7 +21,7 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::node::{CacheNode, LOOK_EVERY, WITHIN, redis, single};
+use crate::node::{CacheNode, LOOK_EVERY, WITHIN, patient, redis, single};
 
 mod shop;
 
@@ -146,9 +146,17 @@ async fn a_restart_begins_with_what_was_read_most_in_the_run_before() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_stays_within_its_bounds() {
+    let stack = redis().await;
+    for redis in [RedisConfig::default(), patient(&stack)] {
+        stays_within_its_bounds(redis).await;
+    }
+    stack.stop().await.unwrap();
+}
+
+async fn stays_within_its_bounds(redis: RedisConfig) {
     let shop = Shop::new(2_000);
     let (origin_cx, origin) = shop.serve().await;
-    let mut config = shopping(RedisConfig::default(), &origin, plan(&[WarmSource::Origin]));
+    let mut config = shopping(redis, &origin, plan(&[WarmSource::Origin]));
     config.namespaces.get_mut("test").unwrap().warm.as_mut().unwrap().on_start = false;
     config.memory.capacity = ByteSize::mib(2);
     config.namespace_defaults.max_value_size = ByteSize::kib(64);
@@ -336,9 +344,17 @@ async fn a_run_stands_aside_for_callers_and_ends_when_told_to() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plan_put_at_run_time_is_followed_by_its_schedule_and_kept_in_the_history() {
+    let stack = redis().await;
+    for redis in [RedisConfig::default(), patient(&stack)] {
+        is_followed_by_its_schedule(redis).await;
+    }
+    stack.stop().await.unwrap();
+}
+
+async fn is_followed_by_its_schedule(redis: RedisConfig) {
     let shop = Shop::new(50);
     let (origin_cx, origin) = shop.serve().await;
-    let node = CacheNode::start_with(shopping(RedisConfig::default(), &origin, plan(&[]))).await;
+    let node = CacheNode::start_with(shopping(redis, &origin, plan(&[]))).await;
     node.wait_ready(true).await;
     let none = node.begin(pb::WarmPlan::default()).await.unwrap_err();
     assert_eq!((none.code(), none.reason()), (ErrorCode::FailedPrecondition, "WARMING_NO_SOURCE"));
