@@ -19,6 +19,7 @@ mod idempotency;
 mod killed;
 mod limits;
 mod network;
+mod pgbouncer;
 mod query_cache;
 mod switchover;
 mod tokens;
