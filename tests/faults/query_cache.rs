@@ -1,8 +1,17 @@
 //! Answers of the database that are kept in cache-service: with replicas that stand still, and with the cache gone.
 
+use std::net::{SocketAddr, TcpListener};
+use std::process::Stdio;
+
 use mainstay_auth::Role;
-use mainstay_tests::{Devstack, House, Rest, Service, eventually};
+use mainstay_devstack::{DATABASE, SERVICE_ROLE};
+use mainstay_proto::replica::v1::replica_service_client::ReplicaServiceClient;
+use mainstay_proto::replica::v1::value::Kind;
+use mainstay_proto::replica::v1::{CacheState, CacheWish, QueryRequest};
+use mainstay_tests::{Devstack, House, Rest, Service, binary, eventually};
 use serde_json::{Value, json};
+use tokio::process::{Child, Command};
+use tonic::transport::Channel;
 
 const READ: &str = "select n from kept";
 
@@ -13,6 +22,7 @@ async fn house() -> (House, Rest) {
     for (key, value) in [
         ("CACHE__GET_WITHIN", "1s"),
         ("CACHE__INVALIDATE_WITHIN", "5s"),
+        ("CACHE__FLIGHT_WITHIN", "10s"),
         ("ROUTING__TOKEN_WAIT_WITHIN", "200ms"),
     ] {
         builder = builder.env(Service::ReplicaService, format!("MAINSTAY__{key}"), value);
@@ -113,4 +123,95 @@ async fn a_write_that_the_cache_could_not_be_told_of_is_honoured_and_told_when_i
     })
     .await;
     read_hit(&admin, 1).await;
+}
+
+/// A second process of the service, on the same servers and the same cache; it asks for no credentials.
+fn second(house: &House, folder: &std::path::Path) -> (Child, SocketAddr) {
+    let stack = house.stack();
+    let address =
+        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+    let cache = stack.service(Service::CacheService).expect("the house has a cache").address();
+    let mut command = Command::new(binary("replica-service"));
+    let credentials = stack.credentials();
+    command.env_clear().current_dir(folder);
+    for (key, value) in [
+        ("SERVER__LISTEN", address.to_string()),
+        ("POSTGRES__DATABASE", DATABASE.to_owned()),
+        ("POSTGRES__USER", SERVICE_ROLE.to_owned()),
+        ("POSTGRES__PASSWORD", credentials.postgres_password.clone()),
+        ("CACHE__UPSTREAM__ENDPOINTS", format!("http://{cache}")),
+        ("CACHE__UPSTREAM__TOKEN", credentials.service_token.clone()),
+        ("CACHE__GET_WITHIN", "1s".to_owned()),
+        ("CACHE__FLIGHT_WITHIN", "10s".to_owned()),
+    ] {
+        command.env(format!("MAINSTAY__{key}"), value);
+    }
+    for node in stack.postgres().expect("the house has a database").nodes() {
+        let key = format!("MAINSTAY__NODES__{}__ADDRESS", node.short_name().to_uppercase());
+        command.env(key, node.public_address().to_string());
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    (command.spawn().expect("a built program starts"), address)
+}
+
+/// When an answer was made, and whether it came from the cache.
+type Seen = (String, String);
+
+/// Takes long enough for others to ask the same meanwhile.
+const SLOW_READ: &str = "select clock_timestamp()::text from pg_sleep(1)";
+
+async fn read_slowly(mut client: ReplicaServiceClient<Channel>) -> Result<Seen, String> {
+    let ttl = Some(prost_types::Duration { seconds: 600, nanos: 0 });
+    let cache = Some(CacheWish { ttl, tags: vec!["kept".to_owned()] });
+    let request = QueryRequest { sql: SLOW_READ.to_owned(), cache, ..QueryRequest::default() };
+    let answer = client.query(request).await.map_err(|status| status.to_string())?.into_inner();
+    let state = answer.cache.map(|used| used.state()).unwrap_or_default();
+    match &answer.rows[0].values[0].kind {
+        Some(Kind::Text(made)) => {
+            Ok((made.clone(), if state == CacheState::CacheHit { "hit" } else { "miss" }.to_owned()))
+        }
+        other => Err(format!("{other:?}")),
+    }
+}
+
+async fn read_slowly_by_rest(rest: &Rest) -> Result<Seen, String> {
+    let cache = json!({ "ttl": "10m", "tags": ["kept"] });
+    let answer = rest.post("/database/query", &json!({ "sql": SLOW_READ, "cache": cache })).await;
+    if answer.status != 200 {
+        return Err(answer.text());
+    }
+    let answer = answer.json();
+    let made = answer["rows"][0][0].as_str().ok_or("no row")?.to_owned();
+    Ok((made, answer["cache"]["state"].as_str().unwrap_or_default().to_owned()))
+}
+
+#[tokio::test]
+async fn what_two_processes_lack_at_once_is_read_once() {
+    let (house, admin) = house().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (_process, address) = second(&house, folder.path());
+    let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy();
+    let client = ReplicaServiceClient::new(channel);
+    eventually("the second process to answer", || async { read_slowly(client.clone()).await.map(|_| ()) })
+        .await;
+    // Once for an answer that a write has made too old, and once for one that is not there.
+    for purged in [false, true] {
+        eventually("one of two to read, and the other to have its answer", || async {
+            if purged {
+                admin.post("/database/cache/purge", &json!({ "tags": ["kept"] })).await.ok();
+            } else {
+                write(&admin, "update kept set n = n + 1", &["kept"]).await;
+            }
+            let (one, other) = tokio::join!(read_slowly(client.clone()), read_slowly_by_rest(&admin));
+            let (one, other) = (one?, other?);
+            let mut states = [one.1.as_str(), other.1.as_str()];
+            states.sort_unstable();
+            if one.0 == other.0 && states == ["hit", "miss"] {
+                Ok(())
+            } else {
+                Err(format!("{one:?} {other:?}"))
+            }
+        })
+        .await;
+    }
 }

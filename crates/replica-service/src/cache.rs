@@ -21,11 +21,13 @@ use crate::{
 mod flight;
 mod marks;
 mod remote;
+mod turn;
 mod wish;
 
 use flight::{Flights, Lead, Part, follow};
 use marks::{Marks, later, shows};
 use remote::{Remote, RemoteError, shown};
+use turn::{Taken, Turn};
 use wish::Key;
 pub(crate) use wish::{Wish, check_tags};
 
@@ -42,6 +44,8 @@ pub(crate) struct QueryCache {
     pub max_ttl: Duration,
     /// Bounds the time between an answer and the beginning of its age.
     kept_within: Duration,
+    /// Of the wait for another process.
+    flight_within: Duration,
     marks: Mutex<Marks>,
     flights: Flights<Fresh>,
     metrics: CacheMetrics,
@@ -87,6 +91,7 @@ impl QueryCache {
             database: config.postgres.database.clone(),
             max_ttl: config.cache.max_ttl,
             kept_within: config.cache.invalidate_within,
+            flight_within: config.cache.flight_within,
             marks: Mutex::default(),
             flights: Flights::default(),
             metrics: engine.metrics.cache.clone(),
@@ -142,7 +147,17 @@ impl QueryCache {
         }
         read.written = needs.written.filter(|written| needs.timeline == Some(written.timeline));
         match self.flights.join(&key.answer()) {
-            Part::Lead(lead) => self.load(lead, key, wish, read, encode).await,
+            Part::Lead(lead) => match self.turn(&key, &wish.tags, &needs, read.until.at).await {
+                Turn::Ours(taken) => self.load(lead, Some(taken), key, wish, read, encode).await,
+                Turn::Nobodys => self.load(lead, None, key, wish, read, encode).await,
+                Turn::Landed(kept, age) => {
+                    self.metrics.read(CacheState::CacheHit);
+                    let position = shown(&kept);
+                    let response = from_cache(*kept, age, wish.tags);
+                    lead.land(Arc::new(Fresh { response: response.clone(), shown: Some(position) }));
+                    Ok(response)
+                }
+            },
             Part::Follow(result) => {
                 let landed = timeout_at(read.until.at, follow(result)).await;
                 let staleness = |fresh: &Fresh| {
@@ -183,6 +198,7 @@ impl QueryCache {
     async fn load(
         self: &Arc<Self>,
         lead: Lead<'_, Fresh>,
+        taken: Option<Taken>,
         key: Key,
         wish: Wish,
         read: Read,
@@ -196,7 +212,11 @@ impl QueryCache {
         lead.land(Arc::clone(&fresh));
         if let Some(position) = position {
             let (cache, tags) = (Arc::clone(self), wish.tags.clone());
-            self.cx.spawn_work(async move { cache.keep(&key, &fresh, position, wish.ttl, &tags).await });
+            self.cx.spawn_work(async move {
+                cache.keep(&key, &fresh, position, wish.ttl, &tags).await;
+                // Only now: who waits looks for the answer before it takes its turn.
+                drop(taken);
+            });
         }
         response.cache = Some(CacheUse { state: CacheState::CacheMiss.into(), age: None, tags: wish.tags });
         Ok(response)

@@ -1,7 +1,8 @@
 use std::time::Duration;
 
+use bytes::Bytes;
 use mainstay_proto::cache::v1::{
-    BatchRequest, Entry, GetAction, InvalidateRequest, Operation, Outcome, SetAction,
+    BatchRequest, DeleteAction, Entry, GetAction, InvalidateRequest, Operation, Outcome, SetAction,
     cache_admin_client::CacheAdminClient, cache_service_client::CacheServiceClient, operation::Action,
     outcome::Result as Done,
 };
@@ -71,6 +72,40 @@ impl Remote {
         let answer = entries.next().flatten().and_then(read_answer);
         let written = entries.flatten().filter_map(|entry| read_mark(&entry)).reduce(later);
         Ok(Found { answer, written })
+    }
+
+    /// Reads what [`look`](Self::look) does, and whether a process is about to bring the answer.
+    pub(super) async fn look_in_flight(
+        &self,
+        key: &Key,
+        tags: &[String],
+    ) -> Result<(Found, bool), RemoteError> {
+        let mut keys = vec![key.flight(), key.answer()];
+        keys.extend(tags.iter().map(|tag| key.mark(tag)));
+        let mut entries = self.get(keys, self.config.get_within).await?.into_iter();
+        let in_flight = entries.next().flatten().is_some();
+        let answer = entries.next().flatten().and_then(read_answer);
+        let written = entries.flatten().filter_map(|entry| read_mark(&entry)).reduce(later);
+        Ok((Found { answer, written }, in_flight))
+    }
+
+    /// Says to all processes that this one reads an answer now, for at most `within`; `false` when another one does.
+    pub(super) async fn begin_flight(&self, key: &Key, within: Duration) -> Result<bool, RemoteError> {
+        let set = SetAction {
+            value: Bytes::from_static(b"1"),
+            ttl: wire(within),
+            if_version: Some(0),
+            ..SetAction::default()
+        };
+        let operation = Operation { key: key.flight(), action: Some(Action::Set(set)) };
+        let outcomes = self.batch(vec![operation], self.config.get_within, false).await?;
+        Ok(!outcomes.iter().map(lost_race).collect::<Result<Vec<_>, _>>()?.contains(&true))
+    }
+
+    /// Says that the reading is over; of one that took longer than it had said another one may have begun.
+    pub(super) async fn end_flight(&self, flight: String) -> Result<(), RemoteError> {
+        let operation = Operation { key: flight, action: Some(Action::Delete(DeleteAction::default())) };
+        self.batch(vec![operation], self.config.invalidate_within, false).await.map(|_| ())
     }
 
     /// Keeps an answer; `false` when it is too large.

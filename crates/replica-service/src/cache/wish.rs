@@ -67,6 +67,11 @@ impl Key {
         format!("answer:{:016x}:{}:{digest}", self.system_identifier, self.database)
     }
 
+    /// Names the entry that is there while a process reads the answer.
+    pub(super) fn flight(&self) -> String {
+        format!("flight:{}", self.answer())
+    }
+
     pub(super) fn mark(&self, tag: &str) -> String {
         format!("written:{:016x}:{}:{tag}", self.system_identifier, self.database)
     }

@@ -23,6 +23,9 @@ pub struct CacheConfig {
     /// How long a write waits for its invalidation to be confirmed, and a purge; 10 ms to 10 s.
     #[serde(with = "humantime_serde")]
     pub invalidate_within: Duration,
+    /// How long a read waits for what another process of the service reads at this moment; 0 never, up to 10 s.
+    #[serde(with = "humantime_serde")]
+    pub flight_within: Duration,
 }
 
 impl CacheConfig {
@@ -46,6 +49,9 @@ impl CacheConfig {
         problems.range("cache.max_value_size", self.max_value_size, sizes);
         problems.duration("cache.get_within", self.get_within, ms..=ms * 1_000);
         problems.duration("cache.invalidate_within", self.invalidate_within, ms * 10..=ms * 10_000);
+        if !self.flight_within.is_zero() {
+            problems.duration("cache.flight_within", self.flight_within, ms * 10..=ms * 10_000);
+        }
     }
 }
 
@@ -58,6 +64,7 @@ impl Default for CacheConfig {
             max_value_size: ByteSize::mib(1),
             get_within: Duration::from_millis(50),
             invalidate_within: Duration::from_millis(500),
+            flight_within: Duration::from_millis(500),
         }
     }
 }

@@ -13,6 +13,8 @@ pub(crate) struct CacheMetrics {
     pub stored: Counter,
     pub not_stored: Counter,
     pub pending: Gauge,
+    pub flight_landed: Counter,
+    pub flight_late: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -34,6 +36,16 @@ impl CacheMetrics {
             "cache_pending",
             "Tags of writes that the cache has not confirmed yet",
             self.pending.clone(),
+        );
+        registry.register(
+            "cache_flights_landed",
+            "Answers that another process brought while this one waited for it",
+            self.flight_landed.clone(),
+        );
+        registry.register(
+            "cache_flights_late",
+            "Reads that waited for another process for cache.flight_within, and then asked the database",
+            self.flight_late.clone(),
         );
     }
 
