@@ -109,7 +109,7 @@ run_checks() {
   fi
   local program
   program=$(built mainstay-checks)
-  if [ -z "$program" ] || [ -n "$(find "$ROOT/tests/checks" -newer "$program" -print -quit)" ]; then
+  if [ -z "$program" ] || [ -n "$(find "$ROOT/tests/checks" "$ROOT/tests/load/pace.rs" -newer "$program" -print -quit)" ]; then
     ensure_rust
     say "building the checks"
     (cd "$ROOT" && cargo build --locked --release --quiet -p mainstay-tests --bin mainstay-checks)

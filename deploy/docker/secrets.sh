@@ -63,4 +63,5 @@ give postgres "$POSTGRES_USER" postgres-superuser-password postgres-password pos
   postgres-replicator-password pgbouncer-lookup-password
 give pgbouncer "$PGBOUNCER_USER" pgbouncer-lookup-password postgres-monitor-password
 give grafana "$GRAFANA_USER" grafana-password
+give bench "$SERVICE_USER" api-key-operator
 [ "$SECRETS" != /secrets ] || echo "secrets are there; print the API keys with: docker compose run --rm secrets show"

@@ -1,17 +1,20 @@
 //! What the program is called with.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
-const USAGE: &str = "usage: mainstay-checks smoke|observability|all [--env NAME] [--environments FILE] [--junit FILE] \
-                     [--json FILE]; AUTH_TOKEN is an API key or a JWT, VERBOSE=1 tells details, NO_COLOR=1 leaves colours out";
+const USAGE: &str = "usage: mainstay-checks smoke|observability|all|load [--env NAME] [--environments FILE] [--junit FILE] \
+                     [--json FILE] [--seconds N]; AUTH_TOKEN is an API key or a JWT, AUTH_TOKEN_FILE a file with one, VERBOSE=1 tells details, NO_COLOR=1 leaves colours out";
 
 #[derive(Clone, Copy)]
 pub(crate) enum Suite {
     Smoke,
     Observability,
     All,
+    /// Never part of all: it makes work for the stack.
+    Load,
 }
 
 pub(crate) struct Arguments {
@@ -20,6 +23,8 @@ pub(crate) struct Arguments {
     pub(crate) environments: PathBuf,
     pub(crate) junit: Option<PathBuf>,
     pub(crate) json: Option<PathBuf>,
+    /// How long each check of the load suite lasts.
+    pub(crate) load_for: Duration,
     pub(crate) verbose: bool,
     pub(crate) coloured: bool,
 }
@@ -30,6 +35,7 @@ impl Suite {
             Self::Smoke => &[Self::Smoke],
             Self::Observability => &[Self::Observability],
             Self::All => &[Self::Smoke, Self::Observability],
+            Self::Load => &[Self::Load],
         }
     }
 
@@ -38,6 +44,7 @@ impl Suite {
             Self::Smoke => "smoke",
             Self::Observability => "observability",
             Self::All => "all",
+            Self::Load => "load",
         }
     }
 }
@@ -48,6 +55,7 @@ impl Arguments {
             Some("smoke") => Suite::Smoke,
             Some("observability") => Suite::Observability,
             Some("all") => Suite::All,
+            Some("load") => Suite::Load,
             _ => bail!(USAGE),
         };
         let set = |name: &str| std::env::var(name).is_ok_and(|value| !value.is_empty() && value != "0");
@@ -57,7 +65,9 @@ impl Arguments {
             environments: PathBuf::from("deploy/environments.toml"),
             junit: None,
             json: None,
-            verbose: set("VERBOSE"),
+            load_for: Duration::from_secs(10),
+            // The figures are what a load is for.
+            verbose: set("VERBOSE") || matches!(suite, Suite::Load),
             coloured: !set("NO_COLOR"),
         };
         while let Some(option) = words.next() {
@@ -67,6 +77,14 @@ impl Arguments {
                 "--environments" => arguments.environments = value.into(),
                 "--junit" => arguments.junit = Some(value.into()),
                 "--json" => arguments.json = Some(value.into()),
+                "--seconds" => {
+                    let seconds: u64 = value
+                        .parse()
+                        .ok()
+                        .filter(|seconds| (1..=3_600).contains(seconds))
+                        .context("--seconds takes a number from 1 to 3600")?;
+                    arguments.load_for = Duration::from_secs(seconds);
+                }
                 _ => bail!("unknown option {option}; {USAGE}"),
             }
         }

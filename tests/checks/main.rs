@@ -1,4 +1,4 @@
-//! Checks a running Mainstay from outside, through the edge alone: `mainstay-checks smoke|observability|all --env NAME`.
+//! Checks a running Mainstay from outside, through the edge alone: `mainstay-checks smoke|observability|all|load --env NAME`.
 //!
 //! Exit code 0 when nothing failed (warnings are told), 1 when a check failed, 64 when it was called wrongly.
 #![expect(
@@ -9,10 +9,16 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
+
 mod arguments;
 mod check;
+mod door;
 mod environment;
+mod load;
 mod observability;
+#[path = "../load/pace.rs"]
+mod pace;
 mod report;
 mod shape;
 mod smoke;
@@ -38,12 +44,13 @@ async fn main() -> ExitCode {
 
 async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let environment = Environment::read(&arguments.environments, &arguments.environment)?;
-    let target = Target::new(environment, std::env::var("AUTH_TOKEN").ok())?;
+    let target = Target::new(environment, token()?, arguments.load_for)?;
     let mut report = Report::new(arguments.verbose, arguments.coloured);
     for suite in arguments.suite.parts() {
         let checks = match suite {
             Suite::Smoke => smoke::checks(),
             Suite::Observability | Suite::All => observability::checks(),
+            Suite::Load => load::checks(),
         };
         report.begin(suite.name(), &target, checks.len());
         run_all(checks, &target, &mut report).await;
@@ -56,6 +63,16 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         std::fs::write(path, report.json().to_string())?;
     }
     Ok(if report.failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Reads AUTH_TOKEN, or the file that AUTH_TOKEN_FILE names.
+fn token() -> anyhow::Result<Option<String>> {
+    if let Ok(token) = std::env::var("AUTH_TOKEN") {
+        return Ok(Some(token));
+    }
+    let Ok(path) = std::env::var("AUTH_TOKEN_FILE") else { return Ok(None) };
+    let token = std::fs::read_to_string(&path).with_context(|| format!("AUTH_TOKEN_FILE = {path}"))?;
+    Ok(Some(token.trim().to_owned()))
 }
 
 /// One after another: a check that provokes an alert must not disturb one that measures.

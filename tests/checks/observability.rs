@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::check::{Check, Outcome, Verdict, ensure, pass};
 use crate::shape::Kind::{List, Number, NumberOrNull, Object, OneOf, Some as NotEmpty, Text, Time, Truth};
-use crate::smoke::{list, skipped, word};
+use crate::smoke::{list, redis, skipped, word};
 use crate::target::Target;
 
 const UNIFIED: &str = "1 unified endpoints";
@@ -139,6 +139,8 @@ fn doings() -> Vec<Check> {
         Check::doing(HEALTH, "every replica streams", |target| Box::pin(streaming(target))),
         Check::doing(INTEGRATION, "Prometheus text is well formed", |target| Box::pin(well_formed(target))),
         Check::doing(INTEGRATION, "OpenMetrics ends as it must", |target| Box::pin(ends_with_eof(target))),
+        Check::doing(INTEGRATION, "figures of every service are fresh", |target| Box::pin(all_fresh(target))),
+        Check::doing(INTEGRATION, "Redis answers the cache", |target| Box::pin(redis(target))),
         Check::doing(INTEGRATION, "history has points", |target| Box::pin(history(target))),
         Check::doing(INTEGRATION, "OpenAPI lists what was asked", |target| Box::pin(openapi(target))),
         Check::doing(INTEGRATION, "a trace id comes with each answer", |target| Box::pin(traced(target))),
@@ -297,7 +299,7 @@ async fn one_primary(target: &Target) -> Outcome {
 
 async fn evidence(target: &Target) -> Outcome {
     let lag = target.json("/database/replica/lag").await?;
-    for node in list(&lag, "/nodes")?.iter().filter(|node| node["role"] == "replica") {
+    for node in replicas(&lag)? {
         let age = node["evidenceAgeSeconds"].as_f64();
         let age = age.ok_or_else(|| format!("nothing is known of {}", word(node, "node")))?;
         ensure(age <= 5.0, || format!("{}: {age:.1} s", word(node, "node")))?;
@@ -305,9 +307,18 @@ async fn evidence(target: &Target) -> Outcome {
     pass("")
 }
 
+/// All nodes but the primary; one that is neither has not been seen since the service began.
+fn replicas(lag: &Value) -> Result<Vec<&Value>, String> {
+    let others: Vec<_> = list(lag, "/nodes")?.iter().filter(|node| node["role"] != "primary").collect();
+    for node in &others {
+        ensure(node["role"] == "replica", || format!("{} is not there", word(node, "node")))?;
+    }
+    Ok(others)
+}
+
 async fn streaming(target: &Target) -> Outcome {
     let lag = target.json("/database/replica/lag").await?;
-    for node in list(&lag, "/nodes")?.iter().filter(|node| node["role"] == "replica") {
+    for node in replicas(&lag)? {
         ensure(node["receiver"] == "streaming", || {
             format!("{}: receiver {}", word(node, "node"), node["receiver"])
         })?;
@@ -334,6 +345,15 @@ async fn ends_with_eof(target: &Target) -> Outcome {
     })?;
     ensure(answer.text().ends_with("# EOF\n"), || "does not end with # EOF".to_owned())?;
     pass("")
+}
+
+async fn all_fresh(target: &Target) -> Outcome {
+    let answer = target.get_as_nobody(STATUS).await?.json()?;
+    let services = list(&answer, "/services")?;
+    let old: Vec<_> = services.iter().filter(|service| service["freshness"] != "fresh").collect();
+    let told = |service: &&Value| format!("{} is {}", word(service, "service"), word(service, "freshness"));
+    ensure(old.is_empty(), || old.iter().map(told).collect::<Vec<_>>().join(", "))?;
+    pass(format!("{} services", services.len()))
 }
 
 async fn history(target: &Target) -> Outcome {

@@ -79,7 +79,7 @@ impl Report {
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites tests=\"{}\" failures=\"{failed}\" skipped=\"{warned}\">\n",
             self.rows.len()
         );
-        for suite in ["smoke", "observability"] {
+        for suite in ["smoke", "observability", "load"] {
             let rows: Vec<_> = self.rows.iter().filter(|row| row.suite == suite).collect();
             if rows.is_empty() {
                 continue;

@@ -262,7 +262,7 @@ async fn no_critical(target: &Target) -> Outcome {
     pass("")
 }
 
-async fn redis(target: &Target) -> Outcome {
+pub(crate) async fn redis(target: &Target) -> Outcome {
     let stats = target.json_once("/cache/stats").await?;
     let redis = &stats["redisStats"];
     if redis["type"] == "none" {

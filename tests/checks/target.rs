@@ -1,34 +1,26 @@
 //! The stack under check, as a client of its edge sees it.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
-use http::{HeaderMap, Method, Request, Uri};
-use http_body_util::{BodyExt as _, Full};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Method};
+use http_body_util::BodyExt as _;
 use parking_lot::Mutex;
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
+use crate::door::Door;
 use crate::environment::Environment;
 
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 pub(crate) struct Target {
     pub(crate) environment: Environment,
-    token: Option<String>,
-    tls: Option<TlsConnector>,
+    pub(crate) door: Arc<Door>,
+    /// How long each check of the load suite lasts.
+    pub(crate) load_for: Duration,
     /// Answers that checks of single fields share.
     seen: Mutex<HashMap<&'static str, Result<Value, String>>>,
 }
@@ -40,19 +32,18 @@ pub(crate) struct Answer {
     pub(crate) took: Duration,
 }
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
-
 impl Target {
-    pub(crate) fn new(environment: Environment, token: Option<String>) -> anyhow::Result<Self> {
-        let edge: Uri = environment.edge.parse().with_context(|| format!("edge = {:?}", environment.edge))?;
-        let tls = (edge.scheme_str() == Some("https")).then(|| connector(&environment)).transpose()?;
-        let token = token.filter(|token| !token.is_empty());
-        Ok(Self { environment, token, tls, seen: Mutex::default() })
+    pub(crate) fn new(
+        environment: Environment,
+        token: Option<String>,
+        load_for: Duration,
+    ) -> anyhow::Result<Self> {
+        let door = Arc::new(Door::new(&environment, token)?);
+        Ok(Self { environment, door, load_for, seen: Mutex::default() })
     }
 
     pub(crate) fn has_token(&self) -> bool {
-        self.token.is_some()
+        self.door.has_token()
     }
 
     /// GETs `path` with the credentials of AUTH_TOKEN, once in a run; gives the JSON of a 200.
@@ -122,48 +113,24 @@ impl Target {
         body: Bytes,
         authorised: bool,
     ) -> anyhow::Result<Answer> {
-        let edge: Uri = self.environment.edge.parse()?;
-        let host = edge.host().context("the address of the edge has no host")?;
-        let mut request = Request::builder().method(method).uri(path).header(HOST, host);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        if let Some(token) = self.token.as_deref().filter(|_| authorised) {
-            // A JWT has two dots, an API key has none.
-            request = if token.matches('.').count() == 2 {
-                request.header(AUTHORIZATION, format!("Bearer {token}"))
-            } else {
-                request.header("x-api-key", token)
-            };
-        }
-        let stream = self.connect(&edge, host).await?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let request = self.door.request(method, path, headers, body, authorised)?;
+        let (mut sender, driver) = self.door.open().await?;
         let exchange = async {
             let begun = Instant::now();
-            let (parts, body) = sender.send_request(request.body(Full::new(body))?).await?.into_parts();
+            let (parts, body) = sender.send_request(request).await?.into_parts();
             let body = body.collect().await?.to_bytes();
             Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body, took: begun.elapsed() })
         };
-        tokio::pin!(exchange, connection);
+        tokio::pin!(exchange, driver);
         tokio::select! {
             biased;
             answer = &mut exchange => answer,
-            ended = &mut connection => {
+            ended = &mut driver => {
                 ended?;
                 // What the connection read before its end may be the whole answer.
                 exchange.await
             }
         }
-    }
-
-    async fn connect(&self, edge: &Uri, host: &str) -> anyhow::Result<Box<dyn Stream>> {
-        let port = edge.port_u16().unwrap_or_else(|| if self.tls.is_some() { 443 } else { 80 });
-        let tcp = TcpStream::connect((host.trim_matches(['[', ']']), port)).await;
-        let tcp = tcp.with_context(|| format!("cannot connect to {host}:{port}"))?;
-        tcp.set_nodelay(true)?;
-        let Some(tls) = &self.tls else { return Ok(Box::new(tcp)) };
-        let name = ServerName::try_from(host.to_owned())?;
-        Ok(Box::new(tls.connect(name, tcp).await.context("the TLS handshake failed")?))
     }
 }
 
@@ -179,26 +146,4 @@ impl Answer {
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
-}
-
-fn connector(environment: &Environment) -> anyhow::Result<TlsConnector> {
-    let mut roots = RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    roots.add_parsable_certificates(found.certs);
-    if let Some(ca) = &environment.ca {
-        for certificate in
-            CertificateDer::pem_file_iter(ca).with_context(|| format!("ca = {}", ca.display()))?
-        {
-            roots.add(certificate?)?;
-        }
-    }
-    if roots.is_empty() {
-        let why = found.errors.iter().fold(String::new(), |mut all, error| {
-            let _ = write!(all, " {error};");
-            all
-        });
-        return Err(anyhow!("no certificate authority is known on this machine:{why}"));
-    }
-    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
 }

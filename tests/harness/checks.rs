@@ -19,7 +19,7 @@ pub struct Checked {
     report: Value,
 }
 
-/// Runs a suite against the house, as the scripts do.
+/// Runs a suite against the house, as the scripts do; a load lasts a second a check.
 ///
 /// # Panics
 /// When it does not end within a minute, or leaves no report.
@@ -29,7 +29,7 @@ pub async fn run_checks(house: &House, suite: &str) -> Checked {
     let environments: PathBuf =
         [env!("CARGO_MANIFEST_DIR"), "..", "deploy", "environments.toml"].iter().collect();
     let child = Command::new(binary("mainstay-checks"))
-        .args([suite, "--env", "local", "--environments"])
+        .args([suite, "--seconds", "1", "--env", "local", "--environments"])
         .arg(environments)
         .arg("--json")
         .arg(&json)
