@@ -21,7 +21,12 @@ pub enum QueryError {
     #[error("there is no primary: {0}")]
     NoPrimary(String),
     #[error("breaker of node {node} is open")]
-    Breaker { node: String, retry_after: Duration },
+    Breaker {
+        node: String,
+        retry_after: Duration,
+        /// The SQLSTATE by which the node last refused us.
+        refused_with: Option<String>,
+    },
     #[error("all connections of node {node} are busy")]
     PoolExhausted { node: String },
     #[error("cannot connect to node {node}")]
@@ -127,6 +132,12 @@ impl QueryError {
         }
     }
 
+    /// Returns the SQLSTATE by which the server kept us from logging in, if it said one.
+    pub fn refused_with(&self) -> Option<String> {
+        let Self::Connect { source, .. } = self else { return None };
+        source.as_ref().and_then(tokio_postgres::Error::code).map(|state| state.code().to_owned())
+    }
+
     /// Tells whether a read may succeed on another node, or on the same one with another connection.
     pub fn may_succeed_elsewhere(&self) -> bool {
         match self {
@@ -199,9 +210,10 @@ impl QueryError {
             Self::NoFitNode { .. } | Self::NoPrimary(_) | Self::Breaker { .. } | Self::Broken { .. } => {
                 ErrorCode::Unavailable
             }
+            // Whatever keeps us from logging in, the caller has no part in it.
             Self::Connect { source, .. } => match source.as_ref().and_then(tokio_postgres::Error::code) {
-                Some(code) => sqlstate::class(code).0,
-                None => ErrorCode::Unavailable,
+                Some(code) if is_full(code) => ErrorCode::ResourceExhausted,
+                _ => ErrorCode::Unavailable,
             },
             Self::OutcomeUnknown { .. } => ErrorCode::Unavailable,
             Self::PoolExhausted { .. } | Self::ResultTooLarge { .. } | Self::TooManyRows { .. } => {
@@ -236,11 +248,15 @@ impl QueryError {
             Self::NoPrimary(why) => Failure::new(code, "NO_PRIMARY", format!("there is no primary: {why}"))
                 .retry_after(second)
                 .detail("outcome", "not_applied"),
-            Self::Breaker { retry_after, .. } => Failure::new(code, "NODE_UNAVAILABLE", text).retry_after(retry_after),
+            Self::Breaker { node, retry_after, refused_with } => {
+                node_unavailable(code, &node, text, refused_with).retry_after(retry_after)
+            }
             Self::PoolExhausted { .. } => Failure::new(code, "POOL_EXHAUSTED", text).retry_after(second),
-            Self::Connect { source, .. } => with_cause(Failure::new(code, "NODE_UNAVAILABLE", text), source)
-                .retry_after(second)
-                .detail("outcome", "not_applied"),
+            Self::Connect { ref node, .. } => {
+                let failure = node_unavailable(code, node, text, self.refused_with()).retry_after(second);
+                let Self::Connect { source, .. } = self else { return failure };
+                with_cause(failure, source)
+            }
             Self::Broken { source, .. } => {
                 with_cause(Failure::new(code, "CONNECTION_LOST", text), source).detail("outcome", "not_applied")
             }
@@ -362,6 +378,20 @@ fn database(code: ErrorCode, node: &str, kind: Kind, error: &DbError) -> Failure
         failure = failure.retry_after(Duration::from_secs(1));
     }
     failure
+}
+
+/// Says by which code a server refuses us; its words may name roles and addresses, and go to the log.
+fn node_unavailable(code: ErrorCode, node: &str, text: String, refused_with: Option<String>) -> Failure {
+    let message = match &refused_with {
+        Some(state) => format!("{text}: it refuses with SQLSTATE {state}"),
+        None => text,
+    };
+    let failure =
+        Failure::new(code, "NODE_UNAVAILABLE", message).detail("node", node).detail("outcome", "not_applied");
+    match refused_with {
+        Some(state) => failure.detail("sqlState", state),
+        None => failure,
+    }
 }
 
 fn with_cause(failure: Failure, source: Option<tokio_postgres::Error>) -> Failure {

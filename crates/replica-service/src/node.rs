@@ -52,6 +52,8 @@ pub(crate) struct Node {
 #[derive(Default)]
 struct Load {
     breaker: Breaker,
+    /// The SQLSTATE by which it refused the last log-in that counted for the breaker.
+    refused_with: Option<String>,
     figures: Figures,
     latency: PeakEwma,
     /// It was down and came back then.
@@ -161,11 +163,13 @@ impl Node {
     /// Begins one statement; its end must be told.
     pub(crate) fn begin(&self) -> Result<Flight<'_>, QueryError> {
         let begun_at = TokioInstant::now().into_std();
-        let permit = self.load.lock().breaker.admit(begun_at);
-        let permit = permit.map_err(|rejected| QueryError::Breaker {
+        let mut load = self.load.lock();
+        let permit = load.breaker.admit(begun_at).map_err(|rejected| QueryError::Breaker {
             node: self.name.clone(),
             retry_after: rejected.retry_after,
+            refused_with: load.refused_with.clone(),
         })?;
+        drop(load);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         Ok(Flight { node: self, permit: Some(permit), begun_at })
     }
@@ -281,6 +285,11 @@ impl Flight<'_> {
         let outcome = if blamed { Outcome::Failure } else { Outcome::Success };
         let mut load = self.node.load.lock();
         load.figures.record(took, result.is_ok());
+        match result {
+            Ok(_) => load.refused_with = None,
+            Err(error) if blamed => load.refused_with = error.refused_with(),
+            Err(_) => {}
+        }
         if result.is_ok() {
             load.latency.observe(took, now);
         }

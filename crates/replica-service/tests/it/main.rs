@@ -8,6 +8,7 @@ mod failover;
 mod hedge;
 mod lag;
 mod limits;
+mod links;
 mod pgbouncer;
 mod pools;
 mod reads;
