@@ -3,6 +3,8 @@
 mod address;
 mod body;
 mod channel;
+#[cfg(test)]
+mod crash;
 mod dispatch;
 mod group;
 mod http;

@@ -119,8 +119,11 @@ enum Work {
     Change(Changes, Option<oneshot::Sender<Result<(), StoreError>>>),
     Delivered(u64, String),
     Points(Points),
-    Read(Box<dyn FnOnce(&Connection) + Send>),
+    Read(Read),
 }
+
+/// A question, with the way its answer goes.
+type Read = Box<dyn FnOnce(&Connection) + Send>;
 
 /// Writes and questions that may wait.
 const QUEUE: usize = 4_096;

@@ -74,7 +74,7 @@ pub(crate) async fn run(dispatch: Dispatch) -> anyhow::Result<()> {
 
 impl Dispatch {
     /// Notes how an attempt went; returns whether these are done with, and how long to wait before the next attempt.
-    fn settle(
+    pub(super) fn settle(
         &self,
         queue: &Queue,
         records: &[Record],

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::open::{connect, is_damage, load, reason, set_aside};
 use super::work::{self, SeriesIds};
-use super::{Retention, Store, StoreError, Work, tiers, unix_ms};
+use super::{Read, Retention, Store, StoreError, Work, tiers, unix_ms};
 use crate::config::StoreConfig;
 use crate::notify::Outbox;
 
@@ -156,20 +156,7 @@ impl Writer {
 impl Desk {
     /// Commits the backlog and the batch, then answers questions.
     fn handle(&mut self, batch: Vec<Work>, now: SystemTime, outbox: &Outbox) -> Result<(), StoreError> {
-        let mut reads = Vec::new();
-        for work in batch {
-            match work {
-                Work::Read(read) => reads.push(read),
-                Work::Change(changes, waiting) => {
-                    // Whoever waits has an answer now or never.
-                    self.backlog.push_back(Work::Change(changes, waiting));
-                }
-                other => self.backlog.push_back(other),
-            }
-        }
-        while self.backlog.len() > BACKLOG_MAX {
-            self.backlog.pop_front();
-        }
+        let reads = self.take(batch);
         let done = self.write(now);
         match &done {
             Ok(()) => self.release(outbox),
@@ -178,6 +165,22 @@ impl Desk {
         }
         reads.into_iter().for_each(|read| read(&self.connection));
         done
+    }
+
+    /// Puts writes behind those that wait, and returns the questions.
+    fn take(&mut self, batch: Vec<Work>) -> Vec<Read> {
+        let mut reads = Vec::new();
+        for work in batch {
+            match work {
+                Work::Read(read) => reads.push(read),
+                // Whoever waits for a change has an answer now or never.
+                other => self.backlog.push_back(other),
+            }
+        }
+        while self.backlog.len() > BACKLOG_MAX {
+            self.backlog.pop_front();
+        }
+        reads
     }
 
     fn write(&mut self, now: SystemTime) -> Result<(), StoreError> {
@@ -238,4 +241,18 @@ impl Desk {
 /// The error for one of several that wait; the log has the first.
 fn error_again(error: &StoreError) -> StoreError {
     StoreError::File(std::io::Error::other(reason(error)))
+}
+
+#[cfg(test)]
+impl Writer {
+    /// Commits at most `n` of the writes that wait, as the task does, and hands over what they tell if it `lives_on`.
+    pub(crate) fn commit_some(&mut self, n: usize, now: SystemTime, outbox: &Outbox, lives_on: bool) {
+        let batch = std::iter::from_fn(|| self.work_rx.try_recv().ok()).take(n).collect();
+        let desk = self.desk.as_mut().expect("nobody else works at it");
+        desk.take(batch);
+        desk.write(now).expect("the disk takes it");
+        if lives_on {
+            desk.release(outbox);
+        }
+    }
 }
