@@ -28,6 +28,8 @@ pub(crate) struct MonitorMetrics {
     evaluation_seconds: Histogram,
     store_failures: Counter,
     store_dropped: Counter,
+    store_bytes: Gauge,
+    store_trimmed_points: Counter,
     store_copy_failures: Counter,
     store_copied_at: Gauge,
     notifications: Family<NotificationLabels, Counter>,
@@ -92,6 +94,8 @@ impl MonitorMetrics {
             evaluation_seconds: Histogram::new(EVALUATION_SECONDS),
             store_failures: Counter::default(),
             store_dropped: Counter::default(),
+            store_bytes: Gauge::default(),
+            store_trimmed_points: Counter::default(),
             store_copy_failures: Counter::default(),
             store_copied_at: Gauge::default(),
             notifications: Family::default(),
@@ -128,6 +132,12 @@ impl MonitorMetrics {
             "Writes that the queue of the store had no room for",
             metrics.store_dropped.clone(),
         );
+        registry.register("store_bytes", "Bytes of what is stored", metrics.store_bytes.clone());
+        registry.register(
+            "store_trimmed_points",
+            "Points of history that went before their time because of store.max_size",
+            metrics.store_trimmed_points.clone(),
+        );
         registry.register(
             "store_copy_failures",
             "Copies of the store for backups that failed",
@@ -158,6 +168,14 @@ impl MonitorMetrics {
 
     pub(crate) fn store_dropped(&self) {
         self.store_dropped.inc();
+    }
+
+    pub(crate) fn store_size(&self, bytes: u64) {
+        self.store_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn store_trimmed(&self, n_points: usize) {
+        self.store_trimmed_points.inc_by(n_points as u64);
     }
 
     pub(crate) fn store_copied(&self, at: SystemTime) {

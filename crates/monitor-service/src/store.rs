@@ -8,6 +8,7 @@ mod access;
 mod copies;
 mod open;
 mod schema;
+mod size;
 mod tiers;
 mod work;
 mod writer;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use mainstay_runtime::Problems;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,8 @@ pub struct StoreConfig {
     /// How far back steps of an hour reach.
     #[serde(with = "humantime_serde")]
     pub keep_1h: Duration,
+    /// How large what is stored may be: history goes earlier then, the oldest of the finest steps first; 0 means no bound.
+    pub max_size: ByteSize,
     /// Where a copy for backups is kept; empty means none.
     pub copy_to: PathBuf,
     /// How often that copy is made anew.
@@ -49,6 +52,7 @@ impl Default for StoreConfig {
             keep_10s: DAY,
             keep_1m: DAY * 14,
             keep_1h: DAY * 400,
+            max_size: ByteSize::gib(8),
             copy_to: PathBuf::new(),
             copy_every: Duration::from_hours(1),
         }
@@ -72,6 +76,11 @@ impl StoreConfig {
         !self.copy_to.as_os_str().is_empty()
     }
 
+    /// Returns how many bytes may be stored, where there is a bound.
+    pub(crate) fn max_size(&self) -> Option<u64> {
+        Some(self.max_size.as_u64()).filter(|max| *max > 0)
+    }
+
     pub(crate) fn retention(&self) -> Retention {
         Retention { ten_seconds: self.keep_10s, minute: self.keep_1m, hour: self.keep_1h }
     }
@@ -81,6 +90,9 @@ impl StoreConfig {
         problems.duration("store.keep_10s", self.keep_10s, hour..=DAY * 31);
         problems.duration("store.keep_1m", self.keep_1m, self.keep_10s.max(hour)..=DAY * 400);
         problems.duration("store.keep_1h", self.keep_1h, self.keep_1m.max(hour)..=DAY * 4_000);
+        let is_bound = self.max_size().is_some();
+        let least = if is_bound { ByteSize::mib(16) } else { ByteSize::b(0) };
+        problems.range("store.max_size", self.max_size, least..=ByteSize::tib(16));
         problems.duration("store.copy_every", self.copy_every, Duration::from_secs(1)..=DAY * 31);
         let apart = !self.is_copied() || (!self.is_memory() && self.copy_to != self.path);
         problems.ensure(

@@ -24,6 +24,8 @@ CREATE TABLE tier_1h (at INTEGER, series INTEGER, n INTEGER, min REAL, max REAL,
 
 /// Sets the connection up and makes the tables of a new file.
 pub(super) fn prepare(connection: &mut Connection) -> Result<(), rusqlite::Error> {
+    // In a new file pages that are freed can be given back; of an older one they are used again.
+    connection.execute_batch("PRAGMA auto_vacuum = INCREMENTAL;")?;
     // WAL: a killed process leaves whole transactions or none. FULL: so does a machine that loses power.
     connection.execute_batch(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA journal_size_limit = 16777216;",

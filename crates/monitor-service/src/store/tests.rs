@@ -164,3 +164,90 @@ fn path_that_cannot_be_used_leaves_memory() {
     assert!(open(&config, metrics(), at(7)).is_ok(), "a folder is no database; the service goes on");
     assert!(folder.path().exists(), "and nothing is renamed");
 }
+
+/// Hands everything that waits to the writer's desk, as its task does.
+fn commit(opened: &mut Opened, now_s: i64) {
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(now_s.unsigned_abs());
+    let outbox = crate::notify::Outbox::new(&crate::config::NotifyConfig::default(), metrics());
+    opened.writer.commit_some(100, now, &outbox, true);
+}
+
+#[test]
+fn store_that_is_too_large_loses_its_oldest_finest_history_and_nothing_else() {
+    const N_SERIES: usize = 100;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("monitor.db");
+    let max_size = bytesize::ByteSize::mib(2);
+    let config = StoreConfig { path: path.clone(), max_size, ..StoreConfig::default() };
+    let mut opened = open(&config, metrics(), at(0)).unwrap();
+    let label = |series: usize| format!(r#"{{"endpoint":"e","n":"{series}","service":"s"}}"#);
+    let silence = Silence {
+        id: uuid::Uuid::from_u128(1),
+        matchers: Default::default(),
+        starts_at: at(0),
+        ends_at: at(9),
+        by: "ann".to_owned(),
+        comment: "why".to_owned(),
+    };
+    let changes = Changes { silences: vec![(silence.id, Some(silence))], ..Changes::default() };
+    opened.store.queue(changes);
+    // Two hours and a half, a look at everything every 10 s, and each figure another one.
+    let begin_s = unix_ms(at(0)) / 1000 / 3_600 * 3_600;
+    let n_steps: i64 = 6 * 150 + 1;
+    for step in 0..n_steps {
+        let each = (0..N_SERIES).map(|series| SeriesPoint {
+            metric: "m".into(),
+            labels: label(series).into(),
+            point: point(&[step as f64 * series as f64, 0.5]),
+        });
+        opened.store.points(Points { at_s: begin_s + step * 10, points: each.collect() });
+        if step % 6 == 0 {
+            commit(&mut opened, begin_s + step * 10 + 16);
+        }
+    }
+    drop(opened);
+
+    let connection = Connection::open(&path).unwrap();
+    let size = size::measure(&connection).unwrap();
+    assert!(size.used <= max_size.as_u64(), "{size:?}");
+    let oldest = |tier: Tier| -> i64 {
+        let select = format!("SELECT min(at) FROM {}", tier.table());
+        connection.query_row(&select, [], |row| row.get(0)).unwrap()
+    };
+    let newest = begin_s + (n_steps - 1) * 10;
+    assert!(
+        oldest(Tier::TenSeconds) > begin_s + 600,
+        "the oldest steps are gone: {}",
+        oldest(Tier::TenSeconds)
+    );
+    assert!(oldest(Tier::TenSeconds) < newest - 300, "and not more than must be");
+    assert_eq!((oldest(Tier::Minute), oldest(Tier::Hour)), (begin_s, begin_s), "coarser ones are whole");
+
+    // Where the fine steps are gone, the minutes tell.
+    let mut asked = query(Tier::TenSeconds, begin_s, newest + 10);
+    asked.labels.insert("n".to_owned(), "7".to_owned());
+    let found = tiers::read(&connection, &asked).unwrap();
+    let places: Vec<i64> = found[0].points.iter().map(|(at, _)| *at).collect();
+    assert_eq!((places[0], *places.last().unwrap()), (begin_s, newest));
+    let widest = places.windows(2).map(|pair| pair[1] - pair[0]).max();
+    assert!(places.windows(2).all(|pair| pair[1] > pair[0]) && widest <= Some(3_600), "{widest:?}");
+    let n_fine = places.windows(2).filter(|pair| pair[1] - pair[0] == 10).count();
+    assert!(n_fine > 30, "{n_fine}");
+    let n_silences: i64 =
+        connection.query_row("SELECT count(*) FROM silences", [], |row| row.get(0)).unwrap();
+    assert_eq!(n_silences, 1, "what is no history stays");
+
+    // A smaller bound from now on: what is freed is given back to the disk.
+    let smaller = bytesize::ByteSize::kib(256);
+    let before = std::fs::metadata(&path).unwrap().len();
+    drop(connection);
+    let mut opened = open(&StoreConfig { max_size: smaller, ..config }, metrics(), at(0)).unwrap();
+    for minute in 1..=5 {
+        let points = vec![SeriesPoint { metric: "m".into(), labels: label(0).into(), point: point(&[1.0]) }];
+        opened.store.points(Points { at_s: newest + minute * 60, points });
+        commit(&mut opened, newest + minute * 60 + 16);
+    }
+    drop(opened);
+    let after = std::fs::metadata(&path).unwrap().len();
+    assert!(after <= smaller.as_u64().max(before / 4), "{before} bytes became {after}");
+}

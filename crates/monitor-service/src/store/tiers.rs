@@ -97,7 +97,16 @@ impl Tier {
         }
     }
 
-    fn table(self) -> &'static str {
+    /// Returns the one that this one is rolled up into.
+    pub(super) fn coarser(self) -> Option<Self> {
+        match self {
+            Self::TenSeconds => Some(Self::Minute),
+            Self::Minute => Some(Self::Hour),
+            Self::Hour => None,
+        }
+    }
+
+    pub(super) fn table(self) -> &'static str {
         match self {
             Self::TenSeconds => "tier_10s",
             Self::Minute => "tier_1m",
@@ -210,13 +219,18 @@ pub(super) fn expire(
     transaction.execute(unused, []).map(|_| ()).map_err(StoreError::Sqlite)
 }
 
-/// Reads points, tier by tier: where the coarse one ends the finer one goes on.
+/// Reads points, tier by tier: where the coarse one ends the finer one goes on. Where the tier that is asked for was
+/// cut short, coarser ones tell what was before.
 pub(super) fn read(connection: &Connection, query: &Query) -> Result<Vec<TierSeries>, StoreError> {
     let mut found = matching(connection, query)?;
     let mut lookups = LOOKUPS_MAX;
     let mut from_s = query.from_s;
-    for tier in Tier::ALL.into_iter().rev().filter(|tier| tier.width_s() <= query.tier.width_s()) {
+    for tier in Tier::ALL.into_iter().rev() {
         let Some(end_s) = end_of(connection, tier)? else { continue };
+        let end_s = match begin_of_finer(connection, tier, query.tier)? {
+            Some(begin_s) => end_s.min(begin_s - begin_s.rem_euclid(tier.width_s())),
+            None => end_s,
+        };
         for (id, series) in &mut found {
             let to_s = query.to_s.min(end_s).min(query.known_from_s(series, tier));
             lookups -= append(connection, tier, *id, from_s..to_s, lookups, &mut series.points)
@@ -257,7 +271,20 @@ fn matching(connection: &Connection, query: &Query) -> Result<Vec<(i64, TierSeri
     Ok(found)
 }
 
-fn end_of(connection: &Connection, tier: Tier) -> Result<Option<i64>, StoreError> {
+/// Finds where the tiers begin that are finer than `tier`, but no finer than what is asked for.
+fn begin_of_finer(connection: &Connection, tier: Tier, asked: Tier) -> Result<Option<i64>, StoreError> {
+    let mut begin_s: Option<i64> = None;
+    let widths = asked.width_s()..tier.width_s();
+    for finer in Tier::ALL.into_iter().filter(|finer| widths.contains(&finer.width_s())) {
+        let select = format!("SELECT min(at) FROM {}", finer.table());
+        let oldest: Option<i64> =
+            connection.query_row(&select, [], |row| row.get(0)).map_err(StoreError::Sqlite)?;
+        begin_s = begin_s.into_iter().chain(oldest).min();
+    }
+    Ok(begin_s)
+}
+
+pub(super) fn end_of(connection: &Connection, tier: Tier) -> Result<Option<i64>, StoreError> {
     let newest: Option<Option<i64>> = connection
         .query_row(&format!("SELECT max(at) FROM {}", tier.table()), [], |row| row.get(0))
         .optional()

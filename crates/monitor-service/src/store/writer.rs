@@ -11,8 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::open::{connect, is_damage, load, reason, set_aside};
 use super::work::{self, SeriesIds};
-use super::{Read, Retention, Store, StoreError, Work, tiers, unix_ms};
+use super::{Read, Retention, Store, StoreError, Work, size, tiers, unix_ms};
 use crate::config::StoreConfig;
+use crate::metrics::MonitorMetrics;
 use crate::notify::Outbox;
 
 /// Commits what is queued, many at a time, and keeps what could not be committed for later.
@@ -32,8 +33,13 @@ struct Desk {
     /// Not committed yet, oldest first.
     backlog: VecDeque<Work>,
     retention: Retention,
+    /// Bytes that may be used; none: as many as there are.
+    max_size: Option<u64>,
+    metrics: MonitorMetrics,
     rolled_minute: i64,
     expired_hour: i64,
+    /// History went before its time when it was last looked at.
+    is_cut_short: bool,
 }
 
 /// What the writer needs of its surroundings.
@@ -67,8 +73,11 @@ impl Writer {
             ids: SeriesIds::default(),
             backlog: VecDeque::new(),
             retention: config.retention(),
+            max_size: config.max_size(),
+            metrics: store.metrics.clone(),
             rolled_minute: 0,
             expired_hour: 0,
+            is_cut_short: false,
         };
         Self { config, desk: Some(Box::new(desk)), work_rx, store: store.clone(), trouble }
     }
@@ -148,7 +157,12 @@ impl Writer {
             (None, None) if self.config.is_memory() => {
                 component.healthy("in memory only: nothing survives a restart (store.path is empty)");
             }
-            (None, None) => component.healthy(self.config.path.display().to_string()),
+            (None, None) => {
+                let path = self.config.path.display();
+                let is_cut_short = self.desk.as_ref().is_some_and(|desk| desk.is_cut_short);
+                let short = if is_cut_short { "; history goes before its time (store.max_size)" } else { "" };
+                component.healthy(format!("{path}{short}"));
+            }
         }
     }
 }
@@ -201,6 +215,12 @@ impl Desk {
         if rolls && minute != self.rolled_minute && now_s % 60 >= 15 {
             tiers::roll_up(&transaction, settled)?;
             self.rolled_minute = minute;
+            self.is_cut_short = false;
+            if let Some(max) = self.max_size {
+                let n_gone = size::trim(&transaction, max)?;
+                self.is_cut_short = n_gone > 0;
+                self.metrics.store_trimmed(n_gone);
+            }
         }
         let expires = rolls && hour != self.expired_hour;
         if expires {
@@ -212,7 +232,18 @@ impl Desk {
             // Series may have gone.
             self.ids.clear();
         }
+        if rolls && committed.is_ok() {
+            self.measure()?;
+        }
         committed
+    }
+
+    fn measure(&self) -> Result<(), StoreError> {
+        if let Some(max) = self.max_size {
+            size::give_back(&self.connection, max)?;
+        }
+        self.metrics.store_size(size::measure(&self.connection)?.used);
+        Ok(())
     }
 
     fn release(&mut self, outbox: &Outbox) {
