@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use mainstay_devstack::{Node, http_get};
@@ -14,6 +15,17 @@ async fn readyz(service: &Node, status: u16, of: &str) {
             Ok((seen, body)) if seen == status && body.contains(of) => Ok(()),
             other => Err(format!("{other:?}")),
         }
+    });
+    seen.await
+}
+
+/// Waits until the rules of which alerts fire are such.
+async fn firing_rules(rest: &mainstay_tests::Rest, what: &str, wanted: impl Fn(&BTreeSet<String>) -> bool) {
+    let seen = eventually(what, || async {
+        let answer = rest.get("/monitoring/unified/alerts?state=firing").await;
+        let alerts = answer.json()["alerts"].as_array().cloned().ok_or_else(|| answer.text())?;
+        let rules = alerts.iter().filter_map(|alert| alert["rule"].as_str()).map(str::to_owned).collect();
+        if wanted(&rules) { Ok(()) } else { Err(answer.text()) }
     });
     seen.await
 }
@@ -65,12 +77,23 @@ async fn replica_service_started_without_postgresql_is_alive_says_so_and_becomes
 
 #[tokio::test]
 async fn redis_killed_under_a_running_cache_degrades_it_and_its_return_heals_it() {
-    let services = [Service::CacheService, Service::EdgeGateway];
+    let services = [Service::CacheService, Service::MonitorService, Service::EdgeGateway];
     let house = House::start(Devstack::builder().redis(true).services(services)).await;
     let (redis, cache) =
         (house.stack().redis().unwrap(), house.stack().service(Service::CacheService).unwrap());
     let rest = house.rest(mainstay_auth::Role::Operator);
     rest.put("/cache/faults/k", "before").await.ok();
+    // Counters are seen to grow only from their second look on.
+    let counted = "/monitoring/history?metric=mainstay_cache_invalidation_failures_total";
+    eventually("the monitor to have seen the cache", || async {
+        let answer = rest.get(counted).await;
+        if answer.status == 200 && answer.text().contains("cache-service") {
+            Ok(())
+        } else {
+            Err(answer.text())
+        }
+    })
+    .await;
 
     for node in redis.nodes() {
         node.kill().await.unwrap();
@@ -80,6 +103,15 @@ async fn redis_killed_under_a_running_cache_degrades_it_and_its_return_heals_it(
     assert_eq!(stored.ok()["degraded"], true);
     assert_eq!(rest.get("/cache/faults/during").await.text(), "memory only");
     rest.delete("/cache/faults/k").await.problem(503, "REDIS_UNAVAILABLE");
+    for _ in 0..25 {
+        let failed = rest.post("/cache/faults/invalidate", &serde_json::json!({ "keys": ["k"] })).await;
+        failed.problem(503, "REDIS_UNAVAILABLE");
+    }
+    let of_redis = ["invalidation_failures", "redis_unavailable"];
+    firing_rules(&rest, "the alerts of a dead Redis", |rules| {
+        of_redis.iter().all(|rule| rules.contains(*rule))
+    })
+    .await;
 
     for node in redis.nodes() {
         node.start().await.unwrap();

@@ -19,7 +19,7 @@ async fn number(rest: &Rest, sql: &str) -> i64 {
 
 #[tokio::test]
 async fn backfill_goes_on_where_a_killed_service_left_it_and_ends_equal() {
-    let services = [Service::ReplicaService, Service::EdgeGateway];
+    let services = [Service::ReplicaService, Service::MonitorService, Service::EdgeGateway];
     let builder = Devstack::builder().postgres(true).demo_data(true).services(services);
     // Small batches, so that there is a middle to be killed in.
     let builder = builder.env(Service::ReplicaService, "MAINSTAY__STEPS__BATCH_ROWS", "1000").env(
@@ -32,6 +32,7 @@ async fn backfill_goes_on_where_a_killed_service_left_it_and_ends_equal() {
     let service = house.stack().service(Service::ReplicaService).unwrap();
     let empty = json!({ "sql": "truncate revenue_transactions_partitioned" });
     admin.post("/database/execute", &empty).await.ok();
+    delta_alert(&admin, "firing", "the alert that the tables differ").await;
     admin.post(&format!("{PATH}/install-triggers"), &json!({})).await.ok();
     admin.post(&format!("{PATH}/backfill"), &json!({})).await.ok();
 
@@ -56,4 +57,20 @@ async fn backfill_goes_on_where_a_killed_service_left_it_and_ends_equal() {
     let differing = "select count(*) from (table revenue_transactions except all table revenue_transactions_partitioned) as d";
     assert_eq!(number(&admin, "select count(*) from revenue_transactions_partitioned").await, 200_000);
     assert_eq!(number(&admin, differing).await, 0);
+    delta_alert(&admin, "resolved", "that it is over").await;
+}
+
+/// Waits until the critical alert about the rows of this pair is in such a state.
+async fn delta_alert(rest: &Rest, state: &str, what: &str) {
+    eventually(what, || async {
+        let answer = rest.get(&format!("/monitoring/unified/alerts?state={state}")).await;
+        let alerts = answer.json()["alerts"].as_array().cloned().unwrap_or_default();
+        let is_it = |alert: &Value| {
+            alert["rule"] == "row_count_delta"
+                && alert["level"] == "critical"
+                && alert["summary"].as_str().is_some_and(|text| text.contains("revenue"))
+        };
+        if alerts.iter().any(is_it) { Ok(()) } else { Err(answer.text()) }
+    })
+    .await;
 }

@@ -92,6 +92,10 @@ fn stock() -> BTreeMap<String, InhibitionConfig> {
         ),
         ("dead_redis_cache", one(&[("rule", "redis_unavailable")], &[("rule", "cache_*")], &["source"])),
         (
+            "dead_redis_invalidations",
+            one(&[("rule", "redis_unavailable")], &[("rule", "invalidation_failures")], &["source"]),
+        ),
+        (
             "ill_redis_cache",
             one(
                 &[("rule", "component_unhealthy"), ("subject", "redis*")],

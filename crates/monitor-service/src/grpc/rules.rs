@@ -51,6 +51,7 @@ pub(super) fn rule(rule: Option<pb::Rule>, keep: Duration) -> Result<Rule, Failu
         pb::Comparison::Below => Comparison::Below,
         pb::Comparison::Equal => Comparison::Equal,
         pb::Comparison::Unequal => Comparison::Unequal,
+        pb::Comparison::Beyond => Comparison::Beyond,
         pb::Comparison::Above | pb::Comparison::Unspecified => Comparison::Above,
     };
     let spec = RuleSpec {
@@ -146,6 +147,7 @@ fn encode_rule(rule: Rule) -> pb::Rule {
         RuleKind::Threshold => pb::RuleKind::Threshold,
         RuleKind::Rate => pb::RuleKind::Rate,
         RuleKind::Ratio => pb::RuleKind::Ratio,
+        RuleKind::Share => pb::RuleKind::Share,
         RuleKind::Quantile => pb::RuleKind::Quantile,
         RuleKind::Absence => pb::RuleKind::Absence,
         RuleKind::Anomaly => pb::RuleKind::Anomaly,
@@ -157,6 +159,7 @@ fn encode_rule(rule: Rule) -> pb::Rule {
         Comparison::Below => pb::Comparison::Below,
         Comparison::Equal => pb::Comparison::Equal,
         Comparison::Unequal => pb::Comparison::Unequal,
+        Comparison::Beyond => pb::Comparison::Beyond,
     };
     pb::Rule {
         name: rule.name,
@@ -191,6 +194,7 @@ fn kind(kind: pb::RuleKind) -> Option<RuleKind> {
         pb::RuleKind::Threshold => Some(RuleKind::Threshold),
         pb::RuleKind::Rate => Some(RuleKind::Rate),
         pb::RuleKind::Ratio => Some(RuleKind::Ratio),
+        pb::RuleKind::Share => Some(RuleKind::Share),
         pb::RuleKind::Quantile => Some(RuleKind::Quantile),
         pb::RuleKind::Absence => Some(RuleKind::Absence),
         pb::RuleKind::Anomaly => Some(RuleKind::Anomaly),

@@ -28,7 +28,7 @@ pub struct RuleSpec {
     pub metric: String,
     /// Only series that have all of these; of a ratio, of the dividend.
     pub labels: BTreeMap<String, String>,
-    /// Ratio: what it is divided by.
+    /// Ratio, share, burn rate: what it is divided by; of a share, what is added to it before.
     pub divisor: String,
     /// Only series of the divisor that have all of these.
     pub divisor_labels: BTreeMap<String, String>,
@@ -85,6 +85,8 @@ pub enum RuleKind {
     Rate,
     /// Increase over increase, both summed per target.
     Ratio,
+    /// The same, over the increase of both together: of what fails, where the divisor counts what does not.
+    Share,
     /// A quantile of a histogram, summed per target.
     Quantile,
     /// No sample, per target.
@@ -111,6 +113,8 @@ pub enum Comparison {
     Equal,
     /// Anywhere but at it.
     Unequal,
+    /// Farther from zero than it, on either side.
+    Beyond,
 }
 
 const WINDOW: Duration = Duration::from_mins(1);
@@ -156,7 +160,13 @@ impl Comparison {
             Self::Below => value < level,
             Self::Equal => value == level,
             Self::Unequal => value != level,
+            Self::Beyond => value.abs() > level,
         }
+    }
+
+    /// Tells whether one value is farther from where it should be than another.
+    pub(crate) fn is_worse(self, value: f64, than: f64) -> bool {
+        self.beyond(value, if self == Self::Beyond { than.abs() } else { than })
     }
 }
 
@@ -182,6 +192,8 @@ impl RuleSpec {
         let levels = [self.warning, self.critical, self.clear];
         for (field, level) in ["warning", "critical", "clear"].into_iter().zip(levels) {
             ensure(level.is_none_or(f64::is_finite), field, "must be a finite number");
+            let is_distance = self.comparison != Comparison::Beyond || level.is_none_or(|level| level >= 0.0);
+            ensure(is_distance, field, "must not be negative for `beyond`");
         }
         let absence = self.kind == RuleKind::Absence;
         ensure(
@@ -191,9 +203,10 @@ impl RuleSpec {
         );
         ensure(!absence || !self.service.is_empty(), "service", "must name a service for an absence");
         ensure(
-            !matches!(self.kind, RuleKind::Ratio | RuleKind::BurnRate) || is_metric(&self.divisor),
+            !matches!(self.kind, RuleKind::Ratio | RuleKind::Share | RuleKind::BurnRate)
+                || is_metric(&self.divisor),
             "divisor",
-            "must be the name of a metric for a ratio or burn rate",
+            "must be the name of a metric for a ratio, share or burn rate",
         );
         self.check_analysis(&mut ensure);
         ensure(self.quantile > 0.0 && self.quantile < 1.0, "quantile", "must be above 0 and below 1");
@@ -238,6 +251,7 @@ impl RuleSpec {
             RuleKind::Threshold
             | RuleKind::Rate
             | RuleKind::Ratio
+            | RuleKind::Share
             | RuleKind::Quantile
             | RuleKind::Absence => {}
         }
@@ -314,6 +328,20 @@ mod tests {
         for (value, open, expected) in cases {
             assert_eq!(spec.judge(value, open), expected, "{value} {open:?}");
         }
+    }
+
+    #[test]
+    fn figure_may_be_too_far_from_zero_on_either_side() {
+        let spec = RuleSpec {
+            comparison: Comparison::Beyond,
+            warning: Some(10.0),
+            critical: Some(100.0),
+            ..RuleSpec::default()
+        };
+        let of = |value| spec.judge(value, None).map(|(severity, _)| severity);
+        assert_eq!((of(10.0), of(-10.0), of(0.0)), (None, None, None));
+        assert_eq!((of(10.5), of(-11.0)), (Some(Severity::Warning), Some(Severity::Warning)));
+        assert_eq!((of(101.0), of(-1e9)), (Some(Severity::Critical), Some(Severity::Critical)));
     }
 
     #[test]

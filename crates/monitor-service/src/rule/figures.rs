@@ -216,6 +216,7 @@ impl FigureRules {
             RuleKind::Threshold => Duration::ZERO,
             RuleKind::Rate
             | RuleKind::Ratio
+            | RuleKind::Share
             | RuleKind::Quantile
             | RuleKind::Absence
             | RuleKind::Anomaly
@@ -271,7 +272,7 @@ pub(crate) fn dry_run(
         book.evaluate(breaches, |_| Absence::Fine(None), at, uuid::Uuid::nil);
         for alert in book.page(&crate::alert::Filter::default(), None, EPISODES_MAX).alerts {
             let extreme = extremes.entry(alert.number).or_insert(alert.value);
-            if spec.comparison.beyond(alert.value, *extreme) {
+            if spec.comparison.is_worse(alert.value, *extreme) {
                 *extreme = alert.value;
             }
         }
@@ -309,7 +310,9 @@ fn gather(spec: &RuleSpec, history: &History, from: SystemTime) -> Evidence {
     let bucket = format!("{}_bucket", spec.metric);
     let metric = if spec.kind == RuleKind::Quantile { &bucket } else { &spec.metric };
     let divisor = match spec.kind {
-        RuleKind::Ratio | RuleKind::BurnRate => history.samples(&spec.divisor, &spec.divisor_labels, from),
+        RuleKind::Ratio | RuleKind::Share | RuleKind::BurnRate => {
+            history.samples(&spec.divisor, &spec.divisor_labels, from)
+        }
         _ => Vec::new(),
     };
     let series = match spec.kind {

@@ -70,7 +70,7 @@ pub(crate) fn measure(spec: &RuleSpec, evidence: &Evidence, from: SystemTime, to
     match spec.kind {
         RuleKind::Threshold => newest(evidence, from, to),
         RuleKind::Rate => each(per_second),
-        RuleKind::Ratio => ratio(spec, evidence, from, to),
+        RuleKind::Ratio | RuleKind::Share => ratio(spec, evidence, from, to),
         RuleKind::Anomaly => insight::anomaly(spec, evidence, from, to),
         RuleKind::Forecast => insight::forecast(spec, evidence, from, to),
         RuleKind::BurnRate => insight::burn_rate(spec, evidence, from, to),
@@ -118,7 +118,12 @@ pub(super) fn ratio(spec: &RuleSpec, evidence: &Evidence, from: SystemTime, to: 
         }
         sums
     };
-    let (dividends, divisors) = (sums(&evidence.series), sums(&evidence.divisor));
+    let (dividends, mut divisors) = (sums(&evidence.series), sums(&evidence.divisor));
+    if spec.kind == RuleKind::Share {
+        for (target, dividend) in &dividends {
+            *divisors.entry(target.clone()).or_default() += dividend;
+        }
+    }
     let mut measured = Measured { n_matched: divisors.len(), ..Measured::default() };
     for (target, divisor) in divisors {
         if divisor <= 0.0 || divisor < spec.min_traffic {
@@ -219,6 +224,18 @@ mod tests {
         assert_eq!(values(RuleKind::Ratio, 81.0, &evidence), (vec![], 1));
         let none = Evidence { series: Vec::new(), ..evidence };
         assert_eq!(values(RuleKind::Ratio, 1.0, &none).0, [0.0]);
+    }
+
+    #[test]
+    fn share_is_of_both_together_also_when_there_is_but_one_of_them() {
+        let failed = series(&[], &[(10, 0.0), (20, 20.0)]);
+        let done = |n| series(&[], &[(10, 0.0), (20, n)]);
+        let evidence = |n| Evidence { series: vec![failed.clone()], divisor: vec![done(n)] };
+        assert_eq!(values(RuleKind::Share, 100.0, &evidence(80.0)), (vec![0.2], 0));
+        assert_eq!(values(RuleKind::Share, 101.0, &evidence(80.0)), (vec![], 1));
+        assert_eq!(values(RuleKind::Share, 20.0, &evidence(0.0)), (vec![1.0], 0));
+        let none_done = Evidence { series: vec![failed.clone()], divisor: Vec::new() };
+        assert_eq!(values(RuleKind::Share, 20.0, &none_done), (vec![1.0], 0));
     }
 
     #[test]

@@ -6,8 +6,6 @@ use crate::config::AlertsConfig;
 
 const PROMETHEUS: &str = include_str!("../../../../deploy/prometheus/rules/mainstay.yml");
 const RUNBOOKS: &str = include_str!("../../../../deploy/docs/monitoring.md");
-/// Of these there is no stock rule.
-const PROMETHEUS_ALONE: [&str; 2] = ["invalidation_failures", "row_count_delta"];
 
 /// Gives the expression of the alert of a rule.
 fn expression(rule: &str, severity: &str) -> Option<&'static str> {
@@ -65,15 +63,14 @@ fn rules_for_prometheus_have_names_of_ours() {
     let known: Vec<_> = stock::stock().into_iter().map(|rule| rule.name).collect();
     for part in PROMETHEUS.split(", rule: ").skip(1) {
         let name = part.split('}').next().unwrap_or_default();
-        let is_known = known.iter().any(|known| known == name) || BUILT_IN.contains(&name);
-        assert!(is_known || PROMETHEUS_ALONE.contains(&name), "{name}");
+        assert!(known.iter().any(|known| known == name) || BUILT_IN.contains(&name), "{name}");
     }
 }
 
 #[test]
 fn every_alert_has_a_runbook() {
     let stock: Vec<_> = stock::stock().into_iter().map(|rule| rule.name).collect();
-    let all = stock.iter().map(String::as_str).chain(BUILT_IN).chain(PROMETHEUS_ALONE);
+    let all = stock.iter().map(String::as_str).chain(BUILT_IN);
     for name in all {
         let (_, page) = RUNBOOKS.split_once(&format!("\n## {name}\n")).unwrap_or_else(|| panic!("no {name}"));
         let section = page.split("\n## ").next().unwrap_or_default();

@@ -1,5 +1,7 @@
 //! The rules that every stack needs.
 
+use std::time::Duration;
+
 use super::definition::{Comparison, Rule, RuleKind, RuleSpec};
 
 /// Returns the stock rules about figures; those about targets and components are code beside this.
@@ -35,6 +37,33 @@ pub(crate) fn stock() -> Vec<Rule> {
                 clear: Some(0.04),
                 min_traffic: 10.0,
                 summary: "a cache GET takes {value} s on average, more than {threshold} s".to_owned(),
+                ..RuleSpec::default()
+            },
+        ),
+        rule(
+            "invalidation_failures",
+            RuleSpec {
+                kind: RuleKind::Share,
+                metric: "mainstay_cache_invalidation_failures_total".to_owned(),
+                divisor: "mainstay_cache_invalidation_requests_total".to_owned(),
+                warning: Some(0.05),
+                critical: Some(0.1),
+                clear: Some(0.04),
+                window: Duration::from_mins(5),
+                min_traffic: 20.0,
+                summary: "{percent} of the invalidations at {endpoint} fail".to_owned(),
+                ..RuleSpec::default()
+            },
+        ),
+        rule(
+            "row_count_delta",
+            RuleSpec {
+                metric: "mainstay_replica_switchover_delta".to_owned(),
+                comparison: Comparison::Beyond,
+                warning: Some(10.0),
+                critical: Some(100.0),
+                summary: "the tables of {label.pair} differ by {value} rows, more than {threshold}"
+                    .to_owned(),
                 ..RuleSpec::default()
             },
         ),
@@ -136,7 +165,7 @@ fn share(metric: &str, summary: &str, warning: f64, critical: f64) -> RuleSpec {
         warning: Some(warning),
         critical: Some(critical),
         clear: Some(warning * 0.95),
-        fires_after: Some(std::time::Duration::from_secs(10)),
+        fires_after: Some(Duration::from_secs(10)),
         summary: summary.to_owned(),
         ..RuleSpec::default()
     }
@@ -148,7 +177,7 @@ fn lost(metric: &str, summary: &str) -> RuleSpec {
         metric: metric.to_owned(),
         comparison: Comparison::Below,
         critical: Some(1.0),
-        fires_after: Some(std::time::Duration::from_secs(10)),
+        fires_after: Some(Duration::from_secs(10)),
         summary: summary.to_owned(),
         ..RuleSpec::default()
     }
@@ -161,7 +190,7 @@ fn of_host(metric: &str, summary: &str) -> RuleSpec {
         warning: Some(0.8),
         critical: Some(0.95),
         clear: Some(0.75),
-        fires_after: Some(std::time::Duration::from_secs(30)),
+        fires_after: Some(Duration::from_secs(30)),
         summary: summary.to_owned(),
         ..RuleSpec::default()
     }

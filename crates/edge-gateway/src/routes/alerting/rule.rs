@@ -125,21 +125,23 @@ pub(crate) struct RuleBody {
     objective: Option<f64>,
 }
 
-const KINDS: [(&str, wire::RuleKind); 8] = [
+const KINDS: [(&str, wire::RuleKind); 9] = [
     ("threshold", wire::RuleKind::Threshold),
     ("rate", wire::RuleKind::Rate),
     ("ratio", wire::RuleKind::Ratio),
+    ("share", wire::RuleKind::Share),
     ("quantile", wire::RuleKind::Quantile),
     ("absence", wire::RuleKind::Absence),
     ("anomaly", wire::RuleKind::Anomaly),
     ("forecast", wire::RuleKind::Forecast),
     ("burn_rate", wire::RuleKind::BurnRate),
 ];
-const COMPARISONS: [(&str, wire::Comparison); 4] = [
+const COMPARISONS: [(&str, wire::Comparison); 5] = [
     ("above", wire::Comparison::Above),
     ("below", wire::Comparison::Below),
     ("equal", wire::Comparison::Equal),
     ("unequal", wire::Comparison::Unequal),
+    ("beyond", wire::Comparison::Beyond),
 ];
 
 pub(in crate::routes) const METHODS: [(&str, wire::BandMethod); 3] = [
