@@ -11,12 +11,15 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 pub(crate) use acknowledgement::{Acknowledgement, InvalidAcknowledgement};
 pub(crate) use book::{AcknowledgeError, AlertBook, Change, Event, Filter, Kept};
 pub(crate) use record::Record;
 use state::Timing;
+
+use crate::rule::SLO_BURN;
 
 /// Holds one episode, from the moment the condition first held until it is resolved, and after.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -109,6 +112,20 @@ pub enum Severity {
     Warning,
     /// Somebody should look now.
     Critical,
+}
+
+impl Alert {
+    /// Tells it from all others, and is the same on every monitor that watches the same; none for what a monitor says of
+    /// itself and of its machine, which is its own.
+    pub(crate) fn fingerprint(&self) -> Option<String> {
+        let Key { rule, source, endpoint, subject } = &self.key;
+        if endpoint.is_empty() && rule != SLO_BURN {
+            return None;
+        }
+        // None of them has a line's end in it.
+        let text = format!("{rule}\n{source}\n{endpoint}\n{subject}");
+        Some(hex::encode(&Sha256::digest(text.as_bytes())[..16]))
+    }
 }
 
 impl AlertState {

@@ -34,6 +34,7 @@ pub(crate) struct MonitorMetrics {
     store_copied_at: Gauge,
     notifications: Family<NotificationLabels, Counter>,
     notified_events: Family<ChannelLabel, Counter>,
+    notified_alone: Family<ChannelLabel, Counter>,
     rules: Family<OriginLabel, Gauge>,
 }
 
@@ -100,6 +101,7 @@ impl MonitorMetrics {
             store_copied_at: Gauge::default(),
             notifications: Family::default(),
             notified_events: Family::default(),
+            notified_alone: Family::default(),
             rules: Family::default(),
         };
         metrics.firing(Counts::default());
@@ -150,13 +152,18 @@ impl MonitorMetrics {
         );
         registry.register(
             "notifications",
-            "Attempts to notify by channel and result: delivered, failed, dropped",
+            "Attempts to notify by channel and result: delivered, failed, dropped, elsewhere",
             metrics.notifications.clone(),
         );
         registry.register(
             "notified_events",
             "Events that delivered messages told of, by channel: several in one where a channel groups",
             metrics.notified_events.clone(),
+        );
+        registry.register(
+            "notified_alone",
+            "Messages that other monitors may send too, because Redis did not answer, by channel",
+            metrics.notified_alone.clone(),
         );
         registry.register("rules", "Rules about figures in force, by origin", metrics.rules.clone());
         metrics
@@ -194,6 +201,10 @@ impl MonitorMetrics {
     pub(crate) fn told_of(&self, channel: &str, n_events: usize) {
         let label = ChannelLabel { channel: channel.to_owned() };
         self.notified_events.get_or_create(&label).inc_by(n_events as u64);
+    }
+
+    pub(crate) fn notified_alone(&self, channel: &str) {
+        self.notified_alone.get_or_create(&ChannelLabel { channel: channel.to_owned() }).inc();
     }
 
     pub(crate) fn rules_in_force(&self, counts: &[(Origin, usize)]) {

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::alert::state::Transition;
-use crate::alert::{Alert, AlertBook, Change, Counts, Event, Filter, Key, Severity};
+use crate::alert::{Alert, AlertBook, Change, Counts, Event, Filter, Key, Notice, Severity};
 use crate::collect::{Answer, Miss, readings};
 use crate::config::Config;
 use crate::host::HostFigure;
@@ -284,6 +284,12 @@ impl Monitor {
     /// Counts what fires now.
     pub(crate) fn firing(&self) -> Counts {
         self.alerts.lock().firing()
+    }
+
+    /// Lists what fires and people were told of.
+    pub(crate) fn told_and_firing(&self) -> Vec<Alert> {
+        let book = self.alerts.lock();
+        book.firing_now().filter(|alert| alert.notice == Notice::Sent).cloned().collect()
     }
 
     /// Lists alerts, newest first; see [`AlertBook::page`].

@@ -10,6 +10,8 @@ mod group;
 mod http;
 mod mail;
 mod message;
+mod shared;
+mod told;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -24,9 +26,10 @@ pub(crate) use channel::{Channel, DeliveryError};
 pub(crate) use dispatch::{Dispatch, run};
 pub(crate) use http::client_tls;
 pub(crate) use mail::is_address;
+pub(crate) use shared::{Keeper, Shared, Terms};
 
 use self::group::{Groups, Next, Waiting, group_of};
-use crate::alert::{Alert, Record};
+use crate::alert::{Alert, AlertState, Record};
 use crate::config::{ChannelConfig, NotifyConfig};
 use crate::metrics::MonitorMetrics;
 use crate::rule::{CHANNEL_FAILING, FailingChannel};
@@ -104,6 +107,11 @@ impl Outbox {
         let queues =
             config.channels.iter().map(|(name, channel)| (name.clone(), queue(channel, config.queue_max)));
         Self { queues: Arc::new(queues.collect()), metrics }
+    }
+
+    /// Returns what its figures are counted with.
+    pub(crate) fn metrics(&self) -> &MonitorMetrics {
+        &self.metrics
     }
 
     /// Decides who is told of an event. A channel that fails is not told so itself.
@@ -199,6 +207,16 @@ fn is_due(name: &str, config: &ChannelConfig, record: &Record) -> bool {
 impl Queue {
     fn next(&self, groups: &Groups, now: Instant) -> Next {
         groups.next(&self.waiting.lock(), now)
+    }
+
+    /// Tells whether it waits to be told, too, that an alert is over.
+    fn knows_end(&self, alert: &Alert) -> bool {
+        let waiting = self.waiting.lock();
+        let over = |waiting: &Waiting| {
+            let of = &waiting.delivery.record.alert;
+            of.id == alert.id && of.state == AlertState::Resolved
+        };
+        waiting.iter().any(over)
     }
 
     /// Removes what is done; a full queue may have pushed some of it out meanwhile.

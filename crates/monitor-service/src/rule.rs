@@ -44,7 +44,7 @@ use crate::target::Target;
 pub(crate) use definition::Rule;
 pub(crate) use figure::REPLICA_LAG_METRIC;
 pub(crate) use figures::{Episode, FigureRules, Look, Origin, RuleStatus};
-pub(crate) use objective::Burning;
+pub(crate) use objective::{Burning, SLO_BURN};
 
 /// Holds all that the rules may look at.
 #[derive(Debug, Clone, Copy)]
@@ -100,7 +100,7 @@ pub(crate) const BUILT_IN: [&str; 12] = [
     figure::HISTORY_FULL,
     CHANNEL_FAILING,
     STORE_FAILING,
-    objective::SLO_BURN,
+    SLO_BURN,
     stranger::PROBE_FAILED,
     stranger::SERIES_LIMIT,
 ];

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use mainstay_redis::{Redis, Watch};
 use mainstay_rpc::Routes;
 use mainstay_runtime::{Component, ComponentKind, Context, Schedule};
 use parking_lot::Mutex;
@@ -18,11 +19,13 @@ use crate::grpc::{AccessGrpc, AnalysisGrpc, MonitorGrpc};
 use crate::host::Host;
 use crate::metrics::MonitorMetrics;
 use crate::monitor::{Monitor, Parts};
-use crate::notify::{self, Channel, Dispatch, Outbox};
+use crate::notify::{self, Channel, Dispatch, Keeper, Outbox, Shared, Terms};
 use crate::roster::Reach;
 use crate::rule;
 use crate::store::{self, Copies, Opened, Store, Surroundings};
 
+/// How often other monitors are told that alerts fire on.
+const KEPT_EVERY: Duration = Duration::from_secs(1);
 /// How often the memory of the history is measured.
 const MEASURED_EVERY: Duration = Duration::from_secs(30);
 /// How often it is looked how the objectives stand.
@@ -99,7 +102,8 @@ pub async fn start(cx: Context, config: Config) -> anyhow::Result<()> {
     }
 
     // 4. Notification: one task per channel.
-    let channels = open_channels(&cx, &config, &outbox, &store)?;
+    let shared = join_others(&cx, &config, &outbox, &monitor);
+    let channels = open_channels(&cx, &config, (&outbox, &store), shared.as_ref())?;
 
     // 5. Doors.
     let analysis = AnalysisGrpc::new(Arc::clone(&monitor)).into_server();
@@ -135,11 +139,36 @@ async fn roll_up(monitor: Arc<Monitor>, stopping: CancellationToken) -> anyhow::
     }
 }
 
-fn open_channels(
+/// Prepares the way to the other monitors, where there is one.
+fn join_others(
     cx: &Context,
     config: &Config,
     outbox: &Outbox,
-    store: &Store,
+    monitor: &Arc<Monitor>,
+) -> Option<Arc<Shared>> {
+    let settings = &config.notify;
+    let redis = Arc::new(Redis::new(&settings.redis));
+    let watch = Watch::new(Arc::clone(&redis), &settings.redis, cx, false)?;
+    redis.watched_by(cx.background("redis.watch", Schedule::EveryOrTrigger(Watch::EVERY), watch));
+    let terms = Terms {
+        lease: settings.lease,
+        within: settings.redis.command_within,
+        remembered: settings.give_up_after,
+    };
+    let component = cx.component("notify.shared", ComponentKind::Internal, false);
+    let shared = Arc::new(Shared::new(redis, terms, component, outbox.metrics().clone()));
+    let told = Arc::clone(monitor);
+    let firing = move || told.told_and_firing();
+    let keeper = Keeper { shared: Arc::clone(&shared), outbox: outbox.clone(), firing };
+    cx.background("notify.shared", Schedule::Every(KEPT_EVERY), keeper);
+    Some(shared)
+}
+
+fn open_channels(
+    cx: &Context,
+    config: &Config,
+    (outbox, store): (&Outbox, &Store),
+    shared: Option<&Arc<Shared>>,
 ) -> anyhow::Result<BTreeMap<String, Arc<Channel>>> {
     let mut channels = BTreeMap::new();
     if config.notify.channels.is_empty() {
@@ -152,6 +181,7 @@ fn open_channels(
             channel: Arc::clone(&channel),
             outbox: outbox.clone(),
             store: store.clone(),
+            shared: shared.cloned(),
             component: cx.component(format!("channel.{name}"), ComponentKind::Upstream, false),
             clock: cx.clock().clone(),
             config: config.notify.clone(),

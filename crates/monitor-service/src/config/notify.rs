@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http::Uri;
+use mainstay_redis::{RedisConfig, RedisMode};
 use mainstay_rpc::Secret;
 use mainstay_runtime::Problems;
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,11 @@ pub struct NotifyConfig {
     pub give_up_after: Duration,
     /// Messages that wait for one channel; the oldest go.
     pub queue_max: usize,
+    /// Where several monitors agree on which of them sends; each sends where there is none.
+    pub redis: RedisConfig,
+    /// Time after which another monitor sends what one has claimed and not sent.
+    #[serde(with = "humantime_serde")]
+    pub lease: Duration,
     /// Channels by name.
     pub channels: BTreeMap<String, ChannelConfig>,
 }
@@ -149,6 +155,8 @@ impl Default for NotifyConfig {
             retry_after_max: Duration::from_mins(5),
             give_up_after: Duration::from_hours(24),
             queue_max: 1_000,
+            redis: RedisConfig::default(),
+            lease: Duration::from_secs(15),
             channels: BTreeMap::new(),
         }
     }
@@ -187,8 +195,20 @@ impl NotifyConfig {
         problems.duration("notify.retry_after_max", self.retry_after_max, self.retry_after..=h(1));
         problems.duration("notify.give_up_after", self.give_up_after, s(1)..=h(24 * 7));
         problems.range("notify.queue_max", self.queue_max, 10..=100_000);
+        problems.duration("notify.lease", self.lease, s(1)..=s(300));
+        let mut of_redis = Problems::default();
+        self.redis.check(&mut of_redis);
+        for (key, message) in of_redis.each() {
+            problems.add(format!("notify.{key}"), message);
+        }
         for (name, channel) in &self.channels {
             channel.check(name, problems);
+            let lasts = self.redis.mode == RedisMode::None || channel.within < self.lease;
+            problems.ensure(
+                lasts,
+                "notify.lease",
+                format!("must be longer than notify.channels.{name}.within"),
+            );
         }
     }
 }

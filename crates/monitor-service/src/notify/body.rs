@@ -54,7 +54,8 @@ pub(super) fn pagerduty(record: &Record, config: &ChannelConfig) -> String {
     json!({
         "routing_key": config.token.expose(),
         "event_action": action,
-        "dedup_key": alert.id,
+        // Another monitor may tell that it is over.
+        "dedup_key": alert.fingerprint().unwrap_or_else(|| alert.id.to_string()),
         "client": "mainstay",
         "payload": {
             "summary": cut(&line(record), PAGERDUTY_MAX),

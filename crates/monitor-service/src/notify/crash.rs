@@ -108,6 +108,7 @@ impl Process {
             channel: Arc::new(Channel::new(name, &config.notify.channels[*name], Arc::clone(tls))),
             outbox: outbox.clone(),
             store: store.clone(),
+            shared: None,
             component: cx.component(format!("channel.{name}"), ComponentKind::Upstream, false),
             clock: clock.clone(),
             config: config.notify.clone(),

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::group::{Groups, Next};
+use super::shared::{Claimed, Shared};
 use super::{Channel, DeliveryError, Outbox, Queue};
 use crate::alert::Record;
 use crate::config::NotifyConfig;
@@ -16,6 +17,8 @@ use crate::store::Store;
 
 /// Attempts at a message that the receiver refuses; then the next one has its turn.
 const REFUSALS_MAX: u32 = 5;
+/// Time until it is looked whether another monitor has sent what it claimed.
+const LOOKS_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// What a channel's task needs.
 pub(crate) struct Dispatch {
@@ -25,6 +28,8 @@ pub(crate) struct Dispatch {
     pub outbox: Outbox,
     /// Where it is noted that one has arrived.
     pub store: Store,
+    /// Where it is agreed on who sends, when there are several monitors.
+    pub shared: Option<Arc<Shared>>,
     /// Tells how it goes.
     pub component: Component,
     /// Tells the time.
@@ -42,6 +47,9 @@ pub(crate) async fn run(dispatch: Dispatch) -> anyhow::Result<()> {
     dispatch.component.healthy("nothing sent yet");
     let mut backoff = Backoff::try_new(dispatch.config.retry_after, dispatch.config.retry_after_max)?;
     let mut groups = Groups::new(&queue.config);
+    if let Some(shared) = &dispatch.shared {
+        shared.connected().await;
+    }
     loop {
         let (group, records) = match queue.next(&groups, Instant::now()) {
             Next::Tell(group, records) => (group, records),
@@ -55,13 +63,12 @@ pub(crate) async fn run(dispatch: Dispatch) -> anyhow::Result<()> {
                 () = queue.arrived.notified() => continue,
             },
         };
-        let now = dispatch.clock.now();
-        let sent = tokio::select! {
+        let round = dispatch.tell(queue, records, &mut backoff);
+        let (is_done, wait) = tokio::select! {
             // What was under way is sent again after the restart.
             () = dispatch.stopping.cancelled() => return Ok(()),
-            sent = dispatch.channel.send(&records, now) => sent,
+            round = round => round,
         };
-        let (is_done, wait) = dispatch.settle(queue, &records, sent, &mut backoff);
         if is_done {
             groups.told(group, Instant::now());
         }
@@ -73,6 +80,30 @@ pub(crate) async fn run(dispatch: Dispatch) -> anyhow::Result<()> {
 }
 
 impl Dispatch {
+    /// Tells what no other monitor tells; returns whether all of it is done with, and how long to wait before going on.
+    async fn tell(&self, queue: &Queue, records: Vec<Record>, backoff: &mut Backoff) -> (bool, Duration) {
+        let Claimed { ours, known, held } = self.claim(queue, records).await;
+        if !known.is_empty() {
+            self.done(queue, &known);
+            self.outbox.metrics.notified(self.channel.name(), "elsewhere");
+        }
+        if ours.is_empty() {
+            return if held.is_empty() { (true, Duration::ZERO) } else { (false, LOOKS_AGAIN_AFTER) };
+        }
+        let sent = self.channel.send(&ours, self.clock.now()).await;
+        if let Some(shared) = &self.shared {
+            shared.settle(self.channel.name(), &ours, sent.is_ok()).await;
+        }
+        let (is_done, wait) = self.settle(queue, &ours, sent, backoff);
+        (is_done && held.is_empty(), wait)
+    }
+
+    async fn claim(&self, queue: &Queue, records: Vec<Record>) -> Claimed {
+        let Some(shared) = &self.shared else { return Claimed { ours: records, ..Claimed::default() } };
+        let is_over_here = |record: &Record| queue.knows_end(&record.alert);
+        shared.claim(self.channel.name(), records, is_over_here, queue.config.repeat_interval).await
+    }
+
     /// Notes how an attempt went; returns whether these are done with, and how long to wait before the next attempt.
     pub(super) fn settle(
         &self,

@@ -104,20 +104,30 @@ pub(super) fn group_of(config: &ChannelConfig, alert: &Alert) -> Group {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::time::SystemTime;
+
     use super::*;
     use crate::alert::{AlertState, Key, Notice, Severity};
     use crate::roster::tests::at;
 
     fn waiting(id: u64, source: &str, since: Instant) -> Waiting {
+        let mut record = record_at("fired", at(0));
+        (record.id, record.alert.number) = (id, id);
+        source.clone_into(&mut record.alert.key.source);
+        let group = group_of(&by_source(), &record.alert);
+        Waiting { delivery: Delivery { channel: "c".to_owned(), record }, group, since }
+    }
+
+    pub(in crate::notify) fn record_at(change: &'static str, at: SystemTime) -> Record {
         let key = Key {
             rule: "r".into(),
-            source: source.to_owned(),
+            source: "a".to_owned(),
             endpoint: String::new(),
             subject: "s".to_owned(),
         };
         let alert = Alert {
-            number: id,
+            number: 1,
             id: uuid::Uuid::nil(),
             key,
             severity: Severity::Warning,
@@ -126,8 +136,8 @@ mod tests {
             value: 0.0,
             threshold: 0.0,
             labels: BTreeMap::new(),
-            started_at: at(0),
-            fired_at: Some(at(0)),
+            started_at: at,
+            fired_at: Some(at),
             resolved_at: None,
             acknowledgement: None,
             notice: Notice::Sent,
@@ -137,9 +147,7 @@ mod tests {
             told_at: None,
             repeated: Vec::new(),
         };
-        let group = group_of(&by_source(), &alert);
-        let record = Record { id, at: at(0), change: "fired".into(), by: String::new(), alert };
-        Waiting { delivery: Delivery { channel: "c".to_owned(), record }, group, since }
+        Record { id: 1, at, change: change.into(), by: String::new(), alert }
     }
 
     fn by_source() -> ChannelConfig {

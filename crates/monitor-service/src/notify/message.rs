@@ -91,6 +91,7 @@ fn event(record: &Record) -> serde_json::Value {
         "at": stamp(record.at),
         "alert": {
             "id": alert.id,
+            "fingerprint": alert.fingerprint(),
             "rule": alert.key.rule,
             "severity": alert.severity.as_str(),
             "state": alert.state.as_str(),

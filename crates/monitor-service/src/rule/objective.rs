@@ -18,7 +18,7 @@ pub(crate) struct Burning {
     pub rate: f64,
 }
 
-pub(super) const SLO_BURN: &str = "slo_burn";
+pub(crate) const SLO_BURN: &str = "slo_burn";
 
 pub(super) fn slo_burn(facts: &Facts<'_>, config: &AlertsConfig) -> Vec<Breach> {
     let breach = |Burning { slo, pair, rate }: &Burning| {

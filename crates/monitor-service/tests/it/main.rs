@@ -13,4 +13,5 @@ mod import;
 mod mail;
 mod notify;
 mod rules;
+mod several;
 mod strangers;
