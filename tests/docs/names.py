@@ -12,7 +12,7 @@ OTHERS = set(
     """
     pg_stat_wal_receiver pg_stat_activity pg_replication_slots safe_wal_size wal_status slot_name replay_lag pg_rewind
     archive_command pg_isready max_connections default_lua_flags NOT_SERVING
-    transparent_hugepage
+    transparent_hugepage publishNotReadyAddresses
     """.split()
 )
 FILES = r"[\w@*./{},<>$-]*\.(?:sh|conf|toml|yml|yaml|md|rs|ini|py|mjs|js|proto|ps1|csv|sql|target|service|go)"

@@ -5,6 +5,7 @@
 mod dial;
 mod figures;
 mod http;
+mod names;
 mod probe;
 mod readings;
 mod redis;
@@ -24,6 +25,7 @@ use crate::monitor::Monitor;
 use crate::roster::Report;
 use crate::target::{Target, TargetKind};
 
+use names::Names;
 use probe::Probe;
 use redis::Redis;
 use scrape::Scrape;
@@ -70,6 +72,11 @@ pub(crate) fn begin(cx: &Context, config: &Config, monitor: &Arc<Monitor>) -> an
     for target in config.all_targets() {
         let section = format!("{}.{}", target.terms.kind.section(), target.service);
         begin_one(cx, config, monitor, target).context(section)?;
+    }
+    for named in config.named_endpoints() {
+        let task = format!("dns.{}", named.0);
+        let names = Names::new(cx, config, monitor, named);
+        cx.background(task, Schedule::Every(config.collect.dns_every), names);
     }
     Ok(())
 }

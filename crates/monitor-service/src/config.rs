@@ -28,6 +28,7 @@ pub use notify::{ChannelConfig, ChannelKind, NotifyConfig};
 pub use probe::{ProbeConfig, ProbeKind};
 pub use scrape::ScrapeConfig;
 pub use slo::SloConfig;
+pub use targets::NamedEndpoint;
 
 /// Configures the whole service.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -77,6 +78,8 @@ pub struct Config {
 pub struct TargetConfig {
     /// Internal addresses of its instances; none means that it is not watched.
     pub endpoints: EndpointList,
+    /// Each address that the name of an endpoint has in DNS is an instance, and comes and goes with it.
+    pub dns: bool,
     /// Service token shown to it; empty means none.
     pub token: Secret,
     /// Certificates for `https` endpoints.
@@ -93,6 +96,14 @@ pub struct CollectConfig {
     /// Time for one pull; a target that takes longer does not answer.
     #[serde(with = "humantime_serde")]
     pub within: Duration,
+    /// How often the names of targets with `dns` are looked up.
+    #[serde(with = "humantime_serde")]
+    pub dns_every: Duration,
+    /// How long an instance that has left DNS is still looked at, without being missed.
+    #[serde(with = "humantime_serde")]
+    pub dns_forget_after: Duration,
+    /// Server that is asked, `address:port`; empty: as every program on this machine does.
+    pub dns_server: String,
 }
 
 /// Configures the history: section `history`.
@@ -176,7 +187,13 @@ impl Default for Config {
 
 impl Default for CollectConfig {
     fn default() -> Self {
-        Self { every: Duration::from_secs(1), within: Duration::from_millis(800) }
+        Self {
+            every: Duration::from_secs(1),
+            within: Duration::from_millis(800),
+            dns_every: Duration::from_secs(5),
+            dns_forget_after: Duration::from_mins(1),
+            dns_server: String::new(),
+        }
     }
 }
 
@@ -240,6 +257,14 @@ impl ServiceConfig for Config {
             self.collect.within <= self.collect.every,
             "collect.within",
             "must not be longer than collect.every",
+        );
+        problems.duration("collect.dns_every", self.collect.dns_every, s(1)..=s(300));
+        problems.duration("collect.dns_forget_after", self.collect.dns_forget_after, Duration::ZERO..=h(24));
+        let server = &self.collect.dns_server;
+        problems.ensure(
+            server.is_empty() || server.parse::<SocketAddr>().is_ok(),
+            "collect.dns_server",
+            "must be an address and a port, or empty",
         );
         problems.duration("history.keep", self.history.keep, s(60)..=h(24));
         problems.range("history.max_series", self.history.max_series, 100..=1_000_000);
@@ -360,7 +385,12 @@ mod tests {
     #[test]
     fn all_impossible_values_are_told_at_once() {
         let mut config = Config {
-            collect: CollectConfig { every: Duration::from_millis(200), within: Duration::from_secs(1) },
+            collect: CollectConfig {
+                every: Duration::from_millis(200),
+                within: Duration::from_secs(1),
+                dns_server: "localhost".to_owned(),
+                ..CollectConfig::default()
+            },
             history: HistoryConfig {
                 keep: Duration::from_hours(24),
                 max_series: 1,
@@ -379,6 +409,7 @@ mod tests {
         let expected = [
             "alerts.keep",
             "alerts.replica_lag_critical",
+            "collect.dns_server",
             "collect.within",
             "history.keep",
             "history.max_series",

@@ -36,6 +36,8 @@ pub(crate) struct MonitorMetrics {
     notified_events: Family<ChannelLabel, Counter>,
     notified_alone: Family<ChannelLabel, Counter>,
     rules: Family<OriginLabel, Gauge>,
+    dns_lookups: Family<PullLabels, Counter>,
+    dns_instances: Family<ServiceLabel, Gauge>,
 }
 
 /// Says how a pull went.
@@ -64,6 +66,11 @@ struct NotificationLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ChannelLabel {
     channel: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ServiceLabel {
+    service: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -103,6 +110,8 @@ impl MonitorMetrics {
             notified_events: Family::default(),
             notified_alone: Family::default(),
             rules: Family::default(),
+            dns_lookups: Family::default(),
+            dns_instances: Family::default(),
         };
         metrics.firing(Counts::default());
         let registry = registry.sub_registry_with_prefix("mainstay_monitor");
@@ -165,6 +174,16 @@ impl MonitorMetrics {
             "Messages that other monitors may send too, because Redis did not answer, by channel",
             metrics.notified_alone.clone(),
         );
+        registry.register(
+            "dns_lookups",
+            "Lookups of the names of services by service and result: ok, failed",
+            metrics.dns_lookups.clone(),
+        );
+        registry.register(
+            "dns_instances",
+            "Instances of a service that DNS names",
+            metrics.dns_instances.clone(),
+        );
         registry.register("rules", "Rules about figures in force, by origin", metrics.rules.clone());
         metrics
     }
@@ -205,6 +224,16 @@ impl MonitorMetrics {
 
     pub(crate) fn notified_alone(&self, channel: &str) {
         self.notified_alone.get_or_create(&ChannelLabel { channel: channel.to_owned() }).inc();
+    }
+
+    pub(crate) fn looked_up(&self, service: &str, is_ok: bool) {
+        let result = if is_ok { "ok" } else { "failed" };
+        self.dns_lookups.get_or_create(&PullLabels { service: service.to_owned(), result }).inc();
+    }
+
+    pub(crate) fn in_dns(&self, service: &str, n: usize) {
+        let label = ServiceLabel { service: service.to_owned() };
+        self.dns_instances.get_or_create(&label).set(i64::try_from(n).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn rules_in_force(&self, counts: &[(Origin, usize)]) {

@@ -5,11 +5,13 @@
 
 mod history;
 mod insight;
+mod instances;
 mod people;
 mod slo;
 mod watch;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime};
 
 use mainstay_runtime::Clock;
@@ -52,6 +54,8 @@ pub(crate) struct Monitor {
     alerts: Mutex<AlertBook>,
     journal: Mutex<Journal>,
     slos: Mutex<Vec<SloStatus>>,
+    /// Of the next target that is found.
+    next_index: AtomicUsize,
 }
 
 /// Holds what a monitor works with.
@@ -109,6 +113,7 @@ impl Monitor {
             alerts: Mutex::new(alerts),
             journal: Mutex::new(Journal::new(restored.records, clock.now())),
             slos: Mutex::new(Vec::new()),
+            next_index: AtomicUsize::new(sources.len()),
             quiet: Quiet::new(&config.maintenance, &config.inhibitions),
             config,
             clock,

@@ -35,6 +35,8 @@ pub(crate) struct Entry {
     pub pull_failures: u64,
     /// Pulls that failed since the last one after which the target was as it should be.
     pub bad_in_a_row: u32,
+    /// It has left DNS: nothing is held against it if it ends.
+    pub is_leaving: bool,
 }
 
 /// Tells since when and why a target does not answer.
@@ -129,25 +131,42 @@ pub(crate) struct Reach {
 impl Roster {
     /// Starts without knowing anything of its targets.
     pub(crate) fn new(targets: &[Arc<Target>]) -> Self {
-        let entry = |target: &Arc<Target>| Entry {
-            target: Arc::clone(target),
-            report: None,
-            failing: None,
-            unreadable: None,
-            pulls: 0,
-            pull_failures: 0,
-            bad_in_a_row: 0,
-        };
-        Self { entries: targets.iter().map(entry).collect(), reunited_at: None }
+        Self { entries: targets.iter().map(Entry::new).collect(), reunited_at: None }
+    }
+
+    /// Takes a target, whose index is greater than any before.
+    pub(crate) fn add(&mut self, target: &Arc<Target>) {
+        self.entries.push(Entry::new(target));
+    }
+
+    /// Takes that a target is expected to end, or is not.
+    pub(crate) fn leaves(&mut self, target: &Target, is_leaving: bool) {
+        if let Some(entry) = self.entry_mut(target) {
+            entry.is_leaving = is_leaving;
+        }
+    }
+
+    /// Forgets a target.
+    pub(crate) fn remove(&mut self, target: &Target) {
+        self.entries.retain(|entry| entry.target.index != target.index);
+    }
+
+    fn entry_mut(&mut self, target: &Target) -> Option<&mut Entry> {
+        let position = self.entries.binary_search_by_key(&target.index, |entry| entry.target.index).ok()?;
+        self.entries.get_mut(position)
+    }
+
+    fn staying(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(|entry| !entry.is_leaving)
     }
 
     /// Takes an answer. `unreadable` says what was wrong with its metrics, if anything was.
     pub(crate) fn answered(&mut self, target: &Target, report: Report, unreadable: Option<String>) {
         let was_isolated = self.isolated_since().is_some();
-        let Some(entry) = self.entries.get_mut(target.index) else { return };
-        if was_isolated {
+        if self.entry_mut(target).is_some() && was_isolated {
             self.reunited_at = Some(report.seen_at);
         }
+        let Some(entry) = self.entry_mut(target) else { return };
         entry.pulls += 1;
         entry.bad_in_a_row = if report.ready { 0 } else { entry.bad_in_a_row.saturating_add(1) };
         entry.report = Some(report);
@@ -157,7 +176,7 @@ impl Roster {
 
     /// Takes a pull that brought no answer.
     pub(crate) fn failed(&mut self, target: &Target, reason: String, now: SystemTime) {
-        let Some(entry) = self.entries.get_mut(target.index) else { return };
+        let Some(entry) = self.entry_mut(target) else { return };
         entry.pulls += 1;
         entry.pull_failures += 1;
         entry.bad_in_a_row = entry.bad_in_a_row.saturating_add(1);
@@ -173,16 +192,15 @@ impl Roster {
     /// decide, since they are asked most often; what is asked less often speaks against it only by an answer from after
     /// the last of them failed.
     pub(crate) fn isolated_since(&self) -> Option<SystemTime> {
-        if self.entries.len() < 2 {
+        if self.staying().count() < 2 {
             return None;
         }
         let is_service = |entry: &&Entry| entry.target.terms.kind == TargetKind::Service;
-        let n_services = self.entries.iter().filter(is_service).count();
+        let n_services = self.staying().filter(is_service).count();
         let decides = |entry: &&Entry| n_services < 2 || is_service(entry);
         let since = |entry: &Entry| entry.failing.as_ref().map(|failing| failing.since);
         let since = self
-            .entries
-            .iter()
+            .staying()
             .filter(decides)
             .map(since)
             .try_fold(SystemTime::UNIX_EPOCH, |latest, since| Some(latest.max(since?)))?;
@@ -212,14 +230,27 @@ impl Roster {
     /// Tells how the collection as a whole goes.
     pub(crate) fn reach(&self) -> Reach {
         Reach {
-            n_targets: self.entries.len(),
-            n_answering: self.entries.iter().filter(|entry| entry.current().is_some()).count(),
-            n_failing: self.entries.iter().filter(|entry| entry.failing.is_some()).count(),
+            n_targets: self.staying().count(),
+            n_answering: self.staying().filter(|entry| entry.current().is_some()).count(),
+            n_failing: self.staying().filter(|entry| entry.failing.is_some()).count(),
         }
     }
 }
 
 impl Entry {
+    fn new(target: &Arc<Target>) -> Self {
+        Self {
+            target: Arc::clone(target),
+            report: None,
+            failing: None,
+            unreadable: None,
+            pulls: 0,
+            pull_failures: 0,
+            bad_in_a_row: 0,
+            is_leaving: false,
+        }
+    }
+
     /// Returns what the target says about itself, while it answers.
     pub(crate) fn current(&self) -> Option<&Report> {
         self.report.as_ref().filter(|_| self.failing.is_none())

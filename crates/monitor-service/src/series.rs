@@ -33,7 +33,9 @@ use timeline::Timeline;
 /// and the target's `service` and `endpoint`; both stay the same when the process behind the endpoint restarts.
 #[derive(Debug)]
 pub(crate) struct History {
+    /// By index; those that were found last are last.
     targets: Vec<Tracked>,
+    ticks: NonZeroUsize,
     series: usize,
     max_series: usize,
 }
@@ -97,14 +99,23 @@ pub(crate) struct Latest {
 impl History {
     /// Starts empty; keeps the last `ticks` pulls of each target.
     pub(crate) fn new(targets: &[Arc<Target>], ticks: NonZeroUsize, max_series: usize) -> Self {
-        let tracked = |target: &Arc<Target>| Tracked {
-            target: Arc::clone(target),
-            timeline: Timeline::new(target.terms.ticks.unwrap_or(ticks)),
-            series: BTreeMap::new(),
-            refused: 0,
-            capped: 0,
-        };
-        Self { targets: targets.iter().map(tracked).collect(), series: 0, max_series }
+        let targets = targets.iter().map(|target| Tracked::new(target, ticks)).collect();
+        Self { targets, ticks, series: 0, max_series }
+    }
+
+    /// Begins the history of a target, whose index is greater than any before.
+    pub(crate) fn add(&mut self, target: &Arc<Target>) {
+        self.targets.push(Tracked::new(target, self.ticks));
+    }
+
+    /// Ends the history of a target.
+    pub(crate) fn remove(&mut self, target: &Target) {
+        let Some(position) = self.position(target.index) else { return };
+        self.series -= self.targets.remove(position).series.len();
+    }
+
+    fn position(&self, index: usize) -> Option<usize> {
+        self.targets.binary_search_by_key(&index, |tracked| tracked.target.index).ok()
     }
 
     /// Takes the readings of one pull. A target that is not known is ignored.
@@ -115,7 +126,8 @@ impl History {
         readings: impl IntoIterator<Item = Reading<'r>>,
     ) -> Recorded {
         let mut recorded = Recorded::default();
-        let Some(tracked) = self.targets.get_mut(target.index) else {
+        let position = self.position(target.index);
+        let Some(tracked) = position.and_then(|position| self.targets.get_mut(position)) else {
             return recorded;
         };
         let tick = tracked.timeline.push(at);
@@ -245,6 +257,16 @@ impl History {
 }
 
 impl Tracked {
+    fn new(target: &Arc<Target>, ticks: NonZeroUsize) -> Self {
+        Self {
+            target: Arc::clone(target),
+            timeline: Timeline::new(target.terms.ticks.unwrap_or(ticks)),
+            series: BTreeMap::new(),
+            refused: 0,
+            capped: 0,
+        }
+    }
+
     fn starting_with<'s>(&'s self, prefix: &'s str) -> impl Iterator<Item = (&'s str, &'s Series)> {
         let from = (Bound::Included(prefix), Bound::Unbounded);
         let series =

@@ -1,21 +1,63 @@
 //! Everything that is watched, from all sections that name it.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_rpc::UpstreamConfig;
+use http::Uri;
+use mainstay_rpc::{EndpointList, UpstreamConfig};
 use mainstay_runtime::Problems;
 
 use super::{Config, DatastoreConfig, HOST};
 use crate::target::{Target, TargetKind, Terms};
 
+/// An endpoint whose host is a name, so that it may stand for several instances.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedEndpoint {
+    /// `http` or `https`.
+    pub scheme: String,
+    /// The name.
+    pub host: String,
+    /// The port, the same for all of its addresses.
+    pub port: u16,
+}
+
+impl NamedEndpoint {
+    /// Reads an endpoint; none where its host is an address already.
+    fn parse(endpoint: &str) -> Option<Self> {
+        let uri: Uri = endpoint.parse().ok()?;
+        let (scheme, host) = (uri.scheme_str()?.to_owned(), uri.host()?.to_owned());
+        let is_address = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+        let port = uri.port_u16().unwrap_or(if scheme == "https" { 443 } else { 80 });
+        (!is_address).then_some(Self { scheme, host, port })
+    }
+}
+
 impl Config {
-    /// Lists every address to watch: services first, then the rest, each in the order of names.
+    /// Lists, by service, the endpoints whose names are looked up.
+    pub fn named_endpoints(&self) -> Vec<(String, Vec<NamedEndpoint>)> {
+        let named = |endpoints: &EndpointList| -> Vec<NamedEndpoint> {
+            endpoints.iter().filter_map(|endpoint| NamedEndpoint::parse(endpoint)).collect()
+        };
+        let looked_up = self.targets.iter().filter(|(_, target)| target.dns);
+        let by_service = looked_up.map(|(name, target)| (name.clone(), named(&target.endpoints)));
+        by_service.filter(|(_, endpoints)| !endpoints.is_empty()).collect()
+    }
+
+    /// Lists every fixed address to watch: services first, then the rest, each in the order of names.
     pub fn all_targets(&self) -> Vec<Arc<Target>> {
         let keep = self.history.keep;
-        let services = self.targets.iter().map(|(name, target)| (name, &target.endpoints, Terms::default()));
+        let fixed: Vec<(&String, EndpointList)> = self
+            .targets
+            .iter()
+            .map(|(name, target)| {
+                let is_fixed = |endpoint: &&str| !target.dns || NamedEndpoint::parse(endpoint).is_none();
+                (name, target.endpoints.iter().map(|endpoint| &**endpoint).filter(is_fixed).collect())
+            })
+            .collect();
+        let services = fixed.iter().map(|(name, endpoints)| (*name, endpoints, Terms::default()));
         let scrapes = self.scrapes.iter().map(|(name, scrape)| (name, &scrape.urls, scrape.terms(keep)));
         let probes = self.probes.iter().map(|(name, probe)| (name, &probe.urls, probe.terms(keep)));
         let datastores = self

@@ -59,8 +59,8 @@ impl Monitor {
             at = current;
         }
         while at + TIER_WIDTH + SETTLES_WITHIN <= now || (all && at <= now) {
-            let n_targets = self.history.lock().n_targets();
-            for target in 0..n_targets {
+            let targets = self.history.lock().indexes();
+            for target in targets {
                 // One target at a time: pulls need not wait for all.
                 let rolled = self.history.lock().roll(target, at, TIER_WIDTH);
                 let points = rolled.into_iter().filter_map(|rolled| {

@@ -148,3 +148,23 @@ fn verdict_names_the_reason() {
         assert_eq!(verdict_of(report, failing, isolated), (health, detail.to_owned()));
     }
 }
+
+#[test]
+fn nothing_is_held_against_a_target_that_leaves() {
+    let fixed = targets(&["cache-service", "ws-gateway"]);
+    let mut roster = Roster::new(&fixed);
+    let later = Arc::new(Target { index: 7, ..Target::clone(&fixed[0]) });
+    roster.add(&later);
+    for target in fixed.iter().chain([&later]) {
+        roster.answered(target, report(at(0), vec![]), None);
+    }
+    roster.leaves(&later, true);
+    roster.failed(&later, "refused".to_owned(), at(1));
+    assert_eq!((roster.reach().n_targets, roster.reach().n_failing), (2, 0));
+    roster.failed(&fixed[0], "refused".to_owned(), at(2));
+    roster.failed(&fixed[1], "refused".to_owned(), at(2));
+    assert_eq!(roster.isolated_since(), Some(at(2)), "who is expected does not answer");
+    roster.remove(&later);
+    roster.failed(&later, "refused".to_owned(), at(3));
+    assert_eq!(roster.entries().len(), 2, "it is forgotten");
+}

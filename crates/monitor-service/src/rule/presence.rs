@@ -30,10 +30,10 @@ pub(super) fn isolated(facts: &Facts<'_>, config: &AlertsConfig) -> Vec<Breach> 
 
 pub(super) fn down(facts: &Facts<'_>, config: &AlertsConfig) -> Vec<Breach> {
     let mut breaches = Vec::new();
-    // A probe that fails has an alert of its own, which says more.
+    // A probe that fails has an alert of its own, which says more. Who left DNS may end.
     let held_against = |entry: &&Entry| {
         let terms = &entry.target.terms;
-        terms.kind != TargetKind::Probe && entry.bad_in_a_row >= terms.failures
+        terms.kind != TargetKind::Probe && entry.bad_in_a_row >= terms.failures && !entry.is_leaving
     };
     for entry in facts.roster.entries().iter().filter(held_against) {
         let (Some(since), Some(failing)) = (facts.roster.down_since(entry), &entry.failing) else { continue };

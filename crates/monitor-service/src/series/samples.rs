@@ -102,14 +102,15 @@ impl History {
         self.targets.iter().filter_map(of).collect()
     }
 
-    /// Counts the targets; each has an index below.
-    pub(crate) fn n_targets(&self) -> usize {
-        self.targets.len()
+    /// Lists the targets, by their index.
+    pub(crate) fn indexes(&self) -> Vec<usize> {
+        self.targets.iter().map(|tracked| tracked.target.index).collect()
     }
 
     /// Sums up what was sampled of a target in `[from, from + width)`.
     pub(crate) fn roll(&self, target: usize, from: SystemTime, width: Duration) -> Vec<Rolled> {
-        let Some(tracked) = self.targets.get(target) else { return Vec::new() };
+        let tracked = self.position(target).and_then(|position| self.targets.get(position));
+        let Some(tracked) = tracked else { return Vec::new() };
         let (first, end) =
             (tracked.timeline.first_tick_since(from), tracked.timeline.first_tick_since(from + width));
         let roll = |canonical: &str, series: &super::Series| {

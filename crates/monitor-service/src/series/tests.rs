@@ -240,3 +240,18 @@ fn impossible_ranges_name_the_field() {
         assert_eq!(range.unwrap_err().field(), field, "{metric} {from} {to} {step_s}");
     }
 }
+
+#[test]
+fn history_of_a_target_comes_and_goes_with_it() {
+    let (mut history, fixed) = history(10, 100);
+    let later = Arc::new(Target { index: fixed.len() + 3, ..Target::clone(&fixed[0]) });
+    assert_eq!(history.record(&later, at(0), [reading("up", 1.0)]), Recorded::default(), "not known yet");
+    history.add(&later);
+    history.record(&later, at(0), [reading("up", 1.0), reading("ready", 1.0)]);
+    history.record(&fixed[1], at(0), [reading("up", 1.0)]);
+    assert_eq!((history.len(), history.indexes().last()), (3, Some(&later.index)));
+    assert_eq!(history.roll(later.index, at(0), Duration::from_secs(10)).len(), 2);
+    history.remove(&later);
+    assert_eq!((history.len(), history.latest("up", at(0)).len()), (1, 1));
+    assert_eq!(history.record(&later, at(1), [reading("up", 1.0)]), Recorded::default(), "too late");
+}

@@ -35,10 +35,18 @@ impl TargetService {
 
     /// Starts one that goes by this clock.
     pub(crate) async fn start_at(service: &'static str, clock: Clock) -> Self {
+        Self::start_behind(service, clock, SocketAddr::from(([127, 0, 0, 1], 0))).await
+    }
+
+    /// Starts one that is reached at this address.
+    pub(crate) async fn start_on(service: &'static str, address: SocketAddr) -> Self {
+        Self::start_behind(service, Clock::system(), address).await
+    }
+
+    async fn start_behind(service: &'static str, clock: Clock, address: SocketAddr) -> Self {
         let cx = Context::for_test_at(service, clock);
         cx.serve(Routes::default()).await.expect("a free port of loopback is there");
-        let address = cx.listening()[0].address;
-        let mut door = Door { address: SocketAddr::from(([127, 0, 0, 1], 0)), to: address, forwarding: None };
+        let mut door = Door { address, to: cx.listening()[0].address, forwarding: None };
         door.open().await;
         Self { cx, door }
     }
@@ -58,6 +66,10 @@ impl TargetService {
     pub(crate) async fn hang(&mut self) {
         self.door.shut().await;
         self.door.hold().await;
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.door.address
     }
 
     pub(crate) fn endpoint(&self) -> String {

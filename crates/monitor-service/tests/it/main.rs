@@ -11,6 +11,7 @@ mod grouping;
 mod harness;
 mod import;
 mod mail;
+mod names;
 mod notify;
 mod rules;
 mod several;

@@ -1,0 +1,161 @@
+//! Instances that DNS names: each address of a name is one, and comes and goes with it.
+
+mod dns;
+mod membership;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures_util::future::join_all;
+use mainstay_runtime::{Activate, Component, ComponentKind, Context};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use self::dns::Resolver;
+use self::membership::{Change, MEMBERS_MAX, Member, Membership};
+use super::service::Service;
+use super::{Puller, one_line};
+use crate::config::{Config, NamedEndpoint};
+use crate::monitor::Monitor;
+use crate::target::Target;
+
+/// Looks up the names of one service, over and over, and keeps one puller for each address.
+pub(super) struct Names {
+    cx: Context,
+    config: Config,
+    monitor: Arc<Monitor>,
+    service: String,
+    endpoints: Vec<NamedEndpoint>,
+    resolver: Resolver,
+    membership: Membership,
+    instances: BTreeMap<Member, Instance>,
+    component: Component,
+}
+
+/// One address that is pulled.
+struct Instance {
+    target: Arc<Target>,
+    ends: CancellationToken,
+}
+
+impl Names {
+    /// Knows no address yet.
+    pub(super) fn new(
+        cx: &Context,
+        config: &Config,
+        monitor: &Arc<Monitor>,
+        (service, endpoints): (String, Vec<NamedEndpoint>),
+    ) -> Self {
+        let server: Option<SocketAddr> = config.collect.dns_server.parse().ok();
+        let component = cx.component(format!("dns.{service}"), ComponentKind::Upstream, false);
+        Self {
+            cx: cx.clone(),
+            config: config.clone(),
+            monitor: Arc::clone(monitor),
+            service,
+            endpoints,
+            resolver: server.map_or(Resolver::Machine, Resolver::Server),
+            membership: Membership::default(),
+            instances: BTreeMap::new(),
+            component,
+        }
+    }
+
+    fn apply(&mut self, change: Change) -> anyhow::Result<()> {
+        match change {
+            Change::Joined(member) => self.begin(member)?,
+            Change::Left(member) | Change::Back(member) => {
+                if let Some(instance) = self.instances.get(&member) {
+                    self.monitor.leaves(&instance.target, matches!(change, Change::Left(_)));
+                }
+            }
+            Change::Forgotten(member) => {
+                if let Some(instance) = self.instances.remove(&member) {
+                    instance.ends.cancel();
+                    self.monitor.forget(&instance.target);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, member: Member) -> anyhow::Result<()> {
+        let (endpoint, ip) = (self.endpoints.get(member.0).context("an endpoint of ours")?, member.1);
+        let target = self.monitor.join(&self.service, endpoint.at(ip));
+        let mut upstream = self.config.upstream(&target);
+        if endpoint.scheme == "https" && upstream.tls.domain.is_empty() {
+            // Certificates are for the name.
+            upstream.tls.domain.clone_from(&endpoint.host);
+        }
+        let source = Service::try_new(&self.service, &upstream)?;
+        let monitor = Arc::clone(&self.monitor);
+        let puller = Puller { target: Arc::clone(&target), source, monitor, component: None };
+        let ends = self.cx.stopping().child_token();
+        self.cx.spawn("collect.dns", pull(puller, self.config.collect.every, ends.clone()));
+        self.instances.insert(member, Instance { target, ends });
+        Ok(())
+    }
+
+    fn tell(&self, trouble: Option<&str>) {
+        let n = self.membership.n_in_dns();
+        self.monitor.in_dns(&self.service, n);
+        let detail = format!("{n} instances");
+        match trouble {
+            Some(trouble) => self.component.degraded(format!("{detail}, as found before; {trouble}")),
+            None if n >= MEMBERS_MAX => self.component.degraded(format!("{detail}; more are not watched")),
+            None => self.component.healthy(detail),
+        }
+    }
+}
+
+impl Activate for Names {
+    /// A name that gives nothing keeps what it gave last: whether those are down is found out by asking them.
+    async fn activate(&mut self) -> anyhow::Result<()> {
+        let lookups = self.endpoints.iter().map(|endpoint| self.resolver.resolve(&endpoint.host));
+        let (mut found, mut trouble) = (BTreeMap::new(), None);
+        for (index, addresses) in join_all(lookups).await.into_iter().enumerate() {
+            self.monitor.looked_up(&self.service, addresses.is_ok());
+            match addresses {
+                Ok(addresses) => drop(found.insert(index, addresses)),
+                Err(error) => {
+                    let host = &self.endpoints[index].host;
+                    trouble = Some(format!("addresses of {host}: {}", one_line(&error)));
+                }
+            }
+        }
+        let forget_after = self.config.collect.dns_forget_after;
+        for change in self.membership.update(&found, forget_after, Instant::now()) {
+            self.apply(change)?;
+        }
+        self.tell(trouble.as_deref());
+        trouble.map_or(Ok(()), |trouble| Err(anyhow::anyhow!(trouble)))
+    }
+}
+
+/// Pulls one address until it is forgotten; what fails is on record as of every target.
+async fn pull(mut puller: Puller<Service>, every: Duration, ends: CancellationToken) -> anyhow::Result<()> {
+    let mut tick = tokio::time::interval(every);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let round = async {
+            tick.tick().await;
+            puller.activate().await
+        };
+        let done = tokio::select! {
+            () = ends.cancelled() => return Ok(()),
+            done = round => done,
+        };
+        if let Err(error) = done {
+            tracing::debug!(endpoint = puller.target.endpoint, %error, "pull failed");
+        }
+    }
+}
+
+impl NamedEndpoint {
+    fn at(&self, ip: IpAddr) -> String {
+        format!("{}://{}", self.scheme, SocketAddr::new(ip, self.port))
+    }
+}

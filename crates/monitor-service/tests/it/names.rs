@@ -1,0 +1,188 @@
+//! Instances that DNS names, with a server that the test answers for, and services on several addresses of loopback.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_proto::common::v1::Health;
+use mainstay_proto::introspect::v1 as introspect;
+use mainstay_proto::introspect::v1::introspection_client::IntrospectionClient;
+use mainstay_proto::monitor::v1 as pb;
+use mainstay_rpc::Call;
+use monitor_service::Config;
+use monitor_service::config::TargetConfig;
+use parking_lot::Mutex;
+use tokio::net::UdpSocket;
+
+use crate::harness::{Spawned, TargetService, Watcher, quick, wait_for};
+
+/// Far more than anything takes; a wait ends as soon as there is what is waited for.
+const PATIENCE: Duration = Duration::from_mins(3);
+const NAME: &str = "cache.mainstay.test";
+
+/// Answers for one name, over UDP; all others do not exist.
+struct Dns {
+    address: SocketAddr,
+    addresses: Arc<Mutex<BTreeSet<Ipv4Addr>>>,
+    server: Option<Spawned>,
+}
+
+impl Dns {
+    async fn start() -> Self {
+        let socket = UdpSocket::bind(("127.0.0.1", 0)).await.expect("a port is free");
+        let address = socket.local_addr().expect("bound");
+        let addresses: Arc<Mutex<BTreeSet<Ipv4Addr>>> = Arc::default();
+        let of_server = Arc::clone(&addresses);
+        let server = Spawned::new(async move {
+            let mut question = [0; 512];
+            while let Ok((n, from)) = socket.recv_from(&mut question).await {
+                let answer = answer(&question[..n], &of_server.lock());
+                // Who asked may be gone.
+                let _ = socket.send_to(&answer, from).await;
+            }
+        });
+        Self { address, addresses, server: Some(server) }
+    }
+
+    fn names(&self, last: &[u8]) {
+        *self.addresses.lock() = last.iter().map(|last| Ipv4Addr::new(127, 0, 0, *last)).collect();
+    }
+}
+
+/// Writes an answer as RFC 1035 has it: the question again, and a record for each address, with a pointer to its name.
+fn answer(question: &[u8], addresses: &BTreeSet<Ipv4Addr>) -> Vec<u8> {
+    let name: Vec<u8> =
+        NAME.split('.').flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat()).collect();
+    let is_known = question[12..].starts_with(&name);
+    let is_v4 = question[question.len() - 4..question.len() - 2] == [0, 1];
+    let mut text = question.to_vec();
+    (text[2], text[3]) = (0x81, if is_known { 0x80 } else { 0x83 });
+    if is_known && is_v4 {
+        text[7] = addresses.len() as u8;
+        for address in addresses {
+            text.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4]);
+            text.extend(address.octets());
+        }
+    }
+    text
+}
+
+/// Lists the last number of the address of each instance, and whether it answers.
+async fn instances(watcher: &Watcher) -> Vec<(u8, bool)> {
+    let instances = watcher.overview().await.instances;
+    let of = |instance: &pb::Instance| {
+        let address = instance.address.trim_start_matches("http://");
+        let address: SocketAddr = address.parse().expect("no name any more");
+        let SocketAddr::V4(address) = address else { panic!("of the fourth version") };
+        (address.ip().octets()[3], instance.ready)
+    };
+    let mut all: Vec<(u8, bool)> = instances.iter().map(of).collect();
+    all.sort_unstable();
+    all
+}
+
+async fn instances_are(watcher: &Watcher, expected: &[(u8, bool)]) {
+    wait_for(PATIENCE, async || {
+        let found = instances(watcher).await;
+        if found == expected { Ok(()) } else { Err(format!("{found:?}")) }
+    })
+    .await;
+}
+
+/// Waits until the alert that an instance is down is in this state.
+async fn down_alert(watcher: &Watcher, at: SocketAddr, state: pb::AlertState) {
+    wait_for(PATIENCE, async || {
+        let alerts = watcher.alerts().await;
+        let of_it = |alert: &pb::Alert| {
+            alert.rule == "instance_down" && alert.labels.get("endpoint") == Some(&format!("http://{at}"))
+        };
+        let found = alerts.iter().any(|alert| of_it(alert) && alert.state() == state);
+        if found { Ok(()) } else { Err(format!("{alerts:?}")) }
+    })
+    .await;
+}
+
+/// Waits until so many are in DNS, by the monitor's own figure.
+async fn in_dns(watcher: &Watcher, n: usize) {
+    let address = watcher.cx.listening()[0].address;
+    wait_for(PATIENCE, async || {
+        let answer = mainstay_devstack::http_get(address, "/metrics", Duration::from_secs(5)).await;
+        let (_, text) = answer.map_err(|error| format!("{error:?}"))?;
+        let line = text.lines().find(|line| line.starts_with("mainstay_monitor_dns_instances{"));
+        if line.is_some_and(|line| line.ends_with(&format!(" {n}"))) {
+            Ok(())
+        } else {
+            Err(format!("{line:?}"))
+        }
+    })
+    .await;
+}
+
+fn watching(dns: &Dns, port: u16) -> Config {
+    let mut config = quick(&[]);
+    let endpoints = vec![format!("http://{NAME}:{port}")].into();
+    config
+        .targets
+        .insert("cache-service".to_owned(), TargetConfig { endpoints, dns: true, ..Default::default() });
+    config.collect.dns_server = dns.address.to_string();
+    config.collect.dns_every = Duration::from_millis(200);
+    config.collect.dns_forget_after = Duration::from_secs(2);
+    // A busy machine must not look like a dead target.
+    (config.collect.every, config.collect.within) = (Duration::from_millis(500), Duration::from_millis(500));
+    config.alerts.missing_for = Duration::from_secs(3);
+    config
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_address_of_a_name_is_an_instance_that_comes_and_goes_with_dns() {
+    let mut dns = Dns::start().await;
+    let on = |last: u8, port: u16| SocketAddr::from(([127, 0, 0, last], port));
+    let first = TargetService::start_on("cache-service", on(1, 0)).await;
+    let port = first.address().port();
+    let mut second = TargetService::start_on("cache-service", on(2, port)).await;
+    let mut third = TargetService::start_on("cache-service", on(3, port)).await;
+    dns.names(&[1, 2]);
+    let watcher = Watcher::start(watching(&dns, port)).await;
+    instances_are(&watcher, &[(1, true), (2, true)]).await;
+
+    dns.names(&[1, 2, 3]);
+    instances_are(&watcher, &[(1, true), (2, true), (3, true)]).await;
+    // History grows by one too.
+    wait_for(PATIENCE, async || {
+        let n_series = watcher.range("up").await.series.len();
+        if n_series == 3 { Ok(()) } else { Err(format!("{n_series}")) }
+    })
+    .await;
+
+    // The second leaves DNS, and ends: nobody misses it, and it is forgotten.
+    dns.names(&[1, 3]);
+    in_dns(&watcher, 2).await;
+    second.vanish().await;
+    instances_are(&watcher, &[(1, true), (3, true)]).await;
+
+    // The third ends, and is in DNS still.
+    third.vanish().await;
+    down_alert(&watcher, on(3, port), pb::AlertState::Firing).await;
+    let of_second = format!("http://{}", on(2, port));
+    let alerts = watcher.alerts().await;
+    assert!(alerts.iter().all(|alert| alert.labels.get("endpoint") != Some(&of_second)), "{alerts:?}");
+
+    // Without a server the known ones stay, and what is wrong with them is told.
+    drop(dns.server.take());
+    wait_for(PATIENCE, async || {
+        let call = Call::read("mainstay.introspect.v1.Introspection/Components");
+        let list = |lane| async move {
+            IntrospectionClient::new(lane).components(introspect::ComponentsRequest {}).await
+        };
+        let all = watcher.upstream.call(call, list).await.expect("it tells").components;
+        let names =
+            all.into_iter().find(|component| component.name == "dns.cache-service").expect("it is there");
+        if names.health() == Health::Degraded { Ok(()) } else { Err(format!("{names:?}")) }
+    })
+    .await;
+    assert_eq!(instances(&watcher).await, [(1, true), (3, false)]);
+    third.come_back().await;
+    down_alert(&watcher, on(3, port), pb::AlertState::Resolved).await;
+    watcher.cx.shut_down().await;
+}
