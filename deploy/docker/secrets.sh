@@ -43,7 +43,7 @@ give() {
 }
 
 for secret in service-token jwt-secret redis-password redis-replication-password redis-sentinel-password \
-  postgres-superuser-password postgres-password postgres-monitor-password postgres-replicator-password \
+  redis-monitor-password postgres-superuser-password postgres-password postgres-monitor-password postgres-replicator-password \
   pgbouncer-lookup-password grafana-password; do
   make "$secret"
 done
@@ -56,9 +56,10 @@ done
 give cache-service "$SERVICE_USER" service-token redis-password redis-sentinel-password
 give ws-gateway "$SERVICE_USER" service-token redis-password redis-sentinel-password jwt-secret
 give replica-service "$SERVICE_USER" service-token postgres-password postgres-monitor-password
-give monitor-service "$SERVICE_USER" service-token redis-password redis-sentinel-password postgres-monitor-password
+give monitor-service "$SERVICE_USER" service-token redis-password redis-sentinel-password redis-monitor-password \
+  postgres-monitor-password
 give edge-gateway "$SERVICE_USER" service-token jwt-secret api-key-admin-sha256 api-key-operator-sha256 api-key-viewer-sha256
-give redis "$REDIS_USER" redis-password redis-replication-password redis-sentinel-password
+give redis "$REDIS_USER" redis-password redis-replication-password redis-sentinel-password redis-monitor-password
 give postgres "$POSTGRES_USER" postgres-superuser-password postgres-password postgres-monitor-password \
   postgres-replicator-password pgbouncer-lookup-password
 give pgbouncer "$PGBOUNCER_USER" pgbouncer-lookup-password postgres-monitor-password

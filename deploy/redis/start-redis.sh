@@ -15,6 +15,7 @@ user default off
 user mainstay on #$(digest redis-password) ~* &* +@all -@admin -@dangerous +info +role +client|setname +client|id
 user replicator on #$(digest redis-replication-password) +psync +replconf +ping
 user sentinel on #$(digest redis-sentinel-password) &* +multi +slaveof +ping +exec +subscribe +config|rewrite +role +publish +info +client|setname +client|kill +script|kill
+user monitor on #$(digest redis-monitor-password) +info +ping
 user operator on #$(digest redis-sentinel-password) ~* &* +@all -flushall -flushdb -debug -shutdown -module
 ACL
 

@@ -13,10 +13,11 @@ use tokio::time::timeout;
 
 const SERVICES: [&str; 5] =
     ["cache-service", "ws-gateway", "replica-service", "monitor-service", "edge-gateway"];
-const SECRETS: [&str; 6] = [
+const SECRETS: [&str; 7] = [
     "service-token",
     "redis-password",
     "redis-sentinel-password",
+    "redis-monitor-password",
     "postgres-password",
     "postgres-monitor-password",
     "jwt-secret",

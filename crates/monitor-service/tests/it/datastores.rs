@@ -8,6 +8,10 @@ use mainstay_proto::monitor::v1 as pb;
 use monitor_service::config::DatastoreConfig;
 
 use crate::harness::{Watcher, quick, wait_for};
+use crate::secure::{Papers, SecureRedis};
+
+/// Only for who speaks TLS.
+const SECRET_DATABASE: &str = "only_over_tls";
 
 /// Far more than anything takes; a wait ends as soon as there is what is waited for.
 const PATIENCE: Duration = Duration::from_mins(3);
@@ -58,15 +62,33 @@ async fn stores_are_seen_where_no_service_tells_of_them() {
     config.postgres.insert("postgres-intruder".to_owned(), wrong(&nodes[0], MONITOR_ROLE));
     config.postgres.insert("postgres-main".to_owned(), right(nodes, MONITOR_ROLE));
     config.pgbouncer.insert("pgbouncer-main".to_owned(), right(bouncers, MONITOR_ROLE));
+
+    let papers = Papers::new();
+    let secure_redis = SecureRedis::start(&papers).await;
+    papers.teach(postgres.first_primary(), SECRET_DATABASE).await;
+    let secure_at = [text(secure_redis.address), text(postgres.first_primary().public_address())];
+    for (name, ca) in [("secure", "ca.pem"), ("deceived", "other-ca.pem")] {
+        let tls = papers.believing(ca);
+        let of_redis = asking(vec![secure_at[0].clone()], "", "");
+        config.redis.insert(format!("redis-{name}"), DatastoreConfig { tls: tls.clone(), ..of_redis });
+        let database = SECRET_DATABASE.to_owned();
+        let of_postgres = right(vec![secure_at[1].clone()], MONITOR_ROLE);
+        config.postgres.insert(format!("postgres-{name}"), DatastoreConfig { tls, database, ..of_postgres });
+    }
+    config.redis.insert("redis-plain".to_owned(), asking(vec![secure_at[0].clone()], "", ""));
+    let plain = right(vec![secure_at[1].clone()], MONITOR_ROLE);
+    let database = SECRET_DATABASE.to_owned();
+    config.postgres.insert("postgres-plain".to_owned(), DatastoreConfig { database, ..plain });
     let watcher = Watcher::start(config).await;
 
-    values_are(&watcher, "redis_is_primary", &[0.0, 1.0]).await;
+    // Two with a role, and the one that speaks TLS.
+    values_are(&watcher, "redis_is_primary", &[0.0, 1.0, 1.0]).await;
     values_are(&watcher, "redis_replication_link_up", &[1.0]).await;
     values_are(&watcher, "redis_sentinel_primary_ok", &[1.0; 3]).await;
     values_are(&watcher, "redis_sentinel_replicas", &[1.0; 3]).await;
-    values_are(&watcher, "postgres_is_primary", &[0.0, 0.0, 1.0]).await;
+    values_are(&watcher, "postgres_is_primary", &[0.0, 0.0, 1.0, 1.0]).await;
     values_are(&watcher, "postgres_replication_link_up", &[1.0, 1.0]).await;
-    values_are(&watcher, "postgres_max_connections", &[100.0; 3]).await;
+    values_are(&watcher, "postgres_max_connections", &[100.0; 4]).await;
     wait_for(PATIENCE, async || {
         let n_consoles = watcher.range("pgbouncer_clients").await.series.len();
         if n_consoles == 3 { Ok(()) } else { Err(format!("{n_consoles} consoles")) }
@@ -79,6 +101,7 @@ async fn stores_are_seen_where_no_service_tells_of_them() {
         pools.iter().map(|series| series.labels["endpoint"].clone()).collect();
     assert_eq!(consoles.len(), 3, "{pools:?}");
     intruders_are_turned_away(&watcher).await;
+    who_is_not_believed_is_told_nothing(&watcher).await;
 
     let victim = &postgres.first_replicas()[0];
     victim.kill().await.expect("it is ours");
@@ -98,7 +121,28 @@ async fn stores_are_seen_where_no_service_tells_of_them() {
     victim.start().await.expect("it starts");
     alert_of_victim(pb::AlertState::Resolved).await;
     watcher.cx.shut_down().await;
+    drop(secure_redis);
     stack.stop().await.expect("it stops");
+}
+
+/// Over TLS a store is asked only if its certificate is believed; and one that wants TLS is not asked without.
+async fn who_is_not_believed_is_told_nothing(watcher: &Watcher) {
+    for (name, health) in [
+        ("redis-secure", Health::Healthy),
+        ("postgres-secure", Health::Healthy),
+        ("redis-deceived", Health::Unhealthy),
+        ("postgres-deceived", Health::Unhealthy),
+        ("redis-plain", Health::Unhealthy),
+        ("postgres-plain", Health::Unhealthy),
+    ] {
+        wait_for(PATIENCE, async || {
+            let instances = watcher.overview().await.instances;
+            let found = instances.iter().find(|instance| instance.service == name).expect("it is watched");
+            let is_told = !name.ends_with("deceived") || found.detail.contains("certificate");
+            if found.health() == health && is_told { Ok(()) } else { Err(format!("{found:?}")) }
+        })
+        .await;
+    }
 }
 
 /// Who does not get in is told so, as the server says it.

@@ -14,5 +14,6 @@ mod mail;
 mod names;
 mod notify;
 mod rules;
+mod secure;
 mod several;
 mod strangers;
