@@ -81,6 +81,10 @@ fn asked() -> Vec<(&'static str, &'static str, Value, &'static str)> {
     let sql = |sql: &str| json!({ "sql": sql });
     let publish = |channel: &str| json!({ "channel": channel, "data": 1 });
     let many = |channels: &[&str]| json!({ "channels": channels, "data": 1 });
+    let messages = |channels: &[&str]| {
+        let messages: Vec<Value> = channels.iter().map(|channel| publish(channel)).collect();
+        json!({ "messages": messages })
+    };
     let batch = json!({ "operations": [{ "op": "get", "key": "a" }] });
     let transaction = json!({ "statements": [{ "sql": "insert into nowhere values (1)" }] });
     let member = json!({ "channel": "e2e-a:1" });
@@ -94,6 +98,8 @@ fn asked() -> Vec<(&'static str, &'static str, Value, &'static str)> {
         ("GET", "/cache/stats", Value::Null, "cache.read:*"),
         ("POST", "/realtime/publish", publish("e2e-a:1"), "realtime.write:e2e-a:1"),
         ("POST", "/realtime/broadcast", many(&["e2e-a:1", "e2e-b:1"]), "realtime.write:e2e-a:1"),
+        ("POST", "/realtime/batch", messages(&["e2e-a:1", "e2e-b:1"]), "realtime.write:e2e-a:1"),
+        ("DELETE", "/realtime/channels/e2e-a:1/history", Value::Null, "realtime.write:e2e-a:1"),
         ("POST", "/realtime/users/e2e-nobody/subscribe", member.clone(), "realtime.write:e2e-a:1"),
         ("POST", "/realtime/users/e2e-nobody/unsubscribe", member, "realtime.write:e2e-a:1"),
         ("GET", "/realtime/channels/e2e-a:1/history", Value::Null, "realtime.read:e2e-a:1"),

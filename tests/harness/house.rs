@@ -34,6 +34,7 @@ impl House {
             .services(Service::ALL)
             .otlp_endpoint(traces.endpoint())
             .env(Service::CacheService, "MAINSTAY__NAMESPACES__REDIS_ONLY__MEMORY", "false")
+            .env(Service::WsGateway, "MAINSTAY__CHANNELS__NAMESPACES__KEPT__HISTORY_SIZE", "100")
             .env(Service::ReplicaService, "MAINSTAY__STATEMENTS__ONLY_NAMED_FOR", "e2e-only-names")
             .env(
                 Service::ReplicaService,

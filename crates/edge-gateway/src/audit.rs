@@ -245,6 +245,7 @@ mod tests {
             ("/cache/namespaces/{namespace}", Control),
             ("/cache/write-behind/{namespace}/drop", Control),
             ("/realtime/publish", Data),
+            ("/realtime/batch", Data),
             ("/realtime/nodes/{node}/drain", Control),
             ("/realtime/feeds/{name}", Control),
             ("/sessions", Data),

@@ -82,6 +82,7 @@ fn rule(template: &str) -> Option<Rule> {
         "realtime" => match template {
             "/realtime/publish"
             | "/realtime/broadcast"
+            | "/realtime/batch"
             | "/realtime/users/{user}/subscribe"
             | "/realtime/users/{user}/unsubscribe" => Some(Rule::Body),
             _ => Some(Rule::Whole("realtime")),
@@ -164,6 +165,7 @@ mod tests {
             ("/cache/namespaces/{namespace}", Action::Write, "cache.write:the-namespace"),
             ("/cache/stats", Action::Read, "cache.read:*"),
             ("/realtime/channels/{channel}/history", Action::Read, "realtime.read:the-channel"),
+            ("/realtime/channels/{channel}/history", Action::Write, "realtime.write:the-channel"),
             ("/realtime/users/{user}/disconnect", Action::Write, "realtime.write:*"),
             ("/database/nodes/{node}/drain", Action::Write, "database.write:*"),
             ("/users/{user}/sessions", Action::Read, "sessions.read:*"),

@@ -18,6 +18,12 @@ pub(crate) enum Refusal {
     DataNotJson(#[source] serde_json::Error),
     #[error("{n_channels} channels, 1 to {max_channels} are allowed")]
     TooManyChannels { n_channels: usize, max_channels: usize },
+    #[error("{n_messages} messages, 1 to {max_messages} are allowed")]
+    TooManyMessages { n_messages: usize, max_messages: usize },
+    #[error(
+        "not tried: it is not known whether an earlier message of the batch for this channel was published"
+    )]
+    BatchStopped,
     #[error("{0}")]
     TagsInvalid(String),
     #[error("user must have 1 to 255 bytes")]
@@ -80,6 +86,8 @@ impl Refusal {
             Self::DataTooLarge { .. } => "DATA_TOO_LARGE",
             Self::DataNotJson(_) => "DATA_NOT_JSON",
             Self::TooManyChannels { .. } => "TOO_MANY_CHANNELS",
+            Self::TooManyMessages { .. } => "TOO_MANY_MESSAGES",
+            Self::BatchStopped => "BATCH_STOPPED",
             Self::TagsInvalid(_) => "TAGS_INVALID",
             Self::NoSuchChannel(NoSuchChannel::Namespace) => "NAMESPACE_UNKNOWN",
             Self::NoSuchChannel(NoSuchChannel::Pattern) => "CHANNEL_INVALID",
@@ -126,6 +134,7 @@ impl Refusal {
             | Self::JourneysOff
             | Self::Stopping => ErrorCode::FailedPrecondition,
             Self::PublishUnknown
+            | Self::BatchStopped
             | Self::RedisUnavailable
             | Self::FeedsUnavailable
             | Self::NodesMissing(_) => ErrorCode::Unavailable,
@@ -140,9 +149,11 @@ impl Refusal {
             | Self::PresenceOff
             | Self::HistoryOff
             | Self::PublishUnknown
+            | Self::BatchStopped
             | Self::RedisUnavailable => "channel",
             Self::DataTooLarge { .. } | Self::DataNotJson(_) => "data",
             Self::TooManyChannels { .. } => "channels",
+            Self::TooManyMessages { .. } => "messages",
             Self::TagsInvalid(_) => "tags",
             Self::UserInvalid => "user",
             Self::ClientInvalid | Self::ConnectionUnknown | Self::NodesMissing(_) => "client",

@@ -10,8 +10,9 @@ use mainstay_proto::realtime::v1::{
     ConnectionsRequest, ConnectionsResponse, DisconnectRequest, DisconnectResponse, DrainRequest,
     DrainResponse, HistoryRemoveRequest, HistoryRemoveResponse, HistoryRequest, HistoryResponse,
     NodesRequest, NodesResponse, PresenceRequest, PresenceResponse, PresenceStatsRequest,
-    PresenceStatsResponse, PublishRequest, PublishResponse, RefreshRequest, RefreshResponse,
-    SubscribeRequest, SubscribeResponse, UnsubscribeRequest, UnsubscribeResponse,
+    PresenceStatsResponse, PublishBatchRequest, PublishBatchResponse, PublishRequest, PublishResponse,
+    RefreshRequest, RefreshResponse, SubscribeRequest, SubscribeResponse, UnsubscribeRequest,
+    UnsubscribeResponse,
 };
 use mainstay_rpc::{Failure, Reply, Request, Response, Status};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,7 @@ use crate::hub::{Connection, Hub, Message, Published};
 use crate::namespace::Namespaces;
 use crate::publication::{Exclusion, Publication};
 
+mod batch;
 mod draining;
 mod everywhere;
 mod feeds;
@@ -37,7 +39,7 @@ mod journeys;
 mod shown;
 mod watch;
 
-use shown::{shown_item, shown_reach};
+use shown::{shown_item, shown_outcome, shown_reach};
 pub(crate) use watch::WatchApi;
 
 const MAX_BROADCAST_CHANNELS: usize = 1_000;
@@ -176,34 +178,15 @@ impl RealtimeApi {
     }
 
     async fn deliver_to(&self, name: &str, message: &Message) -> BroadcastResult {
-        let mut result = BroadcastResult { channel: name.to_owned(), ..BroadcastResult::default() };
         let outcome = match self.place(name) {
             Ok(place) => self.deliver(&place, message).await,
             Err(refusal) => Err(refusal),
         };
-        match outcome {
-            Ok(published) => {
-                (result.receivers, result.duplicate) = (published.receivers, published.duplicate);
-                let (reach, nodes) = shown_reach(published.reach);
-                (result.reach, result.nodes) = (reach.into(), nodes);
-                if let Some(position) = published.position {
-                    (result.offset, result.epoch) = (position.offset, position.epoch.to_string());
-                }
-            }
-            Err(refusal) => {
-                result.error_code = refusal.reason().to_owned();
-                result.error_message = refusal.to_string();
-            }
-        }
-        result
+        shown_outcome(name.to_owned(), outcome)
     }
-}
 
-#[tonic::async_trait]
-impl RealtimeService for RealtimeApi {
-    async fn publish(&self, request: Request<PublishRequest>) -> Reply<PublishResponse> {
-        let request = request.into_inner();
-        let place = self.place(&request.channel).map_err(refused)?;
+    async fn publish_one(&self, request: PublishRequest) -> Result<Published, Refusal> {
+        let place = self.place(&request.channel)?;
         let draft = Draft {
             data: &request.data,
             tags: &request.tags,
@@ -211,11 +194,22 @@ impl RealtimeService for RealtimeApi {
             exclude_client: &request.exclude_client,
             exclude_user: request.exclude_user,
         };
-        let message = self.message(draft).map_err(refused)?;
+        let message = self.message(draft)?;
         let channel = place.channel.as_str();
         let span = tracing::info_span!("realtime.publish", channel, receivers = Empty, offset = Empty);
-        let published = self.deliver(&place, &message).instrument(span.clone()).await.map_err(refused)?;
+        let published = self.deliver(&place, &message).instrument(span.clone()).await?;
         span.record("receivers", published.receivers);
+        if let Some(position) = &published.position {
+            span.record("offset", position.offset);
+        }
+        Ok(published)
+    }
+}
+
+#[tonic::async_trait]
+impl RealtimeService for RealtimeApi {
+    async fn publish(&self, request: Request<PublishRequest>) -> Reply<PublishResponse> {
+        let published = self.publish_one(request.into_inner()).await.map_err(refused)?;
         let mut response = PublishResponse {
             receivers: published.receivers,
             duplicate: published.duplicate,
@@ -224,7 +218,6 @@ impl RealtimeService for RealtimeApi {
         let (reach, nodes) = shown_reach(published.reach);
         (response.reach, response.nodes) = (reach.into(), nodes);
         if let Some(position) = published.position {
-            span.record("offset", position.offset);
             (response.offset, response.epoch) = (position.offset, position.epoch.to_string());
         }
         Ok(Response::new(response))
@@ -250,6 +243,13 @@ impl RealtimeService for RealtimeApi {
         let span = tracing::info_span!("realtime.broadcast", channels = n_channels);
         let results = self.deliver_to_each(request.channels, &message).instrument(span).await;
         Ok(Response::new(BroadcastResponse { results }))
+    }
+
+    async fn publish_batch(&self, request: Request<PublishBatchRequest>) -> Reply<PublishBatchResponse> {
+        let messages = request.into_inner().messages;
+        let span = tracing::info_span!("realtime.batch", messages = messages.len());
+        let results = self.publish_each(messages).instrument(span).await.map_err(refused)?;
+        Ok(Response::new(PublishBatchResponse { results }))
     }
 
     async fn nodes(&self, _: Request<NodesRequest>) -> Reply<NodesResponse> {

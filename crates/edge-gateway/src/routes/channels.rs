@@ -23,6 +23,7 @@ type Client = RealtimeServiceClient<Lane>;
 
 const PRESENCE: &str = "mainstay.realtime.v1.RealtimeService/Presence";
 const HISTORY: &str = "mainstay.realtime.v1.RealtimeService/History";
+const HISTORY_REMOVE: &str = "mainstay.realtime.v1.RealtimeService/HistoryRemove";
 const SUBSCRIBE: &str = "mainstay.realtime.v1.RealtimeService/Subscribe";
 const UNSUBSCRIBE: &str = "mainstay.realtime.v1.RealtimeService/Unsubscribe";
 /// Publications listed when nobody says how many.
@@ -81,6 +82,12 @@ struct Publication {
     /// Who published it; null when a server did.
     user: Option<String>,
     published_at: Option<String>,
+}
+
+/// What was published is forgotten.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct HistoryForgotten {
+    removed: bool,
 }
 
 /// Which channel, and optionally which connection of the user.
@@ -165,6 +172,24 @@ pub(crate) async fn history(
     let position = answer.position.unwrap_or_default();
     let publications = answer.publications.into_iter().map(Publication::from).collect();
     Ok(Answer(ChannelHistory { publications, offset: position.offset, epoch: position.epoch }))
+}
+
+/// Forgets what was published into a channel. Offsets go on from where they are; who comes back for what is forgotten is told
+/// that it cannot be recovered.
+#[utoipa::path(delete, path = "/realtime/channels/{channel}/history", tag = "realtime", params(("channel" = String, Path, description = "name of the channel", min_length = 1)), responses(
+    (status = 200, description = "nothing is remembered any more", body = HistoryForgotten),
+    (status = 404, description = "the channel is in no configured namespace"),
+    (status = 412, description = "its namespace keeps no history"),
+))]
+pub(crate) async fn forget_history(
+    State(app): State<Arc<App>>,
+    Path(channel): Path<String>,
+    Who(caller): Who,
+) -> Result<Answer<HistoryForgotten>, Problem> {
+    let send = async |mut client: Client, request| client.history_remove(request).await;
+    let call = Call::write(HISTORY_REMOVE).by(caller);
+    app.upstreams.realtime(call, wire::HistoryRemoveRequest { channel }, send).await?;
+    Ok(Answer(HistoryForgotten { removed: true }))
 }
 
 /// Subscribes the connections of a user to a channel.

@@ -1,6 +1,5 @@
-//! Publishing and looking at who listens, over REST.
+//! Who listens and where, over REST; publishing is in `realtime/publishing.rs`.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::Json as Answer;
@@ -9,62 +8,31 @@ use http::StatusCode;
 use mainstay_proto::realtime::v1::realtime_service_client::RealtimeServiceClient;
 use mainstay_proto::realtime::v1::realtime_watch_service_client::RealtimeWatchServiceClient;
 use mainstay_proto::realtime::v1::{
-    BroadcastRequest, ChannelsRequest, ConnectionHealthRequest, ConnectionsRequest, DisconnectRequest, Node,
-    NodesRequest, PublishRequest,
+    ChannelsRequest, ConnectionHealthRequest, ConnectionsRequest, DisconnectRequest, Node, NodesRequest,
 };
 use mainstay_rpc::{Call, Caller, Lane};
 use serde::Deserialize;
-use serde_json::value::RawValue;
-use utoipa::ToSchema;
 
 mod answer;
 mod draining;
+mod publishing;
 
 pub(crate) use answer::WebsocketFigures;
-use answer::{
-    BroadcastAnswer, ChannelsAnswer, ConnectionHealth, ConnectionsAnswer, Disconnected, Endpoint, Published,
-};
+use answer::{ChannelsAnswer, ConnectionHealth, ConnectionsAnswer, Disconnected, Endpoint};
 pub(crate) use draining::*;
+pub(crate) use publishing::*;
 
-use crate::body::{Json, Params, Who};
+use crate::body::{Params, Who};
 use crate::error::Problem;
-use crate::scope;
 use crate::state::App;
 
 type Client = RealtimeServiceClient<Lane>;
 
-const PUBLISH: &str = "mainstay.realtime.v1.RealtimeService/Publish";
-const BROADCAST: &str = "mainstay.realtime.v1.RealtimeService/Broadcast";
 const NODES: &str = "mainstay.realtime.v1.RealtimeService/Nodes";
 const CHANNELS: &str = "mainstay.realtime.v1.RealtimeService/Channels";
 const CONNECTIONS: &str = "mainstay.realtime.v1.RealtimeService/Connections";
 const CONNECTION_HEALTH: &str = "mainstay.realtime.v1.RealtimeWatchService/ConnectionHealth";
 const DISCONNECT: &str = "mainstay.realtime.v1.RealtimeService/Disconnect";
-
-/// One message for one channel.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct PublishBody {
-    #[schema(example = "news")]
-    channel: String,
-    /// Passed on as it was written, number formats included.
-    #[schema(value_type = serde_json::Value)]
-    data: Box<RawValue>,
-    #[serde(default)]
-    tags: HashMap<String, String>,
-}
-
-/// One message for many channels.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct BroadcastBody {
-    #[schema(min_items = 1, max_items = 1000)]
-    channels: Vec<String>,
-    #[schema(value_type = serde_json::Value)]
-    data: Box<RawValue>,
-    #[serde(default)]
-    tags: HashMap<String, String>,
-}
 
 #[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -91,52 +59,6 @@ pub(crate) struct ConnectionsQuery {
     /// Most entries to list; 0 means the service's own default.
     #[serde(default)]
     limit: u32,
-}
-
-/// Sends one message to everybody subscribed to a channel.
-#[utoipa::path(post, path = "/realtime/publish", tag = "realtime", request_body = PublishBody, responses(
-    (status = 200, description = "queued to the subscribers", body = Published),
-))]
-pub(crate) async fn publish(
-    State(app): State<Arc<App>>,
-    Who(caller): Who,
-    Json(body): Json<PublishBody>,
-) -> Result<Answer<Published>, Problem> {
-    scope::demand_channels(&caller.scopes, [&body.channel])?;
-    let request = PublishRequest {
-        channel: body.channel,
-        data: raw(&body.data),
-        tags: body.tags,
-        ..PublishRequest::default()
-    };
-    let send = async |mut client: Client, request| client.publish(request).await;
-    let answer = app.upstreams.realtime(Call::write(PUBLISH).by(caller), request, send).await?;
-    Ok(Answer(Published { receivers: answer.receivers }))
-}
-
-/// Sends one message to many channels; each channel has its own result.
-#[utoipa::path(post, path = "/realtime/broadcast", tag = "realtime", request_body = BroadcastBody, responses(
-    (status = 200, description = "one result per channel, in the order of the request", body = BroadcastAnswer),
-))]
-pub(crate) async fn broadcast(
-    State(app): State<Arc<App>>,
-    Who(caller): Who,
-    Json(body): Json<BroadcastBody>,
-) -> Result<Answer<BroadcastAnswer>, Problem> {
-    scope::demand_channels(&caller.scopes, &body.channels)?;
-    let request = BroadcastRequest {
-        channels: body.channels,
-        data: raw(&body.data),
-        tags: body.tags,
-        ..BroadcastRequest::default()
-    };
-    let send = async |mut client: Client, request| client.broadcast(request).await;
-    let answer = app.upstreams.realtime(Call::write(BROADCAST).by(caller), request, send).await?;
-    Ok(Answer(answer.into()))
-}
-
-fn raw(data: &RawValue) -> bytes::Bytes {
-    bytes::Bytes::copy_from_slice(data.get().as_bytes())
 }
 
 /// Asks for the gateway nodes.

@@ -6,7 +6,8 @@ use mainstay_proto::realtime::v1;
 use serde_json::value::RawValue;
 
 use crate::engine::Item;
-use crate::hub::{Connection, Reach};
+use crate::error::Refusal;
+use crate::hub::{Connection, Published, Reach};
 use crate::publication::ClientInfo;
 
 pub(super) fn described(connection: &Connection, node: &str) -> v1::Connection {
@@ -44,6 +45,26 @@ pub(super) fn shown_reach(reach: Reach) -> (v1::Reach, u64) {
         Reach::Everywhere { n_nodes } => (v1::Reach::EveryNode, n_nodes),
         Reach::Here => (v1::Reach::ThisNode, 0),
     }
+}
+
+/// Returns what became of one message of many.
+pub(super) fn shown_outcome(channel: String, outcome: Result<Published, Refusal>) -> v1::BroadcastResult {
+    let mut result = v1::BroadcastResult { channel, ..v1::BroadcastResult::default() };
+    match outcome {
+        Ok(published) => {
+            (result.receivers, result.duplicate) = (published.receivers, published.duplicate);
+            let (reach, nodes) = shown_reach(published.reach);
+            (result.reach, result.nodes) = (reach.into(), nodes);
+            if let Some(position) = published.position {
+                (result.offset, result.epoch) = (position.offset, position.epoch.to_string());
+            }
+        }
+        Err(refusal) => {
+            result.error_code = refusal.reason().to_owned();
+            result.error_message = refusal.to_string();
+        }
+    }
+    result
 }
 
 impl ClientInfo {

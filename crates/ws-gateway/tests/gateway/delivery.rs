@@ -1,10 +1,13 @@
-use mainstay_proto::realtime::v1::{BroadcastRequest, ChannelsRequest, PublishRequest};
-use mainstay_rpc::ErrorCode;
+use mainstay_proto::realtime::v1::realtime_service_client::RealtimeServiceClient;
+use mainstay_proto::realtime::v1::{BroadcastRequest, ChannelsRequest, PublishBatchRequest, PublishRequest};
+use mainstay_rpc::{ErrorCode, Lane};
 use serde_json::json;
 use ws_gateway::{ChannelsConfig, GatewayConfig, NamespaceConfig, Who};
 
 use crate::client::Client;
 use crate::node::{Node, config, token, user};
+
+type Api = RealtimeServiceClient<Lane>;
 
 #[tokio::test]
 async fn subscribers_receive_what_servers_publish_in_order() {
@@ -79,6 +82,38 @@ async fn a_broadcast_answers_for_each_channel() {
     let listed =
         node.grpc("Channels", channels, async |mut api, request| api.channels(request).await).await.unwrap();
     assert_eq!((listed.total, listed.channels[0].name.as_str(), listed.channels[0].subscribers), (1, "a", 1));
+}
+
+fn message(channel: &str, data: &str) -> PublishRequest {
+    PublishRequest { channel: channel.to_owned(), data: data.to_owned().into(), ..PublishRequest::default() }
+}
+
+#[tokio::test]
+async fn a_batch_answers_for_each_message_and_keeps_the_order_of_a_channel() {
+    let node = Node::start(config()).await;
+    let token = token(&user("42"));
+    let (mut a, mut b) =
+        (Client::subscribed(&node, &token, "a").await, Client::subscribed(&node, &token, "b").await);
+    let numbered = (0..200).map(|n| message(if n % 2 == 0 { "a" } else { "b" }, &n.to_string()));
+    let keyed = PublishRequest { idempotency_key: "k".to_owned(), ..message("c", "1") };
+    let wrong = [message("", "1"), message("a", "{"), keyed.clone(), keyed];
+    let messages: Vec<_> = numbered.chain(wrong).collect();
+    let channels: Vec<_> = messages.iter().map(|message| message.channel.clone()).collect();
+    let send = async |mut api: Api, request| api.publish_batch(request).await;
+    let answer = node.grpc("Publish", PublishBatchRequest { messages }, send).await.unwrap();
+    assert_eq!(answer.results.iter().map(|result| result.channel.clone()).collect::<Vec<_>>(), channels);
+    assert!(answer.results[..200].iter().all(|result| result.receivers == 1 && result.error_code.is_empty()));
+    let others: Vec<_> = answer.results[200..].iter().map(|r| (r.error_code.as_str(), r.duplicate)).collect();
+    let expected = [("CHANNEL_INVALID", false), ("DATA_NOT_JSON", false), ("", false), ("", true)];
+    assert_eq!(others, expected);
+    for n in 0..100 {
+        assert_eq!((a.publication().await, b.publication().await), (json!(2 * n), json!(2 * n + 1)));
+    }
+    for n_messages in [0, 1_001] {
+        let messages = vec![message("a", "1"); n_messages];
+        let outcome = node.grpc("Publish", PublishBatchRequest { messages }, send).await;
+        assert_eq!(outcome.unwrap_err().reason(), "TOO_MANY_MESSAGES");
+    }
 }
 
 #[tokio::test]

@@ -1,13 +1,17 @@
 use std::time::Duration;
 
-use mainstay_proto::realtime::v1::{HistoryRequest, Reach};
+use mainstay_devstack::Direction;
+use mainstay_proto::realtime::v1::{
+    HistoryRequest, PublishBatchRequest, PublishBatchResponse, PublishRequest, Reach,
+};
 use mainstay_runtime::{Clock, Context};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use ws_gateway::BrokerConfig;
 
 use crate::client::Client;
 use crate::cluster::{proxied, redis, sentinel, single, subscribe, with_redis};
-use crate::node::{Node, token, user};
+use crate::node::{Node, PATIENCE, token, user};
 
 fn publication(line: &Value) -> (u64, &Value) {
     let publication = &line["push"]["pub"];
@@ -126,10 +130,10 @@ async fn a_client_is_told_when_nothing_can_be_heard_for_long() {
     assert_eq!(publication(&client.line().await), (1, &json!(1)));
 
     // It hangs rather than fails.
-    proxy.stall(mainstay_devstack::Direction::Downstream);
+    proxy.stall(Direction::Downstream);
     let line = client.line().await;
     assert_eq!(line["push"]["unsubscribe"]["code"], json!(2500), "{line}");
-    proxy.unstall(mainstay_devstack::Direction::Downstream);
+    proxy.unstall(Direction::Downstream);
     let recover = json!({"channel": "m:x", "recover": true, "epoch": begun["epoch"], "offset": 1});
     let begun = subscribe(&mut client, recover).await;
     assert_eq!(begun["recovered"], json!(true));
@@ -180,4 +184,63 @@ async fn two_processes_of_one_name_are_told_of() {
     assert!(third.metrics().contains("mainstay_ws_namesakes 0\n"));
     other.cx.shut_down().await;
     one.wait_for_metric("mainstay_ws_namesakes 0").await;
+}
+
+async fn publish_batch(node: &Node, messages: &[PublishRequest]) -> PublishBatchResponse {
+    let request = PublishBatchRequest { messages: messages.to_vec() };
+    node.grpc("Publish", request, async |mut api, request| api.publish_batch(request).await).await.unwrap()
+}
+
+/// Publishes three messages while Redis hears and does not answer; returns them with what became of them.
+async fn batch_into_silence(
+    node: &Node,
+    proxy: &mainstay_devstack::ChaosProxy,
+    channel: &str,
+) -> (Vec<PublishRequest>, PublishBatchResponse) {
+    let message = |n: u32| PublishRequest {
+        channel: channel.to_owned(),
+        data: n.to_string().into(),
+        idempotency_key: n.to_string(),
+        ..PublishRequest::default()
+    };
+    let messages: Vec<_> = (1..=3).map(message).collect();
+    proxy.stall(Direction::Downstream);
+    let answer = publish_batch(node, &messages).await;
+    proxy.unstall(Direction::Downstream);
+    let deadline = Instant::now() + PATIENCE;
+    while !node.publish_with_key("m:probe", "0", "").await.is_ok_and(|p| p.reach() == Reach::EveryNode) {
+        assert!(Instant::now() < deadline, "redis does not come back");
+    }
+    (messages, answer)
+}
+
+#[tokio::test]
+async fn a_batch_stops_where_it_is_not_known_what_was_published() {
+    let stack = redis().await;
+    let (proxy, behind_proxy) = proxied(&stack);
+    let node = Node::joined(with_redis(behind_proxy)).await;
+    let deadline = Instant::now() + PATIENCE;
+    for attempt in 0.. {
+        let channel = format!("m:{attempt}");
+        let (messages, answer) = batch_into_silence(&node, &proxy, &channel).await;
+        let codes: Vec<_> = answer.results.iter().map(|result| result.error_code.as_str()).collect();
+        // A machine that stalls may have given the connection up before the first was sent.
+        if codes[0] != "PUBLISH_UNKNOWN" {
+            assert!(Instant::now() < deadline, "{codes:?}");
+            continue;
+        }
+        assert_eq!(codes[1..], ["BATCH_STOPPED"; 2]);
+        while publish_batch(&node, &messages).await.results.iter().any(|result| !result.error_code.is_empty())
+        {
+            assert!(Instant::now() < deadline, "the batch is not taken");
+        }
+        let request = HistoryRequest { channel, limit: 100, ..HistoryRequest::default() };
+        let history =
+            node.grpc("History", request, async |mut api, request| api.history(request).await).await.unwrap();
+        let data: Vec<_> = history.publications.iter().map(|publication| &publication.data[..]).collect();
+        assert_eq!(data, [b"1", b"2", b"3"], "all of it, once and in order");
+        break;
+    }
+    node.cx.shut_down().await;
+    stack.stop().await.unwrap();
 }

@@ -6,30 +6,6 @@ use utoipa::ToSchema;
 
 use crate::routes::words::{rfc3339, seconds};
 
-/// To how many connections a message was queued.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct Published {
-    pub(super) receivers: u64,
-}
-
-/// One result per channel, in the order of the request.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct BroadcastAnswer {
-    results: Vec<BroadcastResult>,
-}
-
-/// `receivers` on success, `code` and `detail` where the channel was refused.
-#[derive(Serialize, ToSchema)]
-struct BroadcastResult {
-    channel: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    receivers: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    code: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<String>,
-}
-
 /// Where a client should connect.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Endpoint {
@@ -146,21 +122,6 @@ struct GatewayNode {
     cpu_cores: f64,
     /// Nothing arrives from other nodes.
     deaf: bool,
-}
-
-impl From<wire::BroadcastResponse> for BroadcastAnswer {
-    fn from(answer: wire::BroadcastResponse) -> Self {
-        let result = |result: wire::BroadcastResult| {
-            let refused = !result.error_code.is_empty();
-            BroadcastResult {
-                channel: result.channel,
-                receivers: (!refused).then_some(result.receivers),
-                code: refused.then_some(result.error_code),
-                detail: refused.then_some(result.error_message),
-            }
-        };
-        Self { results: answer.results.into_iter().map(result).collect() }
-    }
 }
 
 impl From<wire::ChannelsResponse> for ChannelsAnswer {
