@@ -29,6 +29,8 @@ if [ -z "$ONLY_CACHE" ]; then
   "$ROOT/target/release/bench-stack"
   "$ROOT/target/release/bench-edge"
   "$ROOT/target/release/bench-ws"
+  "$ROOT/target/release/bench-ws" --channels 1000 "${SHORT[@]}"
+  "$ROOT/target/release/bench-ws" --storm "${SHORT[@]}"
   "$ROOT/target/release/bench-ws" --nodes 6 "${SHORT[@]}"
   if command -v npm >/dev/null; then
     (cd tests/load/peers && npm install --silent --no-audit --no-fund --no-package-lock --ignore-scripts) || true

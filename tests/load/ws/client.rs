@@ -10,11 +10,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use super::gateway::CHANNEL;
-
 /// Connections from one source address: a pair of addresses has fewer than 28,000 ports.
 const PER_SOURCE: usize = 20_000;
-const OPENS_WITHIN: Duration = Duration::from_secs(20);
+pub(crate) const OPENS_WITHIN: Duration = Duration::from_secs(20);
 const READ_BYTES: usize = 64 << 10;
 /// One connection of this many looks at the times in what it receives.
 const SAMPLED: usize = 50;
@@ -102,33 +100,21 @@ impl Client {
     pub(crate) async fn open(
         address: SocketAddr,
         index: usize,
-        token: &str,
+        (token, channel): (&str, &str),
         tally: &Tally,
     ) -> anyhow::Result<Self> {
-        let opened = timeout(OPENS_WITHIN, Self::try_open(address, index, token)).await;
+        let opened = timeout(OPENS_WITHIN, Self::try_open(address, index, token, channel)).await;
         opened.context("a connection took too long").flatten().inspect_err(|_| {
             tally.lost.fetch_add(1, Ordering::Relaxed);
         })
     }
 
-    async fn try_open(address: SocketAddr, index: usize, token: &str) -> anyhow::Result<Self> {
-        let socket = TcpSocket::new_v4()?;
-        let source = Ipv4Addr::new(127, 0, 0, 2 + u8::try_from(index / PER_SOURCE)?);
-        socket.set_reuseaddr(true)?;
-        socket.bind((source, 0).into())?;
-        let mut stream = socket.connect(address).await?;
-        stream.set_nodelay(true)?;
-        let request = format!(
-            "GET /connection/websocket HTTP/1.1\r\nhost: {address}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
-             sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        );
-        stream.write_all(request.as_bytes()).await?;
-        let answer = read_until(&mut stream, b"\r\n\r\n").await?;
-        ensure!(answer.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&answer));
+    async fn try_open(address: SocketAddr, index: usize, token: &str, channel: &str) -> anyhow::Result<Self> {
+        let mut stream = shake_hands(address, index).await?;
         let connect = format!("{{\"id\":1,\"connect\":{{\"token\":\"{token}\",\"name\":\"bench\"}}}}");
         stream.write_all(&frame(connect.as_bytes())).await?;
         read_until(&mut stream, b"}}").await?;
-        let subscribe = format!("{{\"id\":2,\"subscribe\":{{\"channel\":\"{CHANNEL}\"}}}}");
+        let subscribe = format!("{{\"id\":2,\"subscribe\":{{\"channel\":\"{channel}\"}}}}");
         stream.write_all(&frame(subscribe.as_bytes())).await?;
         let answer = read_until(&mut stream, b"}}").await?;
         ensure!(
@@ -220,8 +206,26 @@ impl Client {
     }
 }
 
+/// Opens a connection up to the first frame.
+pub(crate) async fn shake_hands(address: SocketAddr, index: usize) -> anyhow::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    let source = Ipv4Addr::new(127, 0, 0, 2 + u8::try_from(index / PER_SOURCE)?);
+    socket.set_reuseaddr(true)?;
+    socket.bind((source, 0).into())?;
+    let mut stream = socket.connect(address).await?;
+    stream.set_nodelay(true)?;
+    let request = format!(
+        "GET /connection/websocket HTTP/1.1\r\nhost: {address}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await?;
+    let answer = read_until(&mut stream, b"\r\n\r\n").await?;
+    ensure!(answer.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&answer));
+    Ok(stream)
+}
+
 /// Makes a text frame of a client. The mask is all zeros, which leaves the payload as it is.
-fn frame(payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x81];
     match payload.len() {
         len @ 0..=125 => frame.push(0x80 | len as u8),

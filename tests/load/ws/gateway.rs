@@ -11,7 +11,10 @@ use mainstay_proto::realtime::v1::realtime_service_client::RealtimeServiceClient
 use tokio::process::{Child, Command};
 use tonic::transport::{Channel, Endpoint};
 
-/// The channel everybody listens to.
+/// The way to publish.
+pub(crate) type Api = RealtimeServiceClient<Channel>;
+
+/// The channel everybody listens to, where there is only one.
 pub(crate) const CHANNEL: &str = "bench";
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -51,7 +54,7 @@ impl Gateway {
         Ok(Self { websocket, internal, pid, _child: child })
     }
 
-    pub(crate) async fn api(&self) -> anyhow::Result<RealtimeServiceClient<Channel>> {
+    pub(crate) async fn api(&self) -> anyhow::Result<Api> {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.internal))?;
         Ok(RealtimeServiceClient::new(endpoint.connect().await?))
     }
@@ -72,18 +75,24 @@ pub(crate) fn token(index: usize) -> String {
     sign_hs256(&claims, SECRET.as_bytes()).expect("a secret of 32 bytes signs")
 }
 
-/// Makes a call that publishes `n` times, each time `data_bytes` with the time in front.
+/// Returns the channel of a connection, or of a number below that of the channels.
+pub(crate) fn channel(index: usize, n_channels: usize) -> String {
+    if n_channels == 1 { CHANNEL.to_owned() } else { format!("{CHANNEL}-{}", index % n_channels) }
+}
+
+/// Makes a call that publishes `n` times.
 pub(crate) fn burst(n: usize, now_us: u64, data_bytes: usize) -> BroadcastRequest {
+    publication(vec![CHANNEL.to_owned(); n], now_us, data_bytes)
+}
+
+/// Makes a call that publishes `data_bytes` with the time in front.
+pub(crate) fn publication(channels: Vec<String>, now_us: u64, data_bytes: usize) -> BroadcastRequest {
     let mut data = format!("{{\"t\":{now_us},\"x\":\"");
     while data.len() < data_bytes - 2 {
         data.push('x');
     }
     data.push_str("\"}");
-    BroadcastRequest {
-        channels: vec![CHANNEL.to_owned(); n],
-        data: data.into(),
-        ..BroadcastRequest::default()
-    }
+    BroadcastRequest { channels, data: data.into(), ..BroadcastRequest::default() }
 }
 
 /// Gives an address on which nothing listens now.

@@ -103,7 +103,7 @@ pub(crate) async fn run(program: &Path, n_connections: usize, n_nodes: usize) ->
 /// Is such a process: opens connections, and tells how many there are and what they have received, until it is ended.
 pub(crate) async fn generate(address: SocketAddr, first: usize, n_connections: usize) -> anyhow::Result<()> {
     let tally = Arc::new(Tally::new());
-    let _tasks = connect_all(address, first, n_connections, &tally).await?;
+    let _tasks = connect_all(address, first, n_connections, 1, &tally).await?;
     println!("{n_connections} 0 0");
     let mut told = (0, 0);
     let mut parent = tokio::io::stdin();
