@@ -6,7 +6,9 @@ use std::sync::Arc;
 use crate::backend::Verdict;
 use crate::channel::Channel;
 use crate::codes::{Disconnect, ReplyError, Unsubscribed};
+use crate::engine::{HistoryQuery, Item, Position, Since};
 use crate::errand::{self, Errand};
+use crate::filter::Filters;
 use crate::hub::{Connection, Hub, Message, NotJoined, Seat, Subscribed, Subscription};
 use crate::protocol::{
     self, ConnectResult, Empty, HistoryResult, Method, PresenceResult, PresenceStatsResult, Push,
@@ -14,6 +16,9 @@ use crate::protocol::{
 };
 use crate::publication::{ClientInfo, Publication};
 use crate::session::{Action, Ask, Open, Word};
+
+/// Publications looked at together where filters hold back those before.
+const PAGE_ITEMS: usize = 1_000;
 
 /// Does what a session asks for, in the order given.
 pub(crate) fn carry_out(seat: &Seat, actions: Vec<Action>) {
@@ -125,8 +130,14 @@ impl Desk<'_> {
                 self.answer(id, method, &Empty {});
                 Ok(())
             }
-            Ask::Renew { channel, lifetime } => self.member(&channel, true).map(|()| {
+            Ask::Renew { channel, lifetime, granted } => self.member(&channel, true).map(|()| {
                 self.answer(id, method, &SubRefreshResult { lifetime });
+                // What is seen cannot change under somebody who counts positions: the subscription begins again, by the
+                // new token.
+                let filters = self.hub.filters_of(self.connection, &channel);
+                if filters.is_some_and(|filters| filters.granted != granted) {
+                    self.hub.unsubscribe(self.connection, &channel, Unsubscribed::EXPIRED);
+                }
             }),
             Ask::Publish { channel, options, data, members_only } => {
                 self.member(&channel, members_only).and_then(|()| {
@@ -145,23 +156,33 @@ impl Desk<'_> {
             Ask::PresenceStats { channel, members_only } => self
                 .member(&channel, members_only)
                 .map(|()| self.tell_presence_stats(id, self.hub.presence_stats(&channel))),
-            Ask::History { channel, options, query, members_only } => {
+            Ask::History { channel, options, mut query, members_only, filters } => {
                 self.member(&channel, members_only).and_then(|()| {
-                    let (items, position) = self
-                        .hub
-                        .history(&channel, &options, &query)
-                        .map_err(|_| ReplyError::UNRECOVERABLE_POSITION)?;
-                    let publications = items.iter().map(|item| item.shown()).collect();
-                    let result =
-                        HistoryResult { publications, epoch: &position.epoch, offset: position.offset };
-                    self.answer(id, method, &result);
-                    Ok(())
+                    let filters = self.hub.filters_of(self.connection, &channel).unwrap_or(filters);
+                    let wanted = query.max_items;
+                    loop {
+                        let (items, position) = self
+                            .hub
+                            .history(&channel, &options, &query)
+                            .map_err(|_| ReplyError::UNRECOVERABLE_POSITION)?;
+                        if let Some(items) = sift(&filters, items, &position, (&mut query, wanted)) {
+                            self.tell_history(id, &items, &position);
+                            return Ok(());
+                        }
+                    }
                 })
             }
         };
         if let Err(error) = outcome {
             self.refuse(id, method, error);
         }
+    }
+
+    /// Answers what was published into a channel.
+    pub(crate) fn tell_history(&self, id: u32, items: &[Item], position: &Position) {
+        let publications = items.iter().map(|item| item.shown()).collect();
+        let result = HistoryResult { publications, epoch: &position.epoch, offset: position.offset };
+        self.answer(id, Method::History, &result);
     }
 
     fn presence(&self, id: u32, channel: &Channel) -> Result<(), ReplyError> {
@@ -210,6 +231,25 @@ impl Desk<'_> {
         self.hub.answered(self.connection, method, 0);
         self.hub.send(self.connection, protocol::reply(id, method, result));
     }
+}
+
+/// Leaves of a page what a client may see, and no more than is wanted. Gives none where that is nothing of a page that had
+/// something: then `query` asks for the page after it, a large one, since an empty one would look like the end.
+pub(crate) fn sift(
+    filters: &Filters,
+    mut items: Vec<Item>,
+    position: &Position,
+    (query, wanted): (&mut HistoryQuery, usize),
+) -> Option<Vec<Item>> {
+    let Some(offset) = items.last().map(|last| last.offset) else { return Some(items) };
+    items.retain(|item| filters.let_see(&item.publication.tags));
+    if items.is_empty() {
+        query.since = Some(Since { offset, epoch: (*position.epoch).into() });
+        query.max_items = PAGE_ITEMS;
+        return None;
+    }
+    items.truncate(wanted);
+    Some(items)
 }
 
 impl Hub {

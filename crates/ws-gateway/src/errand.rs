@@ -7,9 +7,9 @@ use std::sync::Arc;
 use crate::broker::{Broker, NoHistory};
 use crate::channel::Channel;
 use crate::codes::{ReplyError, Unsubscribed};
-use crate::desk::Desk;
+use crate::desk::{Desk, sift};
 use crate::hub::{Connection, Hub, Message, NotJoined, Subscribed};
-use crate::protocol::{Empty, HistoryResult, Method};
+use crate::protocol::{Empty, Method};
 use crate::publication::Publication;
 use crate::session::{Ask, Open};
 
@@ -134,17 +134,21 @@ async fn serve(broker: &Broker, desk: Desk<'_>, id: u32, ask: Ask) -> Result<(),
             desk.answer(id, method, &Empty {});
             Ok(())
         }
-        Ask::History { channel, options, query, members_only } => {
+        Ask::History { channel, options, mut query, members_only, filters } => {
             desk.member(&channel, members_only)?;
-            let history = broker.history(&channel, &options, &query).await;
-            let (items, position) = history.map_err(|error| match error {
-                NoHistory::NotThisEpoch => ReplyError::UNRECOVERABLE_POSITION,
-                NoHistory::Redis(_) => ReplyError::INTERNAL,
-            })?;
-            let publications = items.iter().map(|item| item.shown()).collect();
-            let result = HistoryResult { publications, epoch: &position.epoch, offset: position.offset };
-            desk.answer(id, method, &result);
-            Ok(())
+            let filters = desk.hub.filters_of(desk.connection, &channel).unwrap_or(filters);
+            let wanted = query.max_items;
+            loop {
+                let history = broker.history(&channel, &options, &query).await;
+                let (items, position) = history.map_err(|error| match error {
+                    NoHistory::NotThisEpoch => ReplyError::UNRECOVERABLE_POSITION,
+                    NoHistory::Redis(_) => ReplyError::INTERNAL,
+                })?;
+                if let Some(items) = sift(&filters, items, &position, (&mut query, wanted)) {
+                    desk.tell_history(id, &items, &position);
+                    return Ok(());
+                }
+            }
         }
         Ask::Presence { channel, members_only } => {
             desk.member(&channel, members_only)?;

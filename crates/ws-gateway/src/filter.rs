@@ -4,6 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+mod filters;
+
+pub(crate) use filters::Filters;
+
 /// The tags of a publication.
 pub(crate) type Tags = BTreeMap<Box<str>, Box<str>>;
 

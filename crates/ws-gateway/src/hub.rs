@@ -23,7 +23,7 @@ use crate::channel::Channel;
 use crate::codes::Disconnect;
 use crate::config::NamespaceConfig;
 use crate::engine::{Epoch, Item, Position, Since};
-use crate::filter::Filter;
+use crate::filter::Filters;
 use crate::journey::{Journal, Step};
 use crate::mesh::Untold;
 use crate::metrics::Metrics;
@@ -100,7 +100,7 @@ pub(crate) struct Subscription {
     pub(crate) join_leave: bool,
     /// The client can apply deltas.
     pub(crate) delta: bool,
-    pub(crate) filter: Option<Arc<Filter>>,
+    pub(crate) filters: Filters,
     pub(crate) chan_info: Option<Arc<RawValue>>,
     /// What the token says of this subscription against its namespace.
     pub(crate) overrides: Overrides,
@@ -109,6 +109,13 @@ pub(crate) struct Subscription {
     pub(crate) data: Option<Arc<RawValue>>,
     /// The client did not ask for it.
     pub(crate) by_server: bool,
+}
+
+impl Subscription {
+    /// Tells whether changes are of use: publications that a filter leaves out would be missing in the chain.
+    fn takes_deltas(&self) -> bool {
+        self.delta && self.options.delta && self.filters.is_empty()
+    }
 }
 
 /// How a subscription begins.

@@ -71,6 +71,7 @@ pub(crate) struct Figures {
     pub(crate) watch: WatchFigures,
     pub(crate) journal: JournalFigures,
     refusals: Family<RefusalLabels, Counter>,
+    pub(crate) filtered: Counter,
     sheds: Family<ShedLabels, Counter>,
     recoveries: Family<RecoveryLabels, Counter>,
 }
@@ -203,6 +204,7 @@ impl Metrics {
             refusals: Family::default(),
             watch: WatchFigures::default(),
             journal: JournalFigures::default(),
+            filtered: Counter::default(),
             sheds: Family::default(),
             recoveries: Family::default(),
         };
@@ -292,6 +294,7 @@ impl Figures {
             "Events that callers who watch were too slow for",
             self.watch.missed.clone(),
         );
+        registry.register("publications_filtered", "Kept from subscribers by filters", self.filtered.clone());
         registry.register(
             "publications_dropped",
             "Publications left out because a subscriber was too slow for them",

@@ -5,12 +5,20 @@ use std::sync::Arc;
 
 use crate::channel::Channel;
 use crate::config::{ChannelsConfig, NamespaceConfig};
+use crate::filter::{Filter, InvalidFilter};
 
 /// The options of every namespace.
 #[derive(Debug)]
 pub(crate) struct Namespaces {
-    default: Arc<NamespaceConfig>,
-    named: HashMap<Box<str>, Arc<NamespaceConfig>>,
+    default: Namespace,
+    named: HashMap<Box<str>, Namespace>,
+}
+
+#[derive(Debug)]
+struct Namespace {
+    options: Arc<NamespaceConfig>,
+    /// What every subscriber may see.
+    filter: Option<Arc<Filter>>,
 }
 
 /// Says why there is no such channel.
@@ -26,8 +34,8 @@ impl Namespaces {
     pub(crate) fn new(config: &ChannelsConfig) -> Self {
         let named = config.namespaces.iter();
         Self {
-            default: Arc::new(config.default.clone()),
-            named: named.map(|(name, options)| (name.as_str().into(), Arc::new(options.clone()))).collect(),
+            default: Namespace::new(&config.default),
+            named: named.map(|(name, options)| (name.as_str().into(), Namespace::new(options))).collect(),
         }
     }
 
@@ -35,14 +43,31 @@ impl Namespaces {
     pub(crate) fn of(&self, channel: &Channel) -> Result<&Arc<NamespaceConfig>, NoSuchChannel> {
         let (namespace, rest) = channel.parts();
         let options = match namespace {
-            None => &self.default,
-            Some(name) => self.named.get(name).ok_or(NoSuchChannel::Namespace)?,
+            None => &self.default.options,
+            Some(name) => &self.named.get(name).ok_or(NoSuchChannel::Namespace)?.options,
         };
         if options.pattern.is_empty() || fits(&options.pattern, rest) {
             Ok(options)
         } else {
             Err(NoSuchChannel::Pattern)
         }
+    }
+
+    /// Returns what every subscriber of a channel may see; none stands for everything.
+    pub(crate) fn filter_of(&self, channel: &Channel) -> Option<Arc<Filter>> {
+        let namespace = match channel.parts() {
+            (None, _) => Some(&self.default),
+            (Some(name), _) => self.named.get(name),
+        };
+        namespace.and_then(|namespace| namespace.filter.clone())
+    }
+}
+
+impl Namespace {
+    /// A filter that makes no sense, which the check of the configuration refuses, lets nothing through.
+    fn new(options: &NamespaceConfig) -> Self {
+        let filter = options.forced_filter().unwrap_or_else(|InvalidFilter| Some(Filter::nothing()));
+        Self { options: Arc::new(options.clone()), filter: filter.map(Arc::new) }
     }
 }
 

@@ -17,6 +17,7 @@ use crate::codes::{Disconnect, ReplyError};
 use crate::config::{ConnectionHook, HooksConfig, NamespaceConfig, RatesConfig};
 use crate::emulation::Emulated;
 use crate::engine::HistoryQuery;
+use crate::filter::{Filter, Filters};
 use crate::hub::Subscription;
 use crate::namespace::Namespaces;
 use crate::protocol::{self, Command, Lifetime, Method, Request};
@@ -122,6 +123,8 @@ pub(crate) enum Ask {
     Renew {
         channel: Channel,
         lifetime: Lifetime,
+        /// What the new token lets it see.
+        granted: Option<Arc<Filter>>,
     },
     Publish {
         channel: Channel,
@@ -142,6 +145,8 @@ pub(crate) enum Ask {
         options: Arc<NamespaceConfig>,
         query: HistoryQuery,
         members_only: bool,
+        /// What whoever is not subscribed may see.
+        filters: Filters,
     },
 }
 

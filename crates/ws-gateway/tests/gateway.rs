@@ -40,6 +40,9 @@ mod fallback;
 #[path = "gateway/feeds.rs"]
 mod feeds;
 #[cfg(test)]
+#[path = "gateway/filters.rs"]
+mod filters;
+#[cfg(test)]
 #[path = "gateway/hooks.rs"]
 mod hooks;
 #[cfg(test)]

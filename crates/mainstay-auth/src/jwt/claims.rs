@@ -68,6 +68,9 @@ pub struct Claims {
         skip_serializing_if = "Overrides::is_empty"
     )]
     pub overrides: Overrides,
+    /// Which publications of that channel the holder may see: a filter by tags in the form of the client protocol.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tf: Option<Value>,
 }
 
 /// What a connection token says of one of its channels.
@@ -87,6 +90,9 @@ pub struct SubscriptionClaims {
         skip_serializing_if = "Overrides::is_empty"
     )]
     pub overrides: Overrides,
+    /// Which of its publications the holder may see.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tf: Option<Value>,
 }
 
 /// Options of a channel that a token sets for one subscription; those that are absent stay as the namespace has them.

@@ -125,6 +125,7 @@ impl TryFrom<BackendSubscribeResponse> for Told {
                 answer.force_positioning,
                 answer.force_push_join_leave,
             ),
+            filter: Self::document(&answer.filter)?,
             error: answer.error,
             ..Self::default()
         })

@@ -17,6 +17,7 @@ use super::{Backend, NoAnswer, Way, legal_error, line, text};
 use crate::channel::Channel;
 use crate::config::{HookConfig, NamespaceConfig};
 use crate::engine::Since;
+use crate::filter::Filter;
 use crate::hub::{Connection, Subscription};
 use crate::session::Word;
 
@@ -82,6 +83,8 @@ pub(crate) struct Told {
     pub(crate) expire_at: u64,
     pub(crate) expired: bool,
     pub(crate) overrides: Overrides,
+    /// Which publications of the channel the client may see.
+    pub(crate) filter: Option<Box<RawValue>>,
     pub(crate) error: Option<BackendError>,
 }
 
@@ -148,6 +151,9 @@ impl Told {
         if self.user.len() > MAX_USER_BYTES {
             return Err(NoAnswer::Broken("a user of more than 255 bytes"));
         }
+        if self.filter.as_ref().is_some_and(|filter| Filter::forced(filter.get()).is_err()) {
+            return Err(NoAnswer::Broken("a filter that makes no sense"));
+        }
         match &self.error {
             Some(error) if !legal_error(error) => Err(NoAnswer::Broken("an illegal error")),
             _ => Ok(self),
@@ -168,6 +174,7 @@ impl Told {
             channels: self.channels.clone(),
             expire_at: Some(self.expire_at),
             overrides: self.overrides,
+            tf: value(&self.filter),
             ..Claims::default()
         }
     }

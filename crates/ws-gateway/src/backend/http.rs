@@ -71,6 +71,7 @@ struct Said {
     expired: bool,
     #[serde(rename = "override")]
     overrides: Overrides,
+    filter: Option<Box<RawValue>>,
     error: Option<SaidError>,
 }
 
@@ -222,6 +223,7 @@ impl TryFrom<Said> for Told {
             expire_at: said.expire_at,
             expired: said.expired,
             overrides: said.overrides,
+            filter: shown(said.filter)?,
             error: said.error.map(BackendError::from),
         })
     }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ChannelHook;
 use crate::channel::MAX_CHANNEL_BYTES;
+use crate::filter::{Filter, InvalidFilter};
 
 /// Options of all channels.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -65,6 +66,9 @@ pub struct NamespaceConfig {
     pub force_positioning: bool,
     /// Lets subscribers filter publications by tags.
     pub filters: bool,
+    /// Which publications subscribers and readers of the history may see, by tags: a JSON object in the form of the client
+    /// protocol; empty: all. No client can remove it.
+    pub filter: String,
     /// What becomes of publications that a subscriber is too slow for.
     pub slow: Slow,
     /// Sends what has changed instead of whole data to subscribers who can apply it.
@@ -141,6 +145,7 @@ impl Default for NamespaceConfig {
             force_recovery: false,
             force_positioning: false,
             filters: true,
+            filter: String::new(),
             slow: Slow::Disconnect,
             delta: false,
             ask: Vec::new(),
@@ -152,6 +157,11 @@ impl Default for NamespaceConfig {
 impl NamespaceConfig {
     pub(crate) fn keeps_history(&self) -> bool {
         self.history_size > 0
+    }
+
+    /// Returns the filter that no client can remove.
+    pub(crate) fn forced_filter(&self) -> Result<Option<Filter>, InvalidFilter> {
+        if self.filter.is_empty() { Ok(None) } else { Filter::forced(&self.filter).map(Some) }
     }
 
     fn check(&self, path: &str, problems: &mut Problems) {
@@ -182,6 +192,16 @@ impl NamespaceConfig {
             self.slow == Slow::Disconnect || !self.delta,
             &format!("{path}.slow"),
             "must be disconnect where delta is on: a change makes no sense without the one before",
+        );
+        problems.ensure(
+            self.forced_filter().is_ok(),
+            &format!("{path}.filter"),
+            r#"must be a filter by tags in JSON, like {"key": "tier", "cmp": "eq", "val": "free"}: at most 64 nodes, 8 deep"#,
+        );
+        problems.ensure(
+            self.filter.is_empty() || !self.delta,
+            &format!("{path}.filter"),
+            "must be empty where delta is on: a change makes no sense without the one before",
         );
         problems.ensure(
             !self.force_join_leave || self.join_leave,

@@ -116,6 +116,8 @@ fn options_of_namespaces_that_contradict_each_other_are_told() {
         recovery: Recovery::Stream,
         force_positioning: true,
         force_join_leave: true,
+        filter: r#"{"key": "a", "cmp": "is"}"#.to_owned(),
+        delta: true,
         history_ttl: Duration::ZERO,
         ..NamespaceConfig::default()
     };
@@ -131,6 +133,8 @@ fn options_of_namespaces_that_contradict_each_other_are_told() {
         keys,
         [
             "channels.history_limit",
+            "channels.namespaces.a.filter",
+            "channels.namespaces.a.filter",
             "channels.namespaces.a.force_join_leave",
             "channels.namespaces.a.force_positioning",
             "channels.namespaces.a.history_ttl",

@@ -176,11 +176,12 @@ impl Stream {
         };
         let max_items = query.max_items;
         Ok(if query.reverse {
-            let older = self.items.iter().rev().filter(|item| offset.is_none_or(|since| item.offset < since));
-            older.take(max_items).take_while(fits).cloned().collect()
+            let end = offset
+                .map_or(self.items.len(), |since| self.items.partition_point(|item| item.offset < since));
+            self.items.range(..end).rev().take(max_items).take_while(fits).cloned().collect()
         } else {
-            let newer = self.items.iter().filter(|item| offset.is_none_or(|since| item.offset > since));
-            newer.take(max_items).take_while(fits).cloned().collect()
+            let first = offset.map_or(0, |since| self.items.partition_point(|item| item.offset <= since));
+            self.items.range(first..).take(max_items).take_while(fits).cloned().collect()
         })
     }
 

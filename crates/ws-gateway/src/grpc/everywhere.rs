@@ -14,6 +14,7 @@ use super::{MAX_PRESENCE, Place, RealtimeApi, page_size};
 use crate::codes::{Disconnect, Unsubscribed};
 use crate::emulation::Overheard;
 use crate::error::Refusal;
+use crate::filter::Filters;
 use crate::hub::Subscription;
 use crate::mesh::{Answers, Method, Question};
 use crate::protocol::Lifetime;
@@ -200,6 +201,7 @@ impl RealtimeApi {
     async fn subscribe_here(&self, asked: &v1::SubscribeRequest) -> Result<v1::SubscribeResponse, Refusal> {
         let Place { channel, options } = self.place(&asked.channel)?;
         let wanted = Subscription {
+            filters: Filters { namespace: self.namespaces.filter_of(&channel), ..Filters::default() },
             channel,
             options,
             recover: None,
@@ -208,7 +210,6 @@ impl RealtimeApi {
             recoverable: true,
             join_leave: true,
             delta: false,
-            filter: None,
             chan_info: None,
             overrides: Overrides::default(),
             lifetime: Lifetime::default(),

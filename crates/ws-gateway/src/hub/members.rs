@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::{Connection, Hub, Room, Shard, Subscribed, Subscription};
 use crate::channel::Channel;
 use crate::codes::ReplyError;
+use crate::filter::Filters;
 use crate::mesh::Coming;
 use crate::publication::ClientInfo;
 use crate::watch::Happening;
@@ -111,6 +112,11 @@ impl Hub {
     /// Returns who is in a channel, in the order in which they connected.
     pub(crate) fn presence(&self, channel: &Channel) -> Vec<ClientInfo> {
         self.shard(channel).lock().rooms.get(channel).map(Room::presence).unwrap_or_default()
+    }
+
+    /// Returns the filters of a subscription; none where there is no such subscription.
+    pub(crate) fn filters_of(&self, connection: &Connection, channel: &Channel) -> Option<Filters> {
+        self.shard(channel).lock().rooms.get(channel)?.filters_of(connection.id)
     }
 
     pub(super) fn remove_member(&self, id: u64, channel: &Channel) {

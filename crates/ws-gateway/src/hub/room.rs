@@ -14,7 +14,7 @@ use crate::channel::Channel;
 use crate::codes::ReplyError;
 use crate::config::{NamespaceConfig, Recovery, Slow};
 use crate::engine::{Item, Position, Stream};
-use crate::filter::Filter;
+use crate::filter::Filters;
 use crate::outbox::{Droppable, Tag};
 use crate::protocol::{About, Push};
 use crate::publication::{ClientInfo, Exclusion, Publication};
@@ -35,7 +35,7 @@ pub(super) struct Room {
 struct Member {
     connection: Arc<Connection>,
     chan_info: Option<Arc<RawValue>>,
-    filter: Option<Arc<Filter>>,
+    filters: Filters,
     /// Is told who comes and goes.
     hears_of_others: bool,
     base: Base,
@@ -80,14 +80,14 @@ impl Room {
     ) -> bool {
         let was_empty = self.members.is_empty();
         // The first publication comes whole: what the client has from before may be older than ours.
-        let base = if self.options.delta && wanted.delta { Base::NOTHING } else { Base::NEVER };
+        let base = if wanted.takes_deltas() { Base::NOTHING } else { Base::NEVER };
         if base.is_wanted() {
             self.deltas.get_or_insert_default().n_members += 1;
         }
         let member = Member {
             connection: Arc::clone(connection),
             chan_info: wanted.chan_info.clone(),
-            filter: wanted.filter.clone(),
+            filters: wanted.filters.clone(),
             hears_of_others: self.options.join_leave
                 && (wanted.overrides.force_push_join_leave().unwrap_or(self.options.force_join_leave)
                     || wanted.join_leave),
@@ -137,6 +137,10 @@ impl Room {
         self.members.get(&id).and_then(Member::info)
     }
 
+    pub(super) fn filters_of(&self, id: u64) -> Option<Filters> {
+        self.members.get(&id).map(|member| member.filters.clone())
+    }
+
     pub(super) fn tell(&self, frames: &Frames<'_>, send: impl Fn(&Connection, Bytes) -> bool) {
         for member in self.members.values().filter(|member| member.hears_of_others) {
             send(&member.connection, frames.get());
@@ -158,10 +162,17 @@ impl Room {
         let frames = Frames::new(channel, Push::Pub(shown.clone()));
         let (policy, tag, mut severed) = (self.options.slow, self.tag, Vec::new());
         let offset = position.map_or(0, |position| position.offset);
-        let wanting = self
+        let exclusion = message.exclusion.as_deref();
+        let mut n_filtered = 0;
+        let lacking = self
             .members
             .values_mut()
-            .filter(|member| member.wants(publication, message.exclusion.as_deref()) && member.lacks(offset));
+            .filter(|member| member.lacks(offset) && !is_left_out(&member.connection, exclusion));
+        let wanting = lacking.filter(|member| {
+            let wants = member.filters.want(&publication.tags);
+            n_filtered += u64::from(!wants);
+            wants
+        });
         let sent = wanting.filter_map(|member| {
             let frame = match &delta_frames {
                 Some(frames) if member.base.is_wanted() => frames.next(&mut member.base, hub.metrics()),
@@ -178,7 +189,9 @@ impl Room {
             }
             sent.then_some(())
         });
-        (sent.count() as u64, severed)
+        let n_sent = sent.count() as u64;
+        hub.metrics().filtered.inc_by(n_filtered);
+        (n_sent, severed)
     }
 
     /// Counts those who want a publication.
@@ -266,8 +279,7 @@ impl Room {
 
 impl Member {
     fn wants(&self, publication: &Publication, exclusion: Option<&Exclusion>) -> bool {
-        !is_left_out(&self.connection, exclusion)
-            && self.filter.as_ref().is_none_or(|filter| filter.wants(&publication.tags))
+        !is_left_out(&self.connection, exclusion) && self.filters.want(&publication.tags)
     }
 
     fn severed(&self) -> Severed {
@@ -299,7 +311,7 @@ pub(super) fn begin<'a>(
         positioned,
         was_recovering: wanted.recover.is_some(),
         lifetime: wanted.lifetime,
-        delta: options.delta && wanted.delta,
+        delta: wanted.takes_deltas(),
         data: wanted.data.clone(),
         ..Subscribed::default()
     };
@@ -339,8 +351,7 @@ fn recover(
     let position = stream.position();
     let since = wanted.recover.as_ref();
     let is_wanted = |item: &&Item| {
-        !is_left_out(connection, item.exclusion.as_deref())
-            && wanted.filter.as_ref().is_none_or(|filter| filter.wants(&item.publication.tags))
+        !is_left_out(connection, item.exclusion.as_deref()) && wanted.filters.want(&item.publication.tags)
     };
     match (mode, since) {
         (Recovery::Stream, Some(since)) => {

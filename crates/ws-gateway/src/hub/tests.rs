@@ -16,6 +16,7 @@ use crate::channel::Channel;
 use crate::codes::{Disconnect, ReplyError};
 use crate::config::{NamespaceConfig, Recovery};
 use crate::engine::{HistoryQuery, NotThisEpoch, Since};
+use crate::filter::Filters;
 use crate::metrics::Metrics;
 use crate::protocol::Lifetime;
 use crate::publication::{Exclusion, Publication};
@@ -55,7 +56,7 @@ fn wanted(name: &str, options: &Arc<NamespaceConfig>) -> Subscription {
         recoverable: false,
         join_leave: false,
         delta: false,
-        filter: None,
+        filters: Filters::default(),
         chan_info: None,
         overrides: Overrides::default(),
         lifetime: Lifetime::default(),

@@ -7,10 +7,11 @@ use mainstay_auth::jwt::{Claims, SubscriptionClaims, TokenError};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::permission::{NotJson, info_of};
+use super::permission::{NotJson, forced_filter, info_of};
 use super::{Action, Connected, Now, Open, Profile, Pulse, Rules, Session, State};
 use crate::codes::{Disconnect, ReplyError};
 use crate::engine::Since;
+use crate::filter::{Filters, InvalidFilter};
 use crate::hub::Subscription;
 use crate::protocol::{ConnectRequest, Lifetime, Method, SubscribeRequest};
 
@@ -54,6 +55,12 @@ pub(super) enum NotAdmitted {
 
 impl From<NotJson> for NotAdmitted {
     fn from(NotJson: NotJson) -> Self {
+        Self::Disconnect(Disconnect::INVALID_TOKEN)
+    }
+}
+
+impl From<InvalidFilter> for NotAdmitted {
+    fn from(InvalidFilter: InvalidFilter) -> Self {
         Self::Disconnect(Disconnect::INVALID_TOKEN)
     }
 }
@@ -159,7 +166,6 @@ fn server_side(
         }
         let recover = positions.remove(name.as_str());
         subscriptions.push(Subscription {
-            channel,
             options,
             recover,
             reject_unrecovered: false,
@@ -168,7 +174,12 @@ fn server_side(
             recoverable: true,
             join_leave: true,
             delta: false,
-            filter: None,
+            filters: Filters {
+                asked: None,
+                namespace: rules.namespaces.filter_of(&channel),
+                granted: forced_filter(options_of_token.tf.as_ref())?,
+            },
+            channel,
             chan_info: info_of(options_of_token.info.as_ref(), options_of_token.b64info.as_deref())?,
             overrides: options_of_token.overrides,
             lifetime: Lifetime::default(),

@@ -352,7 +352,8 @@ impl Hearing<'_> {
             return Err(Refused::Theirs(error));
         }
         let permit = self.rules.permit_of(&told.claims(), self.now, ReplyError::EXPIRED);
-        let Permit { chan_info, overrides, lifetime, expires_at } = permit.map_err(Refused::Ours)?;
+        let Permit { chan_info, overrides, filter, lifetime, expires_at } = permit.map_err(Refused::Ours)?;
+        wanted.filters.granted = filter;
         (wanted.chan_info, wanted.overrides, wanted.data) = (chan_info, overrides, told.data.map(Arc::from));
         if self.rules.is_asked(ChannelHook::SubRefresh, &wanted.options) {
             self.renew_subscription(&wanted.channel, told.expire_at);

@@ -14,6 +14,7 @@ use super::{Now, Rules};
 use crate::channel::Channel;
 use crate::codes::ReplyError;
 use crate::config::{NamespaceConfig, Who};
+use crate::filter::{Filter, InvalidFilter};
 use crate::namespace::NoSuchChannel;
 use crate::protocol::Lifetime;
 
@@ -22,6 +23,8 @@ use crate::protocol::Lifetime;
 pub(super) struct Permit {
     pub(super) chan_info: Option<Arc<RawValue>>,
     pub(super) overrides: Overrides,
+    /// Which publications the client may see; none stands for all.
+    pub(super) filter: Option<Arc<Filter>>,
     pub(super) lifetime: Lifetime,
     /// When the subscription ends unless the client brings a new token.
     pub(super) expires_at: Option<Instant>,
@@ -99,7 +102,9 @@ impl Rules {
         let (lifetime, expires_at) = self.lifetime(claims, now).ok_or(if_expired)?;
         let chan_info = info_of(claims.info.as_ref(), claims.b64info.as_deref())
             .map_err(|NotJson| ReplyError::PERMISSION_DENIED)?;
-        Ok(Permit { chan_info, overrides: claims.overrides, lifetime, expires_at })
+        let filter =
+            forced_filter(claims.tf.as_ref()).map_err(|InvalidFilter| ReplyError::PERMISSION_DENIED)?;
+        Ok(Permit { chan_info, overrides: claims.overrides, filter, lifetime, expires_at })
     }
 
     /// Returns what to tell a client of an expiry, and when it takes effect if the client does nothing; none when that
@@ -127,6 +132,12 @@ pub(super) fn allowed(who: Who, channel: &Channel, user: &str) -> Result<Allowed
         Who::Subscribers => Ok(Allowed { members_only: true }),
         Who::Users | Who::Everyone => Ok(Allowed { members_only: shut_out }),
     }
+}
+
+/// Reads what a token lets its holder see. Null is no filter; leaving out one that cannot be read would show what was to be
+/// held back.
+pub(super) fn forced_filter(tf: Option<&Value>) -> Result<Option<Arc<Filter>>, InvalidFilter> {
+    tf.filter(|tf| !tf.is_null()).map(|tf| Filter::forced(&tf.to_string()).map(Arc::new)).transpose()
 }
 
 /// Says that bytes of a token are no JSON document, which is all that this gateway passes on.

@@ -12,7 +12,7 @@ use crate::channel::Channel;
 use crate::codes::{Disconnect, ReplyError};
 use crate::config::ChannelHook;
 use crate::engine::{HistoryQuery, Since};
-use crate::filter::Filter;
+use crate::filter::{Filter, Filters};
 use crate::hub::Subscription;
 use crate::protocol::{
     HistoryRequest, Method, PublishRequest, RefreshRequest, RefreshResult, Request, RpcRequest,
@@ -119,7 +119,7 @@ impl Turn<'_> {
         if request.kind != 0 {
             return Err(ReplyError::NOT_AVAILABLE);
         }
-        let filter = match &request.tf {
+        let asked = match &request.tf {
             None => None,
             // Leaving the filter out would deliver what the client asked not to see.
             Some(_) if !options.filters => return Err(ReplyError::BAD_REQUEST),
@@ -127,6 +127,11 @@ impl Turn<'_> {
         };
         self.connected.ends_at(&channel, permit.expires_at);
         Ok(Subscription {
+            filters: Filters {
+                asked,
+                namespace: self.rules.namespaces.filter_of(&channel),
+                granted: permit.filter,
+            },
             channel,
             options,
             recover: since(request),
@@ -134,9 +139,7 @@ impl Turn<'_> {
             positioned: request.positioned,
             recoverable: request.recoverable,
             join_leave: request.join_leave,
-            // Publications that a filter leaves out would be missing in the chain.
-            delta: request.delta == FOSSIL && filter.is_none(),
-            filter,
+            delta: request.delta == FOSSIL,
             chan_info: permit.chan_info,
             overrides: permit.overrides,
             lifetime: permit.lifetime,
@@ -168,7 +171,7 @@ impl Turn<'_> {
             let (user, now) = (&self.connected.user, self.now);
             let permit = self.rules.read_permit(&channel, user, &request.token, now, ReplyError::EXPIRED)?;
             self.connected.ends_at(&channel, permit.expires_at);
-            Ok(Some(Ask::Renew { channel, lifetime: permit.lifetime }))
+            Ok(Some(Ask::Renew { channel, lifetime: permit.lifetime, granted: permit.filter }))
         }))
     }
 
@@ -222,7 +225,9 @@ impl Turn<'_> {
                 since: since.map(|since| Since { offset: since.offset, epoch: (*since.epoch).into() }),
                 reverse: request.reverse,
             };
-            Ok(Some(Ask::History { channel, options, query, members_only }))
+            let namespace = self.rules.namespaces.filter_of(&channel);
+            let filters = Filters { namespace, ..Filters::default() };
+            Ok(Some(Ask::History { channel, options, query, members_only, filters }))
         }))
     }
 

@@ -157,7 +157,7 @@ fn asked(ask: &Ask) -> String {
                 (" positioned", wanted.positioned),
                 (" recoverable", wanted.recoverable),
                 (" hearing", wanted.join_leave),
-                (" filtered", wanted.filter.is_some()),
+                (" filtered", !wanted.filters.is_empty()),
             ] {
                 text += if is_there { part } else { "" };
             }
@@ -170,7 +170,7 @@ fn asked(ask: &Ask) -> String {
             text
         }
         Ask::Unsubscribe(channel) => format!("unsubscribe {}", channel.as_str()),
-        Ask::Renew { channel, lifetime } => format!("renew {} ttl {}", channel.as_str(), lifetime.ttl),
+        Ask::Renew { channel, lifetime, .. } => format!("renew {} ttl {}", channel.as_str(), lifetime.ttl),
         Ask::Publish { channel, data, members_only, .. } => {
             format!("publish {} {data}{}", channel.as_str(), only(members_only))
         }

@@ -80,6 +80,10 @@ async fn decide(hook: &str, asked: &Value) -> String {
             "channels": ["granted"],
             "expire_at": if user == "mayfly" { soon } else { 0 },
         }),
+        ("subscribe", "o:golf" | "t:golf") => {
+            json!({"filter": {"key": "sport", "cmp": "eq", "val": "golf"}})
+        }
+        ("subscribe", "o:nonsense") => json!({"filter": {"op": "nand"}}),
         ("subscribe", "short") => json!({"expire_at": soon, "info": [asked["user"]], "data": asked["data"]}),
         ("subscribe", _) => json!({"info": [asked["user"], asked["meta"]], "data": asked["data"]}),
         ("publish", "changed") => json!({"data": {"by": asked["user"], "into": asked["channel"]}}),
@@ -183,6 +187,7 @@ impl RealtimeBackend for Application {
             data: bytes(&said, "data"),
             expire_at: expire_at(&said),
             error: error(&said),
+            filter: bytes(&said, "filter"),
             ..BackendSubscribeResponse::default()
         }))
     }
