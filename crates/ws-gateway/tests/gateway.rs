@@ -70,6 +70,9 @@ mod put_feeds;
 #[path = "gateway/silence.rs"]
 mod silence;
 #[cfg(test)]
+#[path = "gateway/skew.rs"]
+mod skew;
+#[cfg(test)]
 #[path = "gateway/upheaval.rs"]
 mod upheaval;
 #[cfg(test)]

@@ -6,6 +6,8 @@ use tokio_tungstenite::tungstenite::{self, Error};
 
 use super::{Decoder, Message, Violation};
 
+mod autobahn;
+
 const MAX_MESSAGE_BYTES: usize = 70_000;
 
 /// A message that outlives the bytes it came in.

@@ -11,6 +11,7 @@ use crate::namespace::Namespaces;
 
 mod anything;
 mod channels;
+mod corpus;
 mod hooks;
 
 const SECRET: &[u8] = b"a secret of at least thirty-two bytes";
