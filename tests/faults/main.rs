@@ -5,6 +5,7 @@
 mod access;
 mod backup;
 mod browsers;
+mod cache_stream;
 mod checks;
 mod churn;
 mod config;

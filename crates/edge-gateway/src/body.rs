@@ -71,11 +71,16 @@ impl<S: Send + Sync> FromRequestParts<S> for Who {
         let principal = parts.extensions.get::<Principal>().ok_or_else(|| {
             Problem::new(StatusCode::UNAUTHORIZED, "CREDENTIALS_MISSING", "this path needs credentials")
         })?;
-        Ok(Self(Caller {
-            subject: principal.subject.clone(),
-            role: principal.role.to_string(),
-            scopes: principal.scopes.clone(),
-        }))
+        Ok(Self(caller(principal)))
+    }
+}
+
+/// Names a caller to the services behind.
+pub(crate) fn caller(principal: &Principal) -> Caller {
+    Caller {
+        subject: principal.subject.clone(),
+        role: principal.role.to_string(),
+        scopes: principal.scopes.clone(),
     }
 }
 

@@ -13,6 +13,7 @@ use mainstay_jwks::JwksConfig;
 use mainstay_runtime::{Problems, Secret, ServerConfig, ServiceConfig, TelemetryConfig, UpstreamConfig};
 use serde::{Deserialize, Serialize};
 
+mod cache_stream;
 mod deprecation;
 mod http;
 mod idempotency;
@@ -20,6 +21,7 @@ mod limits;
 mod stored_keys;
 
 pub(crate) use self::http::HttpConfig;
+pub(crate) use cache_stream::CacheStreamConfig;
 pub(crate) use deprecation::DeprecationConfig;
 pub(crate) use idempotency::IdempotencyConfig;
 pub(crate) use limits::LimitsConfig;
@@ -35,6 +37,7 @@ pub struct EdgeConfig {
     pub auth: AuthConfig,
     pub limits: LimitsConfig,
     pub idempotency: IdempotencyConfig,
+    pub cache_stream: CacheStreamConfig,
     pub upstreams: UpstreamsConfig,
 }
 
@@ -88,6 +91,7 @@ impl Default for EdgeConfig {
             auth: AuthConfig::default(),
             limits: LimitsConfig::default(),
             idempotency: IdempotencyConfig::default(),
+            cache_stream: CacheStreamConfig::default(),
             upstreams: UpstreamsConfig::default(),
         }
     }
@@ -171,6 +175,7 @@ impl ServiceConfig for EdgeConfig {
         self.auth.check(problems);
         self.limits.check(problems);
         self.idempotency.check(problems);
+        self.cache_stream.check(problems);
         // A service without endpoints is left out on purpose.
         let configured =
             self.upstreams.each().into_iter().filter(|(_, _, upstream)| !upstream.endpoints.is_empty());
@@ -243,6 +248,7 @@ mod tests {
         config.idempotency.keep = Duration::ZERO;
         config.idempotency.namespace = "Edge".to_owned();
         config.limits.read.quota = 2_000_000;
+        config.cache_stream.max_in_flight = 0;
         config.limits.shared_within = Duration::from_secs(2);
         config.auth.jwt_secret = serde_json::from_str("\"short\"").expect("a secret is a string");
         let sha256 = serde_json::from_str("\"abc\"").expect("a secret is a string");
@@ -262,6 +268,7 @@ mod tests {
             "http.part_within",
             "limits.read.quota",
             "limits.shared_within",
+            "cache_stream.max_in_flight",
             "idempotency.keep",
             "idempotency.namespace",
             "auth.jwt_secret",

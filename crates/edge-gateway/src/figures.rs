@@ -40,6 +40,12 @@ struct CountedLabels {
     counted: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WayLabels {
+    /// "stream", or "call".
+    way: &'static str,
+}
+
 /// Rate, errors and duration per route; refusals at the door.
 #[derive(Clone)]
 pub(crate) struct Figures {
@@ -55,10 +61,17 @@ pub(crate) struct Figures {
     pub(crate) in_flight: Gauge,
     pub(crate) shed: Counter,
     pub(crate) unauthorized: Counter,
+    /// Streams to the cache that are open.
+    pub(crate) cache_streams: Gauge,
+    cache_reads: Family<WayLabels, Counter>,
+    pub(crate) streamed_reads: Counter,
+    pub(crate) called_reads: Counter,
 }
 
 impl Figures {
     pub(crate) fn register(registry: &mut Registry) -> Self {
+        let cache_reads = Family::default();
+        let reads = |way| cache_reads.get_or_create_owned(&WayLabels { way });
         let figures = Self {
             requests: Family::default(),
             seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
@@ -72,6 +85,10 @@ impl Figures {
             in_flight: Gauge::default(),
             shed: Counter::default(),
             unauthorized: Counter::default(),
+            cache_streams: Gauge::default(),
+            streamed_reads: reads("stream"),
+            called_reads: reads("call"),
+            cache_reads,
         };
         let registry = registry.sub_registry_with_prefix("mainstay_edge");
         registry.register("requests", "Requests answered", figures.requests.clone());
@@ -94,6 +111,7 @@ impl Figures {
             figures.unauthorized.clone(),
         );
         figures.register_access(registry);
+        figures.register_cache(registry);
         figures
     }
 
@@ -114,6 +132,15 @@ impl Figures {
             "audit_dropped",
             "Changes that never came on record: too many waited, or they were refused",
             self.audit_dropped.clone(),
+        );
+    }
+
+    fn register_cache(&self, registry: &mut Registry) {
+        registry.register("cache_streams", "Streams to the cache that are open", self.cache_streams.clone());
+        registry.register(
+            "cache_reads",
+            "Reads of the cache, by how they travelled",
+            self.cache_reads.clone(),
         );
     }
 

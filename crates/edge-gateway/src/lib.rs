@@ -2,10 +2,12 @@
 
 mod audit;
 mod body;
+mod cache_stream;
 mod config;
 mod error;
 mod etag;
 mod figures;
+mod front;
 mod keyring;
 mod limits;
 mod live;

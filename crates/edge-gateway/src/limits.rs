@@ -116,7 +116,8 @@ impl Limiter {
             return verdict;
         }
         let cost = wallet.lock().lease(rate);
-        match self.ask(upstreams, rate, cost, key).await {
+        // Rare, and its state is large: it shall not make that of every request so.
+        match Box::pin(self.ask(upstreams, rate, cost, key)).await {
             Ok(answer) => {
                 self.figures.limit_asked("shared");
                 wallet.lock().settle(rate, cost, &answer, Instant::now())

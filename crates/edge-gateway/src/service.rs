@@ -8,8 +8,10 @@ use mainstay_auth::jwt::RotatingKeys;
 use mainstay_rpc::{Routes, ServeOptions, server_tls};
 use mainstay_runtime::{ComponentKind, Context};
 
+use crate::cache_stream::CacheStreams;
 use crate::config::EdgeConfig;
 use crate::figures::Figures;
+use crate::front::CacheFront;
 use crate::middleware::deprecation::Deprecations;
 use crate::routes::docs::Pages;
 use crate::routes::live;
@@ -39,14 +41,17 @@ pub async fn start(cx: Context, config: EdgeConfig) -> anyhow::Result<()> {
 
     // 4. Figures and the state that handlers share.
     let figures = cx.metrics(Figures::register);
+    let cache_streams =
+        CacheStreams::try_new(&config.upstreams.cache, &config.cache_stream, figures.clone())?;
     let map = router::map();
     let mut document = map.document();
     Deprecations::new(&config.http.deprecated).mark(&mut document);
     let pages = Pages::new(&document);
+    let upstreams = (upstreams, cache_streams);
     let app =
         Arc::new(App::new(cx.clone(), &config, (authenticator, stored), upstreams, peers, figures, pages));
 
-    // 5. A look at every peer each second, for readiness and for the age in merged answers.
+    // 5. A look at every peer each second, for readiness and for the age in merged answers; the streams to the cache.
     for peer in &app.peers {
         let component = cx.component(peer.component_name(), ComponentKind::Upstream, false);
         cx.background(
@@ -55,6 +60,8 @@ pub async fn start(cx: Context, config: EdgeConfig) -> anyhow::Result<()> {
             upstream::probe(peer.clone(), component),
         );
     }
+
+    app.cache_streams.keep(&cx);
 
     // 6. What watchers are told, once for all of them.
     app.live_is_told_by(live::tell_watchers(&cx, &app));
@@ -70,6 +77,7 @@ pub async fn start(cx: Context, config: EdgeConfig) -> anyhow::Result<()> {
         tls: server_tls(&config.http.tls).context("reading http.tls")?,
         max_connections: config.http.max_connections,
         header_within: config.http.header_within,
+        front: Some(Arc::new(CacheFront::new(Arc::clone(&app), &map.paths(), &config.http))),
         ..ServeOptions::new("http")
     };
     cx.serve_http(listener, map.router(app, &config.http), options);

@@ -9,6 +9,7 @@ use mainstay_runtime::{Context, Trigger};
 use tokio::sync::Semaphore;
 
 use crate::audit::Auditor;
+use crate::cache_stream::CacheStreams;
 use crate::config::EdgeConfig;
 use crate::figures::Figures;
 use crate::keyring::Keyring;
@@ -30,6 +31,8 @@ pub(crate) struct App {
     /// Changes that are to be put on record.
     pub(crate) auditor: Auditor,
     pub(crate) upstreams: Upstreams,
+    /// The short way to the cache.
+    pub(crate) cache_streams: CacheStreams,
     /// Every configured instance of every service, one by one.
     pub(crate) peers: Vec<Peer>,
     pub(crate) figures: Figures,
@@ -56,7 +59,7 @@ impl App {
         cx: Context,
         config: &EdgeConfig,
         (authenticator, stored): (Authenticator, StoredKeys),
-        upstreams: Upstreams,
+        (upstreams, cache_streams): (Upstreams, CacheStreams),
         peers: Vec<Peer>,
         figures: Figures,
         pages: Pages,
@@ -68,6 +71,7 @@ impl App {
             keyring: Keyring::new(&config.auth.stored_keys, stored, figures.clone()),
             auditor: Auditor::new(!config.upstreams.monitor.endpoints.is_empty(), figures.clone()),
             upstreams,
+            cache_streams,
             peers,
             limiter: Limiter::new(&config.limits, figures.clone()),
             figures,

@@ -22,7 +22,7 @@ pub use code::ErrorCode;
 pub use failure::{DEADLINE_EXCEEDED, Failure, FieldViolation, UPSTREAM_UNAVAILABLE};
 pub use http_upstream::{HttpAnswer, HttpError, HttpUpstream, HttpUpstreamOptions, InvalidHttpUpstream};
 pub use identity::{Caller, Secret};
-pub use serve::{ServeOptions, serve};
+pub use serve::{Answered, Front, ServeOptions, serve};
 pub use server::{AtOnce, Deadline, QuickCalls, QuickMethod, ServerConfig, ServerMetrics, Stack, stack};
 pub use status::{is_answer_too_large, is_unimplemented};
 pub use tls::{

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 mod connection;
+mod front;
 mod inline;
 mod watched;
 
@@ -23,6 +24,7 @@ mod tests;
 use crate::server::{ListenerLabels, QuickCalls, ServerConfig, ServerMetrics};
 use crate::tls::{LOOK_EVERY, PortTls};
 use connection::Connection;
+pub use front::{Answered, Front};
 
 /// The kernel holds no more than this for a listener made by tokio.
 const MAX_BACKLOG: usize = 1024;
@@ -45,6 +47,8 @@ pub struct ServeOptions {
     pub metrics: ServerMetrics,
     /// Methods that are answered past `app`.
     pub quick: Option<QuickCalls>,
+    /// Answers some requests past `app`.
+    pub front: Option<Arc<dyn Front>>,
     /// Once cancelled, HTTP/1.1 answers ask clients to close the connection, while new ones are still served.
     pub draining: CancellationToken,
 }
@@ -61,6 +65,7 @@ impl ServeOptions {
             header_within: defaults.header_within,
             metrics: ServerMetrics::default(),
             quick: None,
+            front: None,
             draining: CancellationToken::new(),
         }
     }

@@ -29,6 +29,11 @@ pub fn traceparent() -> Option<String> {
     span_context(&Span::current()).as_ref().map(format)
 }
 
+/// Tells whether the current trace is recorded, as far as was decided.
+pub fn is_sampled() -> bool {
+    span_context(&Span::current()).is_some_and(|context| context.is_sampled())
+}
+
 /// Returns the current trace id as 32 hex digits.
 pub fn trace_id() -> Option<String> {
     span_context(&Span::current()).map(|context| context.trace_id().to_string())

@@ -1,7 +1,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
@@ -118,6 +118,11 @@ impl Context {
     /// Returns the clock of the process.
     pub fn clock(&self) -> &Clock {
         &self.inner.clock
+    }
+
+    /// Tells whether spans leave the process at all.
+    pub fn records_spans(&self) -> bool {
+        self.inner.records_spans.load(Ordering::Relaxed)
     }
 
     /// Returns when the process started.

@@ -124,10 +124,10 @@ impl Answers {
 
     /// Begins a request; one that cannot be done is answered, and one that cannot be read ends the client's side.
     fn begin(&mut self, message: &Bytes, out: &mut BytesMut) -> bool {
-        if let Some((id, gets)) = Gets::read_streamed(message).filter(|(_, gets)| gets.len() > 0) {
+        if let Some((id, within, gets)) = Gets::read_streamed(message).filter(|(_, _, gets)| gets.len() > 0) {
             let namespace = gets.namespace().into();
             let (n, operations) = (gets.len(), Operations::Gets { gets, n_taken: 0 });
-            self.begin_with(id, namespace, self.limits.default_within, n, operations);
+            self.begin_with(id, namespace, within.unwrap_or(self.limits.default_within), n, operations);
             return false;
         }
         let Ok(request) = pb::StreamRequest::decode(message.clone()) else {

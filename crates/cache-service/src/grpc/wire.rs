@@ -4,6 +4,7 @@
 //! decides; so it cannot differ from prost in what it refuses. What it writes is byte for byte what prost writes.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use mainstay_proto::cache::v1 as pb;
@@ -51,19 +52,20 @@ impl Gets {
         Self::read_in(message, 0..message.len())
     }
 
-    /// Reads a `StreamRequest` without a deadline of its own, and its id.
-    pub(super) fn read_streamed(message: &Bytes) -> Option<(u64, Self)> {
-        let (mut id, mut batch) = (0, None);
+    /// Reads a `StreamRequest`: its id, and the time for it where it names one.
+    pub(super) fn read_streamed(message: &Bytes) -> Option<(u64, Option<Duration>, Self)> {
+        let (mut id, mut batch, mut within) = (0, None, None);
         let mut rest = Reader::new(message);
         while !rest.is_empty() {
             match rest.field()? {
                 (1, VARINT) => id = rest.varint()?,
                 // Two would have to be merged.
                 (2, LENGTH) if batch.is_none() => batch = Some(rest.range()?),
+                (3, LENGTH) if within.is_none() => within = Some(read_duration(message, rest.range()?)?),
                 _ => return None,
             }
         }
-        Some((id, Self::read_in(message, batch?)?))
+        Some((id, within, Self::read_in(message, batch?)?))
     }
 
     fn read_in(message: &Bytes, batch: Range<usize>) -> Option<Self> {
@@ -129,6 +131,21 @@ fn read_key(message: &Bytes, operation: Range<usize>) -> Option<Range<u32>> {
     }
     let key = u32::try_from(key.start).ok()?..u32::try_from(key.end).ok()?;
     is_get.then_some(key)
+}
+
+/// Reads a `Duration` above zero whose parts belong together.
+fn read_duration(message: &Bytes, duration: Range<usize>) -> Option<Duration> {
+    let (mut seconds, mut nanos) = (0, 0);
+    let mut rest = Reader { bytes: &message[..duration.end], at: duration.start };
+    while !rest.is_empty() {
+        match rest.field()? {
+            (1, VARINT) => seconds = rest.varint().filter(|seconds| i64::try_from(*seconds).is_ok())?,
+            (2, VARINT) => nanos = rest.varint().filter(|nanos| *nanos < 1_000_000_000)?,
+            _ => return None,
+        }
+    }
+    let within = Duration::new(seconds, u32::try_from(nanos).ok()?);
+    (!within.is_zero()).then_some(within)
 }
 
 /// Goes through the fields of a message.

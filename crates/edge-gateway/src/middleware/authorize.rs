@@ -61,30 +61,65 @@ async fn admitted(gate: &Gate, peer: IpAddr, principal: Principal, request: Requ
         }
         return response;
     }
-    let standing = app.limiter.count(&app.upstreams, Class::of(gate.role), &principal).await;
-    let refusal = standing.as_ref().and_then(Standing::refusal);
-    let mut response = match refusal {
+    let (response, is_over_limit) = counted(gate, &principal, async {
+        parts.extensions.insert(principal.clone());
+        once(app, &principal, gate.role, Request::from_parts(parts, body), next).await
+    })
+    .await;
+    match entry {
         // Not put on record: it would be as many lines as there are requests, and they are limited for being too many.
-        Some(problem) => {
-            if let Some(entry) = entry {
-                entry.forget();
-            }
-            problem.into_response()
-        }
-        None => {
-            parts.extensions.insert(principal.clone());
-            let request = Request::from_parts(parts, body);
-            let response = once(app, &principal, gate.role, request, next).await;
-            if let Some(entry) = entry {
-                entry.ended(&response, false);
-            }
-            response
-        }
+        Some(entry) if is_over_limit => entry.forget(),
+        Some(entry) => entry.ended(&response, false),
+        None => {}
+    }
+    response
+}
+
+/// Answers a read of one path without a router; `parameter` gives what the path names.
+pub(crate) async fn admit_read<Fut: Future<Output = Response>>(
+    gate: &Gate,
+    peer: SocketAddr,
+    headers: &HeaderMap,
+    (route, parameter): (&str, impl Fn(&str) -> Option<String>),
+    run: impl FnOnce(&Principal) -> Fut,
+) -> Response {
+    let app = &gate.app;
+    let principal = match recognize(app, headers, peer.ip()) {
+        Ok(principal) => principal,
+        Err(problem) => return refuse(app, problem),
+    };
+    let allowed = has_role(gate, &principal).and_then(|()| {
+        let is_limited = mainstay_auth::scope::are_limiting(&principal.scopes);
+        if is_limited { scope::check(&principal.scopes, route, Action::Read, parameter) } else { Ok(()) }
+    });
+    let mut response = match allowed {
+        Ok(()) => counted(gate, &principal, run(&principal)).await.0,
+        Err(problem) => problem.into_response(),
+    };
+    if app.access_log {
+        response.extensions_mut().insert(Subject(principal.subject));
+    }
+    response
+}
+
+/// Counts a request and runs it, or says that it is over its limit.
+async fn counted(
+    gate: &Gate,
+    principal: &Principal,
+    run: impl Future<Output = Response>,
+) -> (Response, bool) {
+    let app = &gate.app;
+    let standing = app.limiter.count(&app.upstreams, Class::of(gate.role), principal).await;
+    let refusal = standing.as_ref().and_then(Standing::refusal);
+    let is_over_limit = refusal.is_some();
+    let mut response = match refusal {
+        Some(problem) => problem.into_response(),
+        None => run.await,
     };
     if let Some(standing) = standing {
         standing.stamp(response.headers_mut());
     }
-    response
+    (response, is_over_limit)
 }
 
 fn recognize(app: &App, headers: &HeaderMap, peer: IpAddr) -> Result<Principal, Problem> {
@@ -109,10 +144,7 @@ async fn allowed(
     parts: &mut Parts,
     is_read: bool,
 ) -> Result<(), Problem> {
-    if principal.role < gate.role {
-        let detail = format!("this needs the role {}, the credentials carry {}", gate.role, principal.role);
-        return Err(Problem::new(StatusCode::FORBIDDEN, "ROLE_TOO_LOW", detail));
-    }
+    has_role(gate, principal)?;
     if !mainstay_auth::scope::are_limiting(&principal.scopes) {
         return Ok(());
     }
@@ -124,6 +156,14 @@ async fn allowed(
     };
     let action = if is_read { Action::Read } else { Action::Write };
     scope::check(&principal.scopes, template(parts), action, parameter)
+}
+
+fn has_role(gate: &Gate, principal: &Principal) -> Result<(), Problem> {
+    if principal.role < gate.role {
+        let detail = format!("this needs the role {}, the credentials carry {}", gate.role, principal.role);
+        return Err(Problem::new(StatusCode::FORBIDDEN, "ROLE_TOO_LOW", detail));
+    }
+    Ok(())
 }
 
 fn template(parts: &Parts) -> &str {

@@ -1,5 +1,6 @@
 //! The outside of every request: id, span, deadline, shedding, figures, access log, problem bodies.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt as _;
 use mainstay_rpc::trace;
 use tokio::time::Instant;
@@ -30,38 +31,29 @@ pub(super) const MAX_AGENT_CHARS: usize = 200;
 
 /// Wraps a request from its head to its answer's head.
 pub(crate) async fn envelope(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    let began_at = Instant::now();
-    let request_id = request_id(request.headers());
-    request.extensions_mut().insert(RequestId(request_id.clone()));
-    let method = request.method().clone();
-    let path = request.uri().path().to_owned();
-    let visitor = app.access_log.then(|| Visitor::of(&request));
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
-    let shown = without_secret(&route, &path).to_owned();
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0);
+    let outside = Outside::of(&app, &request, route.clone().into(), peer);
+    request.extensions_mut().insert(RequestId(outside.request_id.clone()));
+    let answer = answer(&app, &route, request, next);
+    enveloped(&app, outside, answer).await
+}
 
-    let span = tracing::info_span!(
-        "http.request",
-        otel.name = format!("{method} {route}"),
-        otel.kind = "server",
-        otel.status_code = Empty,
-        http.request.method = %method,
-        http.route = route,
-        url.path = shown,
-        http.response.status_code = Empty,
-        error.r#type = Empty,
-        request_id,
-    );
-    // A caller's trace goes on here; without one, or with an invalid one, a new trace begins.
-    let _ = span.set_parent(trace::extract(request.headers()));
-
+/// Gives an answer everything that all answers have.
+pub(crate) async fn enveloped(
+    app: &Arc<App>,
+    outside: Outside,
+    answer: impl Future<Output = Response>,
+) -> Response {
+    let Outside { began_at, method, path, route, request_id, visitor, .. } = &outside;
+    let shown = without_secret(route, path);
+    let span = outside.span(app, shown);
     app.figures.in_flight.inc();
-    let guard = InFlight(Arc::clone(&app));
-    let (mut response, traceparent) = async {
-        let response = answer(&app, &route, request, next).await;
-        (finish(response, &path, &request_id), trace::traceparent())
-    }
-    .instrument(span.clone())
-    .await;
+    let guard = InFlight(Arc::clone(app));
+    let (mut response, traceparent) =
+        async { (finish(answer.await, path, request_id), trace::traceparent()) }
+            .instrument(span.clone())
+            .await;
     drop(guard);
 
     let status = response.status();
@@ -70,21 +62,80 @@ pub(crate) async fn envelope(State(app): State<Arc<App>>, mut request: Request, 
         span.record("otel.status_code", "ERROR");
     }
     let took = began_at.elapsed();
-    app.figures.answered(&method, &route, status.as_u16(), took);
+    app.figures.answered(method, route, status.as_u16(), took);
     span.in_scope(|| {
         tracing::debug!(%method, path = shown, status = status.as_u16(), took_ms = took.as_secs_f64() * 1e3, "answered");
     });
-    if let Some(visitor) = visitor {
+    if let Some(Visitor { peer, agent }) = visitor {
         let subject = response.extensions().get::<Subject>().map_or("", |subject| subject.0.as_str());
-        let Visitor { peer, agent } = visitor;
         tracing::info!(
-            target: "access", %method, path = shown, route, status = status.as_u16(), took_ms = took.as_secs_f64() * 1e3,
+            target: "access", %method, path = shown, route = &**route, status = status.as_u16(), took_ms = took.as_secs_f64() * 1e3,
             peer, subject, agent, request_id, "request"
         );
     }
-    app.deprecations.stamp(&route, response.headers_mut());
-    stamp(&mut response, &request_id, traceparent, app.hsts);
+    app.deprecations.stamp(route, response.headers_mut());
+    stamp(&mut response, request_id, traceparent, app.hsts);
     response
+}
+
+/// What is known of a request before anything is done with it.
+pub(crate) struct Outside {
+    began_at: Instant,
+    method: Method,
+    path: String,
+    /// Template of the path.
+    route: Cow<'static, str>,
+    request_id: String,
+    /// For the access log, where there is one.
+    visitor: Option<Visitor>,
+    /// What the caller says of its trace.
+    parent: Option<opentelemetry::Context>,
+}
+
+impl Outside {
+    pub(crate) fn of<B>(
+        app: &App,
+        request: &http::Request<B>,
+        route: Cow<'static, str>,
+        peer: Option<SocketAddr>,
+    ) -> Self {
+        let headers = request.headers();
+        Self {
+            began_at: Instant::now(),
+            method: request.method().clone(),
+            path: request.uri().path().to_owned(),
+            route,
+            request_id: request_id(headers),
+            visitor: app.access_log.then(|| Visitor::of(headers, peer)),
+            parent: headers.contains_key(TRACEPARENT).then(|| trace::extract(headers)),
+        }
+    }
+
+    /// Opens the span; where nobody records any, it is there for its ids, which go into the log.
+    fn span(&self, app: &App, shown: &str) -> tracing::Span {
+        let Self { method, route, request_id, .. } = self;
+        let span = if app.cx.records_spans() {
+            tracing::info_span!(
+                "http.request",
+                otel.name = format!("{method} {route}"),
+                otel.kind = "server",
+                otel.status_code = Empty,
+                http.request.method = %method,
+                http.route = &**route,
+                url.path = shown,
+                http.response.status_code = Empty,
+                error.r#type = Empty,
+                request_id,
+            )
+        } else {
+            tracing::info_span!("http.request", request_id)
+        };
+        // A caller's trace goes on here; without one, or with an invalid one, a new trace begins.
+        if let Some(parent) = &self.parent {
+            let _ = span.set_parent(parent.clone());
+        }
+        span
+    }
 }
 
 /// Name of a request, for whatever is said of it inside.
@@ -102,9 +153,9 @@ struct Visitor {
 }
 
 impl Visitor {
-    fn of(request: &Request) -> Self {
-        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip().to_string());
-        let agent = request.headers().get(http::header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+    fn of(headers: &HeaderMap, peer: Option<SocketAddr>) -> Self {
+        let peer = peer.map(|peer| peer.ip().to_string());
+        let agent = headers.get(http::header::USER_AGENT).and_then(|agent| agent.to_str().ok());
         let agent = agent.unwrap_or_default().chars().take(MAX_AGENT_CHARS).collect();
         Self { peer: peer.unwrap_or_default(), agent }
     }
@@ -134,6 +185,11 @@ async fn answer(app: &App, route: &str, request: Request, next: Next) -> Respons
         let _ = tokio::time::timeout(DISCARD_WITHIN, discard(request)).await;
         return Problem::for_bare_status(StatusCode::PAYLOAD_TOO_LARGE).into_response();
     }
+    admitted(app, next.run(request)).await
+}
+
+/// Waits for an answer for as long as a request may take, or says that too many are under way.
+pub(crate) async fn admitted(app: &App, answer: impl Future<Output = Response>) -> Response {
     let Ok(_permit) = app.admission.try_acquire() else {
         app.figures.shed.inc();
         let detail = "too many requests are under way; try again shortly";
@@ -141,7 +197,7 @@ async fn answer(app: &App, route: &str, request: Request, next: Next) -> Respons
             .retry_after(Duration::from_secs(1))
             .into_response();
     };
-    tokio::time::timeout(app.request_within, next.run(request)).await.unwrap_or_else(|_| {
+    tokio::time::timeout(app.request_within, answer).await.unwrap_or_else(|_| {
         let detail = format!("no answer within {}", humantime::format_duration(app.request_within));
         Problem::new(StatusCode::GATEWAY_TIMEOUT, "DEADLINE_EXCEEDED", detail).into_response()
     })

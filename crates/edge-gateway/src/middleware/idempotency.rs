@@ -69,7 +69,8 @@ pub(super) async fn once(
 ) -> Response {
     let key = request.headers().get(KEY).filter(|_| request.method() == Method::POST && role > Role::Viewer);
     let Some(key) = key.cloned() else { return next.run(request).await };
-    match run(app, principal, &key, request, next).await {
+    // Rare, and its state is large: it shall not make that of every request so.
+    match Box::pin(run(app, principal, &key, request, next)).await {
         Ok(response) => response,
         Err(problem) => problem.into_response(),
     }

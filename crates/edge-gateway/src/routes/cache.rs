@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
 use http::header::{AGE, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH};
@@ -10,7 +11,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use mainstay_proto::cache::v1::{
     DeleteRequest, GetRequest, GetResponse, Layer, SetRequest, StatsRequest, WriteOutcome,
 };
-use mainstay_rpc::Call;
+use mainstay_rpc::{Call, Caller, trace};
+use tokio::time::Instant;
 
 mod answer;
 
@@ -30,6 +32,9 @@ const X_CACHE_TTL: HeaderName = HeaderName::from_static("x-cache-ttl");
 const X_CACHE_TAGS: HeaderName = HeaderName::from_static("x-cache-tags");
 /// Names what could not be asked, so that the answer is less than it could be.
 const X_DEGRADED: HeaderName = HeaderName::from_static("x-mainstay-degraded");
+
+/// Headers of an entry, and those that every answer has.
+const MOST_HEADERS: usize = 24;
 
 const GET: &str = "mainstay.cache.v1.CacheService/Get";
 const SET: &str = "mainstay.cache.v1.CacheService/Set";
@@ -56,16 +61,38 @@ pub(crate) async fn get(
     Who(caller): Who,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    read(&app, (namespace, key), || caller, headers.get(IF_NONE_MATCH)).await
+}
+
+/// Reads one entry by the stream to the cache where that gives an answer, else by a call.
+///
+/// What is recorded of a trace is recorded call by call, so such reads are calls.
+pub(crate) async fn read(
+    app: &App,
+    (namespace, key): (String, String),
+    caller: impl FnOnce() -> Caller,
+    known: Option<&HeaderValue>,
+) -> Result<Response, Problem> {
+    let began_at = Instant::now();
+    let is_recorded = app.cx.records_spans() && trace::is_sampled();
+    if !is_recorded && let Some(answer) = app.cache_streams.get(&namespace, &key).await {
+        app.figures.streamed_reads.inc();
+        return Ok(entry_response(answer?, known));
+    }
+    app.figures.called_reads.inc();
     let request = GetRequest { namespace, key, ..GetRequest::default() };
     let send = async |mut client: CacheClient, request| client.get(request).await;
-    let answer = app.upstreams.cache(Call::read(GET).by(caller), request, send).await?;
-    Ok(entry_response(answer, headers.get(IF_NONE_MATCH)))
+    let call = Call::read(GET).by(caller()).within(app.cache_streams.left_of(began_at));
+    // Its state is large, and mostly it is not needed.
+    let answer = Box::pin(app.upstreams.cache(call, request, send)).await?;
+    Ok(entry_response(answer, known))
 }
 
 type CacheClient = mainstay_proto::cache::v1::cache_service_client::CacheServiceClient<mainstay_rpc::Lane>;
 
 fn entry_response(answer: GetResponse, known: Option<&HeaderValue>) -> Response {
-    let mut headers = HeaderMap::new();
+    // With room for what every answer gets on its way out.
+    let mut headers = HeaderMap::with_capacity(MOST_HEADERS);
     headers.insert(X_CACHE, HeaderValue::from_static(cache_word(&answer)));
     if answer.degraded {
         headers.insert(X_DEGRADED, HeaderValue::from_static("redis"));
@@ -91,7 +118,9 @@ fn entry_response(answer: GetResponse, known: Option<&HeaderValue>) -> Response 
     if known.is_some_and(|known| etag::matches(known, &headers[ETAG])) {
         return (StatusCode::NOT_MODIFIED, headers).into_response();
     }
-    (headers, entry.value).into_response()
+    let mut response = Response::new(Body::from(entry.value));
+    *response.headers_mut() = headers;
+    response
 }
 
 pub(super) fn cache_word(answer: &GetResponse) -> &'static str {

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 
 use super::ServeOptions;
+use super::front::Answered;
 use super::inline::Inline;
 use super::watched::{Received, Watched};
 use crate::server::ServedBody;
@@ -70,19 +71,24 @@ impl Connection {
         let service = {
             let (app, options, heard) = (self.app.clone(), Arc::clone(&self.options), Arc::clone(&heard));
             let peer = self.peer;
-            service_fn(move |request: Request<Incoming>| {
+            service_fn(move |mut request: Request<Incoming>| {
                 if !heard.initialized() {
                     // Set already means the same.
                     let _ = heard.set(());
+                }
+                let version = request.version();
+                let answered = options.front.as_ref().and_then(|front| front.answer(&mut request, peer));
+                if let Some(answered) = answered {
+                    return Either::Left(fronted(Arc::clone(&options), version, answered));
                 }
                 let answered = match &options.quick {
                     Some(quick) => quick.answer(request),
                     None => Err(request.map(Body::new)),
                 };
-                match answered {
+                Either::Right(match answered {
                     Ok(answer) => Either::Left(ready(Ok(answer))),
                     Err(request) => Either::Right(answer(app.clone(), Arc::clone(&options), peer, request)),
-                }
+                })
             })
         };
         let inline = Inline::default();
@@ -138,12 +144,24 @@ async fn answer(
 ) -> Result<Response<ServedBody>, Infallible> {
     request.extensions_mut().insert(ConnectInfo(peer));
     let version = request.version();
-    let mut response = app.call(request).await?;
+    let response = app.call(request).await?;
+    Ok(sent(&options, version, response))
+}
+
+async fn fronted(
+    options: Arc<ServeOptions>,
+    version: Version,
+    answered: Answered,
+) -> Result<Response<ServedBody>, Infallible> {
+    Ok(sent(&options, version, answered.await))
+}
+
+fn sent(options: &ServeOptions, version: Version, mut response: Response<Body>) -> Response<ServedBody> {
     let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if version <= Version::HTTP_11 && !upgraded && options.draining.is_cancelled() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(response.map(ServedBody::Routed))
+    response.map(ServedBody::Routed)
 }
 
 fn builder(options: &ServeOptions, executor: Inline) -> auto::Builder<Inline> {

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use prost::Message as _;
 
 use super::*;
+use crate::shared::exact;
 
 fn action() -> impl Strategy<Value = Option<Action>> {
     prop_oneof![
@@ -26,8 +27,9 @@ fn batch() -> impl Strategy<Value = pb::BatchRequest> {
 }
 
 fn stream_request() -> impl Strategy<Value = pb::StreamRequest> {
-    let within =
-        prop_oneof![3 => Just(None), 1 => Just(Some(prost_types::Duration { seconds: 1, nanos: 5 }))];
+    let duration =
+        (-1_i64..3, -1_i32..3).prop_map(|(seconds, nanos)| prost_types::Duration { seconds, nanos });
+    let within = prop::option::of(duration);
     (any::<u64>(), prop::option::of(batch()), within).prop_map(|(id, batch, within)| pb::StreamRequest {
         id,
         batch,
@@ -69,10 +71,11 @@ proptest! {
     #[test]
     fn every_request_of_reads_is_read_and_no_other(request in stream_request()) {
         let read = Gets::read_streamed(&request.encode_to_vec().into());
-        let known = request.within.is_none() && request.batch.as_ref().is_some_and(only_reads);
+        let is_legal = |within| exact(within).is_some_and(|within| !within.is_zero());
+        let known = request.within.is_none_or(is_legal) && request.batch.as_ref().is_some_and(only_reads);
         prop_assert_eq!(read.is_some(), known);
-        if let Some((id, gets)) = read {
-            prop_assert_eq!(id, request.id);
+        if let Some((id, within, gets)) = read {
+            prop_assert_eq!((id, within), (request.id, request.within.and_then(exact)));
             prop_assert!(is_same(&gets, &request.batch.unwrap()));
         }
     }
@@ -81,9 +84,10 @@ proptest! {
     fn what_is_read_of_damaged_bytes_is_what_prost_reads(
         bytes in stream_request().prop_flat_map(|request| damaged(request.encode_to_vec())),
     ) {
-        if let Some((id, gets)) = Gets::read_streamed(&bytes) {
+        if let Some((id, within, gets)) = Gets::read_streamed(&bytes) {
             let request = pb::StreamRequest::decode(bytes.clone()).unwrap();
-            prop_assert_eq!((request.id, request.within), (id, None));
+            prop_assert_eq!((request.id, request.within.and_then(exact)), (id, within));
+            prop_assert_eq!(request.within.is_some(), within.is_some());
             prop_assert!(is_same(&gets, &request.batch.unwrap()));
         }
         if let Some(gets) = Gets::read(&bytes) {
