@@ -16,6 +16,7 @@ mod disk;
 mod drain;
 mod failover;
 mod hostile;
+mod https;
 mod idempotency;
 mod killed;
 mod limits;
