@@ -176,18 +176,21 @@ async fn connect_all(
 ) -> anyhow::Result<JoinSet<()>> {
     let tokens: Vec<_> = (first..first + n_connections).map(gateway::token).collect();
     let slots = Arc::new(Semaphore::new(OPENING));
-    let mut opening = JoinSet::new();
+    let (mut opening, mut tasks) = (JoinSet::new(), JoinSet::new());
     for (index, token) in (first..).zip(tokens) {
         let slot = Arc::clone(&slots).acquire_owned().await?;
-        let tally = Arc::clone(tally);
+        let counted = Arc::clone(tally);
         opening.spawn(async move {
             let channel = gateway::channel(index, n_channels);
-            let client = Client::open(address, index, (&token, &channel), &tally).await;
+            let client = Client::open(address, index, (&token, &channel), &counted).await;
             drop(slot);
             client
         });
+        // Who is open answers pings at once: opening all of them may take longer than a pong may.
+        while let Some(client) = opening.try_join_next() {
+            tasks.spawn(client??.hold(Arc::clone(tally)));
+        }
     }
-    let mut tasks = JoinSet::new();
     while let Some(client) = opening.join_next().await {
         tasks.spawn(client??.hold(Arc::clone(tally)));
     }
