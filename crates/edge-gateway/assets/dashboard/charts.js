@@ -110,12 +110,18 @@ M.chart = (label, lines, rows, { height = 190, bands = [], words = M.rate } = {}
     box.replaceChildren();
     const short = (ticks) => ticks.length > 1 && ticks[ticks.length - 1] - ticks[0] < 240;
     const clock = (at, seconds) => new Date(at * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: seconds ? "2-digit" : undefined, hour12: false });
+    // Lines that say the same as the one below them say it once: so do the small figures of what has no fractions, like bytes.
+    const said = (ticks) => { const texts = ticks.map((tick) => words(tick)); return texts.map((text, index) => text === texts[index - 1] ? "" : text); };
+    // A line needs two points side by side; one alone is a dot.
+    const alone = (u, series) => { const column = u.data[series]; return [...column.keys()].filter((at) => (column[at] ?? null) !== null && (column[at - 1] ?? null) === null && (column[at + 1] ?? null) === null); };
     plot = new uPlot({
       width, height, padding: [8, 12, 0, 0], legend: { markers: { width: 0, fill: (_, index) => stroke[index - 1] ?? "transparent" } }, cursor: { points: { size: 7 }, drag: { x: true, y: false } },
       scales: { y: { range: (_, low, top) => [Math.min(0, low), top <= 0 ? 1 : top * 1.08] } },
-      axes: [{ ...axis, space: 80, incrs: [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600], values: (_, ticks) => ticks.map((at) => clock(at, short(ticks))) }, { ...axis, size: 62, values: (_, ticks) => ticks.map((tick) => words(tick)) }],
+      axes: [{ ...axis, space: 80, incrs: [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600], values: (_, ticks) => ticks.map((at) => clock(at, short(ticks))) }, { ...axis, size: 62, values: (_, ticks) => said(ticks) }],
       series: [{ value: (_, at) => at === null ? "–" : new Date(at * 1000).toLocaleTimeString() },
-        ...lines.map(([title, , say], index) => ({ label: title, stroke: stroke[index], width: 1.75, fill: lines.length === 1 ? faded(stroke[index], 0.1) : undefined, spanGaps: false, points: { show: false }, value: (_, value) => (say ?? words)(value) }))],
+        ...lines.map(([title, , say], index) => ({ label: title, stroke: stroke[index], width: 1.75, fill: lines.length === 1 ? faded(stroke[index], 0.1) : undefined, spanGaps: false, points: { show: false, filter: alone, size: 5, fill: stroke[index] }, value: (_, value) => (say ?? words)(value) }))],
+      // Only then does the legend stay as it is told.
+      hooks: { ready: [(u) => u.setLegend({ idx: u.data[0].length - 1 })] },
       bands: bands.map(([from, to]) => ({ series: [from, to], fill: faded(stroke[from - 1], 0.14) })),
     }, data, box);
   };
