@@ -1,57 +1,6 @@
-use std::collections::BTreeMap;
-use std::time::Duration;
-
-use bytes::Bytes;
-use http::Method;
-use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use mainstay_auth::Role;
-use mainstay_tests::{Rest, shared};
+use mainstay_tests::{Watcher, shared};
 use serde_json::Value;
-
-/// One watcher of the event stream.
-struct Watcher {
-    body: Incoming,
-    rest: String,
-}
-
-/// Name and value of each field of one event.
-type Event = BTreeMap<String, String>;
-
-impl Watcher {
-    async fn of(rest: &Rest) -> Self {
-        let answer = rest.begin(Method::GET, "/monitoring/live", Bytes::new()).await.unwrap();
-        assert_eq!(answer.status(), 200);
-        assert_eq!(answer.headers()["content-type"], "text/event-stream");
-        Self { body: answer.into_body(), rest: String::new() }
-    }
-
-    async fn next(&mut self) -> Event {
-        let next = async {
-            loop {
-                if let Some((event, rest)) = self.rest.split_once("\n\n") {
-                    let fields = event.lines().filter_map(|line| line.split_once(": "));
-                    let event = fields.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-                    self.rest = rest.to_owned();
-                    return event;
-                }
-                let frame =
-                    self.body.frame().await.expect("the stream goes on").expect("the stream is whole");
-                self.rest.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(10), next).await.expect("an event each second")
-    }
-
-    async fn figures(&mut self) -> Event {
-        loop {
-            let event = self.next().await;
-            if event["event"] == "figures" {
-                return event;
-            }
-        }
-    }
-}
 
 #[tokio::test]
 async fn watchers_see_one_and_the_same_stream_of_real_figures() {

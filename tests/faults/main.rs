@@ -21,6 +21,7 @@ mod idempotency;
 mod killed;
 mod limits;
 mod network;
+mod outages;
 mod pgbouncer;
 mod query_cache;
 mod switchover;

@@ -15,6 +15,7 @@ mod otlp;
 mod process;
 mod rest;
 mod wait;
+mod watcher;
 
 pub use binaries::{Finished, binary, run_to_end};
 pub use browser::Browser;
@@ -28,3 +29,4 @@ pub use otlp::{OtlpReceiver, Span};
 pub use process::{cpu_time, most_resident_bytes, resident_bytes};
 pub use rest::{Answer, Rest};
 pub use wait::eventually;
+pub use watcher::{Event, Watcher};
