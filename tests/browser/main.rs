@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use mainstay_tests::{Browser, Devstack, House, Service};
+use mainstay_auth::Role;
+use mainstay_auth::jwt::Claims;
+use mainstay_tests::{Browser, Devstack, House, Service, unix_s};
 use serde_json::Value;
 
 /// Puts a picture where people find it.
@@ -60,7 +62,7 @@ async fn people_see_figures_move_and_an_alert_come_be_taken_and_go() {
     let reads = "M.state.figures && M.state.figures.cache.cacheHitStats.gets";
     let before = browser.until("the reads so far", &format!("({reads}) + 1")).await;
     for _ in 0..20 {
-        house.rest(mainstay_auth::Role::Viewer).get("/cache/browser/nothing").await;
+        house.rest(Role::Viewer).get("/cache/browser/nothing").await;
     }
     let enough = before.as_u64().unwrap() + 19;
     browser.until("the reads to be seen", &format!("({reads}) >= {enough}")).await;
@@ -142,6 +144,36 @@ async fn people_see_figures_move_and_an_alert_come_be_taken_and_go() {
 /// The refused key, and what the stopped replica keeps from answering.
 fn is_expected(complaint: &str) -> bool {
     ["status of 401", "status of 503", "status of 504"].iter().any(|text| complaint.contains(text))
+}
+
+#[tokio::test]
+async fn what_is_shown_is_marked_as_old_while_the_edge_is_away_and_a_token_outlives_that() {
+    let services = [Service::CacheService, Service::MonitorService, Service::EdgeGateway];
+    let house = House::start(Devstack::builder().services(services)).await;
+    let (sub, role, exp) = ("night-watch".to_owned(), Some(Role::Operator), Some(unix_s() + 3_600));
+    let token = house.token(&Claims { sub, role, exp, ..Claims::default() });
+    let mut browser = Browser::start().await;
+    browser.screen(1280, 900, "dark").await;
+    browser.open(&format!("http://{}/dashboard", house.edge())).await;
+    browser.until("the way in", "document.querySelector('#key') !== null").await;
+    browser.click("#key").await;
+    browser.type_text(&token).await;
+    browser.press("Enter").await;
+    let is_live = "document.querySelector('#live').innerText === 'live'";
+    browser.until("live figures", is_live).await;
+    browser.press("5").await;
+    let alerts = "document.querySelector('main [aria-live]') !== null && \
+                  !document.querySelector('main .wait, main .stale, main .fault')";
+    browser.until("the alerts", alerts).await;
+
+    let edge = house.stack().service(Service::EdgeGateway).unwrap();
+    edge.kill().await.unwrap();
+    let is_away = "document.querySelector('#live').innerText === 'the edge does not answer' && \
+                   document.body.classList.contains('away') && document.querySelector('main .stale') !== null";
+    browser.until("the page to say that it is old", is_away).await;
+    picture(&mut browser, "7-edge-away-dark").await;
+    edge.start().await.unwrap();
+    browser.until("live figures again", &format!("{is_live} && {alerts}")).await;
 }
 
 #[tokio::test]
