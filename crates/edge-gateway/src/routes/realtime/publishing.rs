@@ -98,12 +98,21 @@ pub(crate) struct BroadcastAnswer {
     results: Vec<BroadcastResult>,
 }
 
-/// What became of it; `code` and `detail` in place of that where it was refused.
+/// What became of it, as of a message by itself; `code` and `detail` in place of that where it was refused.
 #[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 struct BroadcastResult {
     channel: String,
-    #[serde(flatten)]
-    published: Option<Published>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receivers: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epoch: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    duplicate: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    this_node_only: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -209,17 +218,27 @@ impl From<wire::BroadcastResult> for BroadcastResult {
     fn from(result: wire::BroadcastResult) -> Self {
         let channel = result.channel;
         if !result.error_code.is_empty() {
-            let (code, detail) = (Some(result.error_code), Some(result.error_message));
-            return Self { channel, published: None, code, detail };
+            return Self {
+                channel,
+                receivers: None,
+                offset: None,
+                epoch: None,
+                duplicate: false,
+                this_node_only: false,
+                code: Some(result.error_code),
+                detail: Some(result.error_message),
+            };
         }
-        let published = wire::PublishResponse {
+        let Published { receivers, offset, epoch, duplicate, this_node_only } = wire::PublishResponse {
             receivers: result.receivers,
             offset: result.offset,
             epoch: result.epoch,
             duplicate: result.duplicate,
             reach: result.reach,
             nodes: result.nodes,
-        };
-        Self { channel, published: Some(published.into()), code: None, detail: None }
+        }
+        .into();
+        let receivers = Some(receivers);
+        Self { channel, receivers, offset, epoch, duplicate, this_node_only, code: None, detail: None }
     }
 }
