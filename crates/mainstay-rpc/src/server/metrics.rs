@@ -5,6 +5,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use super::report::WELL;
+
 const SECONDS: [f64; 14] =
     [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
@@ -18,6 +20,13 @@ pub struct ServerMetrics {
     pub(crate) connections: Family<ListenerLabels, Gauge>,
     pub(crate) connections_refused: Family<ListenerLabels, Counter>,
     certificate_reads: Family<ReadLabels, Counter>,
+}
+
+/// What is counted of one method when all is well; to find it by its labels costs more than to count.
+#[derive(Debug)]
+pub(super) struct WellMetrics {
+    pub(super) requests: Counter,
+    pub(super) request_seconds: Histogram,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -43,6 +52,14 @@ struct ReadLabels {
 }
 
 impl ServerMetrics {
+    /// Finds what is counted of a method when all is well.
+    pub(super) fn well(&self, method: &'static str) -> WellMetrics {
+        WellMetrics {
+            requests: self.requests.get_or_create_owned(&RequestLabels { method, code: WELL }),
+            request_seconds: self.request_seconds.get_or_create_owned(&MethodLabels { method }),
+        }
+    }
+
     /// Counts a certificate that was replaced, or could not be read again.
     pub(crate) fn certificate_read(&self, listener: &'static str, outcome: &'static str) {
         self.certificate_reads.get_or_create(&ReadLabels { listener, outcome }).inc();

@@ -13,8 +13,9 @@ use http::{HeaderMap, HeaderValue, Request, Response, Version};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use tonic::Status;
 
+use super::metrics::WellMetrics;
 use super::panic;
-use super::report::Report;
+use super::report::{Report, WELL};
 use super::stack::Rules;
 
 /// Answers calls of one unary method that need not wait.
@@ -31,7 +32,7 @@ pub trait AtOnce: Send + Sync + 'static {
 #[derive(Clone)]
 pub struct QuickCalls {
     rules: Arc<Rules>,
-    methods: Arc<[QuickMethod]>,
+    methods: Arc<[(QuickMethod, Arc<WellMetrics>)]>,
 }
 
 /// One of them.
@@ -55,19 +56,23 @@ impl QuickMethod {
 
 impl fmt::Debug for QuickCalls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.methods.iter().map(|method| method.name)).finish()
+        f.debug_list().entries(self.methods.iter().map(|(method, _)| method.name)).finish()
     }
 }
 
 impl QuickCalls {
     pub(super) fn new(rules: Arc<Rules>, methods: Vec<QuickMethod>) -> Self {
-        Self { rules, methods: methods.into() }
+        let counted = methods.into_iter().map(|method| {
+            let metrics = rules.well_metrics(method.name);
+            (method, metrics)
+        });
+        Self { methods: counted.collect(), rules }
     }
 
     /// Answers a request at once, or gives it back as it came.
     pub(crate) fn answer(&self, request: Request<Incoming>) -> Result<Response<ServedBody>, Request<Body>> {
         let path = request.uri().path();
-        let Some(method) = self.methods.iter().find(|method| method.path == path) else {
+        let Some((method, metrics)) = self.methods.iter().find(|(method, _)| method.path == path) else {
             return Err(request.map(Body::new));
         };
         if request.version() != Version::HTTP_2
@@ -81,7 +86,7 @@ impl QuickCalls {
             Received::Whole(message) => message,
             Received::Part(replayed) => return Err(Request::from_parts(parts, Body::new(replayed))),
         };
-        let mut report = self.rules.quick_report(method.name);
+        let mut report = self.rules.quick_report(method.name, metrics);
         let outcome = catch_unwind(AssertUnwindSafe(|| method.answer(&message)));
         // What goes the usual way has its span there; this one lasts as long as the answer takes to go out.
         if !matches!(outcome, Ok(None)) && self.rules.wants_span(&parts.headers) {
@@ -241,7 +246,7 @@ impl HttpBody for ServedBody {
             return Poll::Ready(Some(Ok(Frame::data(message))));
         }
         Poll::Ready(answer.report.take().map(|mut report| {
-            report.end("OK");
+            report.end(WELL);
             let mut trailers = HeaderMap::with_capacity(1);
             trailers.insert("grpc-status", HeaderValue::from_static("0"));
             Ok(Frame::trailers(trailers))

@@ -13,10 +13,11 @@ use tracing::Span;
 use tracing::field::Empty;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-use super::metrics::{MethodLabels, RequestLabels, ServerMetrics};
+use super::metrics::{MethodLabels, RequestLabels, ServerMetrics, WellMetrics};
 use crate::code::ErrorCode;
 use crate::trace;
 
+pub(super) const WELL: &str = "OK";
 const CANCELLED: &str = "CANCELLED";
 
 /// Follows one request; dropped before its end, it counts as cancelled by the caller.
@@ -25,25 +26,25 @@ pub(super) struct Report {
     span: Span,
     started: Instant,
     metrics: Arc<ServerMetrics>,
+    /// Of that method, where they are at hand.
+    well: Option<Arc<WellMetrics>>,
     ended: bool,
 }
 
 impl Report {
     pub(super) fn begin(method: &'static str, headers: &HeaderMap, metrics: &Arc<ServerMetrics>) -> Self {
-        let mut report = Self::without_span(method, metrics);
-        report.open_span(headers);
-        report
+        let (started, metrics) = (Instant::now(), Arc::clone(metrics));
+        Self { method, span: span(method, headers), started, metrics, well: None, ended: false }
     }
 
-    /// Counts and times only.
-    pub(super) fn without_span(method: &'static str, metrics: &Arc<ServerMetrics>) -> Self {
-        Self {
-            method,
-            span: Span::none(),
-            started: Instant::now(),
-            metrics: Arc::clone(metrics),
-            ended: false,
-        }
+    /// Counts and times only, until [`open_span`](Self::open_span).
+    pub(super) fn without_span(
+        method: &'static str,
+        metrics: &Arc<ServerMetrics>,
+        well: &Arc<WellMetrics>,
+    ) -> Self {
+        let (metrics, well) = (Arc::clone(metrics), Some(Arc::clone(well)));
+        Self { method, span: Span::none(), started: Instant::now(), metrics, well, ended: false }
     }
 
     /// Starts the span that continues the caller's.
@@ -67,8 +68,14 @@ impl Report {
 
     /// Takes the time until the answer begins.
     pub(super) fn begins(&self) {
-        let labels = MethodLabels { method: self.method };
-        self.metrics.request_seconds.get_or_create(&labels).observe(self.started.elapsed().as_secs_f64());
+        let took = self.started.elapsed().as_secs_f64();
+        match &self.well {
+            Some(well) => well.request_seconds.observe(took),
+            None => {
+                let labels = MethodLabels { method: self.method };
+                self.metrics.request_seconds.get_or_create(&labels).observe(took);
+            }
+        }
     }
 
     /// Says that somebody else reports the request.
@@ -81,7 +88,10 @@ impl Report {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        self.metrics.requests.get_or_create(&RequestLabels { method: self.method, code }).inc();
+        match &self.well {
+            Some(well) if code == WELL => well.requests.inc(),
+            _ => self.metrics.requests.get_or_create(&RequestLabels { method: self.method, code }).inc(),
+        };
         self.span.record("rpc.response.status_code", code);
         let servers_fault = [ErrorCode::Internal, ErrorCode::Unavailable, ErrorCode::DeadlineExceeded];
         if servers_fault.iter().any(|fault| fault.as_str() == code) {
@@ -123,7 +133,7 @@ fn grpc_status(headers: &HeaderMap) -> Option<Code> {
 
 fn label(code: Code) -> &'static str {
     match code {
-        Code::Ok => "OK",
+        Code::Ok => WELL,
         Code::Cancelled => CANCELLED,
         Code::Unimplemented => "UNIMPLEMENTED",
         code => ErrorCode::from_grpc(code).as_str(),
@@ -148,7 +158,7 @@ impl HttpBody for Reported {
         let polled = this.report.span.in_scope(|| Pin::new(&mut this.body).poll_frame(cx));
         let frame = ready!(polled);
         match &frame {
-            None => this.report.end("OK"),
+            None => this.report.end(WELL),
             Some(Err(_)) => this.report.end(ErrorCode::Internal.as_str()),
             Some(Ok(frame)) => {
                 if let Some(trailers) = frame.trailers_ref() {

@@ -20,7 +20,7 @@ use tracing::Instrument as _;
 
 use super::config::ServerConfig;
 use super::deadline::Deadline;
-use super::metrics::ServerMetrics;
+use super::metrics::{ServerMetrics, WellMetrics};
 use super::quick::{QuickCalls, QuickMethod};
 use super::report::Report;
 use super::shed::Shed;
@@ -91,9 +91,14 @@ impl Rules {
         self.shed.has_room() && self.token.check(path, headers).is_ok()
     }
 
+    /// Finds what is counted of such requests.
+    pub(super) fn well_metrics(&self, method: &'static str) -> Arc<WellMetrics> {
+        Arc::new(self.metrics.well(method))
+    }
+
     /// Begins the report of such a request; whether it gets a span is known when it is answered.
-    pub(super) fn quick_report(&self, method: &'static str) -> Report {
-        Report::without_span(method, &self.metrics)
+    pub(super) fn quick_report(&self, method: &'static str, well: &Arc<WellMetrics>) -> Report {
+        Report::without_span(method, &self.metrics, well)
     }
 
     /// Tells whether somebody looks at the span of such a request.
