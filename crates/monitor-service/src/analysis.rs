@@ -14,3 +14,4 @@ pub mod robust;
 pub mod slo;
 pub mod steps;
 pub mod trend;
+pub mod words;

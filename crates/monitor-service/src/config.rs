@@ -83,6 +83,9 @@ pub struct TargetConfig {
     pub endpoints: EndpointList,
     /// Each address that the name of an endpoint has in DNS is an instance, and comes and goes with it.
     pub dns: bool,
+    /// How often each of them is pulled; none: every `collect.every`.
+    #[serde(with = "humantime_serde")]
+    pub every: Option<Duration>,
     /// Service token shown to it; empty means none.
     pub token: Secret,
     /// Certificates for `https` endpoints.
@@ -321,6 +324,10 @@ impl TargetConfig {
             return;
         }
         problems.under(&section, |report| self.upstream(self.endpoints.clone(), within).check(report));
+        if let Some(every) = self.every {
+            let legal = Duration::from_millis(100)..=Duration::from_secs(60);
+            problems.duration(&format!("{section}.every"), every, legal);
+        }
         let distinct: BTreeSet<_> =
             self.endpoints.iter().map(|endpoint| endpoint.trim_end_matches('/')).collect();
         let twice = distinct.len() < self.endpoints.len();

@@ -26,6 +26,7 @@ pub(crate) struct MonitorMetrics {
     alerts_refused: Counter,
     evaluations: Counter,
     evaluation_seconds: Histogram,
+    rule_looks: Counter,
     store_failures: Counter,
     store_dropped: Counter,
     store_bytes: Gauge,
@@ -100,6 +101,7 @@ impl MonitorMetrics {
             alerts_refused: Counter::default(),
             evaluations: Counter::default(),
             evaluation_seconds: Histogram::new(EVALUATION_SECONDS),
+            rule_looks: Counter::default(),
             store_failures: Counter::default(),
             store_dropped: Counter::default(),
             store_bytes: Gauge::default(),
@@ -131,10 +133,15 @@ impl MonitorMetrics {
             "Conditions not tracked because alerts.keep alerts are open",
             metrics.alerts_refused.clone(),
         );
-        registry.register("evaluations", "Evaluations of all rules", metrics.evaluations.clone());
+        registry.register("evaluations", "Evaluations of the rules", metrics.evaluations.clone());
+        registry.register(
+            "rule_looks",
+            "Targets looked at with all rules about figures: each when it was read",
+            metrics.rule_looks.clone(),
+        );
         registry.register(
             "evaluation_seconds",
-            "Time of one evaluation of all rules",
+            "Time of one evaluation: all rules, of what was read since the last one",
             metrics.evaluation_seconds.clone(),
         );
         registry.register("store_failures", "Commits that failed", metrics.store_failures.clone());
@@ -265,8 +272,9 @@ impl MonitorMetrics {
         self.history_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
-    pub(crate) fn evaluated(&self, took: Duration, refused: usize) {
+    pub(crate) fn evaluated(&self, took: Duration, n_looks: usize, refused: usize) {
         self.evaluations.inc();
+        self.rule_looks.inc_by(n_looks as u64);
         self.evaluation_seconds.observe(took.as_secs_f64());
         self.alerts_refused.inc_by(refused as u64);
     }

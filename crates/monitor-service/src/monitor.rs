@@ -10,11 +10,11 @@ mod people;
 mod slo;
 mod watch;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use mainstay_runtime::Clock;
+use mainstay_runtime::{Clock, Trigger};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -29,7 +29,7 @@ use crate::metrics::{MonitorMetrics, PullResult};
 use crate::notify::Outbox;
 use crate::quiet::Quiet;
 use crate::roster::{Entry, Reach, Roster, Verdict};
-use crate::rule::{self, Facts, FigureRules, REPLICA_LAG_METRIC, Rule};
+use crate::rule::{self, Facts, FigureRules, REPLICA_LAG_METRIC, Rule, Scene};
 use crate::series::{History, Reading, SeriesName};
 use crate::silence::Silences;
 use crate::store::{Changes, Restored, Store};
@@ -56,6 +56,8 @@ pub(crate) struct Monitor {
     slos: Mutex<Vec<SloStatus>>,
     /// Of the next target that is found.
     next_index: AtomicUsize,
+    /// Asks for an evaluation.
+    judge: OnceLock<Trigger>,
 }
 
 /// Holds what a monitor works with.
@@ -90,6 +92,9 @@ pub(crate) struct AlertPage {
     pub firing: Counts,
 }
 
+/// Where nothing is read of a target, rules look at it nevertheless after so many times `collect.every`.
+const UNREAD_TIMES: u32 = 2;
+
 /// Series of the monitor's own making: 1 while the target answers, else 0.
 const UP: &str = "up";
 /// Series of the monitor's own making: time of an answered pull, in seconds.
@@ -114,6 +119,7 @@ impl Monitor {
             journal: Mutex::new(Journal::new(restored.records, clock.now())),
             slos: Mutex::new(Vec::new()),
             next_index: AtomicUsize::new(sources.len()),
+            judge: OnceLock::new(),
             quiet: Quiet::new(&config.maintenance, &config.inhibitions),
             config,
             clock,
@@ -134,6 +140,19 @@ impl Monitor {
         self.config.history.keep
     }
 
+    /// Takes who is asked for an evaluation as soon as there is something new to judge.
+    pub(crate) fn judged_by(&self, judge: Trigger) {
+        // There is one; a second one would do the same.
+        let _ = self.judge.set(judge);
+    }
+
+    /// Asks for an evaluation; those asked for while one is under way are one.
+    fn judge_soon(&self) {
+        if let Some(judge) = self.judge.get() {
+            judge.fire();
+        }
+    }
+
     /// Takes what a target answered.
     pub(crate) fn answered(&self, target: &Target, answer: Answer) {
         let Answer { report, metrics } = answer;
@@ -150,6 +169,7 @@ impl Monitor {
         let result = if unreadable.is_none() { PullResult::Ok } else { PullResult::Partial };
         self.metrics.pulled(&target.service, result, Some(latency));
         self.roster.lock().answered(target, report, unreadable);
+        self.judge_soon();
     }
 
     /// Takes that a target did not answer, and what that tells.
@@ -160,6 +180,7 @@ impl Monitor {
         self.record(target, now, own.into_iter().chain(readings(&figures, &self.config.history.buckets)));
         self.metrics.pulled(&target.service, PullResult::Failed, None);
         self.roster.lock().failed(target, reason, now);
+        self.judge_soon();
     }
 
     /// Takes what was read of the host.
@@ -170,16 +191,19 @@ impl Monitor {
             value: figure.value,
         });
         self.record(&self.host, self.clock.now(), readings);
+        self.judge_soon();
     }
 
-    /// Looks at every rule, moves the alerts, and queues what is to be stored and told.
+    /// Looks with every rule at what was read since the last time, moves the alerts, and queues what is to be stored and told.
     pub(crate) fn evaluate(&self) {
         let started_at = Instant::now();
         let now = self.clock.now();
         let failing_channels = self.outbox.failing();
         let store_trouble = self.store.trouble();
         let burning: Vec<_> = self.slos.lock().iter().filter_map(|slo| slo.burning.clone()).collect();
-        let history = self.history.lock();
+        let mut history = self.history.lock();
+        let news = history.take_news();
+        let history = &*history;
         let not_before = now.checked_sub(self.config.alerts.missing_for).unwrap_or(SystemTime::UNIX_EPOCH);
         let replica_lags = history.latest(REPLICA_LAG_METRIC, not_before);
         let capped = history.capped_now();
@@ -199,11 +223,13 @@ impl Monitor {
             now,
         };
         let settings = &self.config.alerts;
-        rules.look(&history, &roster, settings, (now, self.config.collect.every), |key| alerts.severity(key));
+        let scene = Scene { history, roster: &roster, config: settings, now };
+        let at_latest = self.config.collect.every * UNREAD_TIMES;
+        let n_looks = rules.look(&scene, &news, at_latest, |key| alerts.severity(key));
         let mut breaches = rule::find(&facts, settings);
         breaches.extend(rules.breaches());
         let absence = |key: &Key| {
-            let by_figure = rules.absence(key, &history, &roster, now);
+            let by_figure = rules.absence(key, history, &roster, now);
             by_figure.unwrap_or_else(|| rule::absence(&facts, key))
         };
         let mut events = alerts.evaluate(breaches, absence, now, Uuid::new_v4);
@@ -214,7 +240,7 @@ impl Monitor {
         let repeating = |alert: &Alert| self.outbox.repeating(alert);
         events.extend(alerts.repeated(repeating, now, |alert| explained.cover(alert, &silences, now)));
         self.metrics.firing(alerts.firing());
-        self.metrics.evaluated(started_at.elapsed(), alerts.refused_now());
+        self.metrics.evaluated(started_at.elapsed(), n_looks, alerts.refused_now());
         let ended = silences.expire(now).into_iter().map(|id| (id, None)).collect();
         let mut changes = self.changes(&mut alerts, &silences, events, "", now);
         changes.silences = ended;
@@ -256,10 +282,14 @@ impl Monitor {
         changes
     }
 
+    /// Adds up the memory of the samples; walks all series.
+    pub(crate) fn sample_bytes(&self) -> usize {
+        self.history.lock().sample_bytes()
+    }
+
     /// Measures the memory of the history; walks all series, so not every second.
     pub(crate) fn measure(&self) {
-        let bytes = self.history.lock().sample_bytes();
-        self.metrics.history_size(bytes);
+        self.metrics.history_size(self.sample_bytes());
         self.metrics.rules_in_force(&self.rules.lock().count());
     }
 

@@ -15,13 +15,15 @@
 //! | `store_failing` | what happens is not stored, or the file was damaged | warning | `alerts.missing_for` |
 //! | `channel_failing` | notifications do not get through a channel | warning | `alerts.missing_for` |
 //!
-//! Rules about figures are data: see [`definition`], [`figures`] and the stock ones in `stock.rs`.
+//! Rules about figures are data: see [`definition`], [`figures`], [`look`] and the stock ones in `stock.rs`.
 
 pub(crate) mod definition;
+mod dry_run;
 mod figure;
 pub(crate) mod figures;
 pub(crate) mod import;
 mod insight;
+mod look;
 mod measure;
 mod objective;
 mod presence;
@@ -42,8 +44,10 @@ use crate::series::Latest;
 use crate::target::Target;
 
 pub(crate) use definition::Rule;
+pub(crate) use dry_run::{Episode, dry_run};
 pub(crate) use figure::REPLICA_LAG_METRIC;
-pub(crate) use figures::{Episode, FigureRules, Look, Origin, RuleStatus};
+pub(crate) use figures::{FigureRules, Look, Origin, RuleStatus};
+pub(crate) use look::Scene;
 pub(crate) use objective::{Burning, SLO_BURN};
 
 /// Holds all that the rules may look at.

@@ -24,7 +24,7 @@ pub(crate) use range::{
 use crate::target::Target;
 use column::Column;
 pub(crate) use identity::{Reading, has_labels, is_counter};
-pub(crate) use samples::SeriesSamples;
+pub(crate) use samples::{SeriesSamples, View};
 use timeline::Timeline;
 
 /// Holds the series of all targets, never more than `max_series` of them.
@@ -50,6 +50,8 @@ struct Tracked {
     refused: usize,
     /// The same, because of the target's own cap.
     capped: usize,
+    /// It was read since the rules last asked; see [`History::take_news`].
+    is_news: bool,
 }
 
 #[derive(Debug)]
@@ -160,6 +162,7 @@ impl History {
         }
         tracked.refused = recorded.refused;
         tracked.capped = recorded.capped;
+        tracked.is_news = true;
         self.series -= tracked.forget_expired(tick);
         recorded
     }
@@ -264,6 +267,7 @@ impl Tracked {
             series: BTreeMap::new(),
             refused: 0,
             capped: 0,
+            is_news: false,
         }
     }
 

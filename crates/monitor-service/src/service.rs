@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use mainstay_redis::{Redis, Watch};
 use mainstay_rpc::Routes;
-use mainstay_runtime::{Component, ComponentKind, Context, Schedule};
+use mainstay_runtime::{Activate, Component, ComponentKind, Context, Schedule};
 use parking_lot::Mutex;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
@@ -26,6 +26,8 @@ use crate::store::{self, Copies, Opened, Store, Surroundings};
 
 /// How often other monitors are told that alerts fire on.
 const KEPT_EVERY: Duration = Duration::from_secs(1);
+/// Least time between the beginnings of two evaluations.
+const JUDGED_APART: Duration = Duration::from_millis(50);
 /// How often the memory of the history is measured.
 const MEASURED_EVERY: Duration = Duration::from_secs(30);
 /// How often it is looked how the objectives stand.
@@ -33,9 +35,61 @@ const ACCOUNTED_EVERY: Duration = Duration::from_secs(5);
 /// How often it is looked whether a step of history has ended.
 const ROLLED_EVERY: Duration = Duration::from_secs(1);
 
+/// Holds the state, and what keeps it.
+pub(crate) struct State {
+    /// What the monitor knows and decides.
+    pub monitor: Arc<Monitor>,
+    /// Where what must survive goes; its task runs.
+    pub store: Store,
+    /// Where messages wait.
+    pub outbox: Outbox,
+    access: Arc<Access>,
+}
+
 /// Starts everything and returns; what was started ends with the context.
 pub async fn start(cx: Context, config: Config) -> anyhow::Result<()> {
     // 1. State: what an earlier process stored, who is watched, what is remembered, which alerts there are.
+    let State { monitor, store, outbox, access } = open(&cx, &config).await?;
+
+    // 2. Collection: one task per target, and one for the host.
+    collect::begin(&cx, &config, &monitor)?;
+    if config.host.enabled {
+        read_host(&cx, &config, &monitor);
+    }
+    cx.spawn("roll-up", roll_up(Arc::clone(&monitor), cx.stopping()));
+
+    // 3. Judgement: rules, alerts, and what the monitor says about itself.
+    let collector = cx.component("collector", ComponentKind::Internal, false);
+    let judge = Judge { monitor: Arc::clone(&monitor), collector, judged_at: None };
+    let schedule = Schedule::EveryOrTrigger(config.alerts.evaluate_every);
+    monitor.judged_by(cx.background("evaluate", schedule, judge));
+    let measured = Arc::clone(&monitor);
+    cx.background("measure", Schedule::Every(MEASURED_EVERY), move || {
+        measured.measure();
+        std::future::ready(Ok(()))
+    });
+
+    if !config.slos.is_empty() {
+        let accountant = Arc::clone(&monitor);
+        cx.background("slos", Schedule::Every(ACCOUNTED_EVERY), move || {
+            let accountant = Arc::clone(&accountant);
+            async move { accountant.look_at_slos().await.context("objectives") }
+        });
+    }
+
+    // 4. Notification: one task per channel.
+    let shared = join_others(&cx, &config, &outbox, &monitor);
+    let channels = open_channels(&cx, &config, (&outbox, &store), shared.as_ref())?;
+
+    // 5. Doors.
+    let analysis = AnalysisGrpc::new(Arc::clone(&monitor)).into_server();
+    let monitor = MonitorGrpc::new(monitor, channels, cx.stopping()).into_server();
+    let access = AccessGrpc::new(access).into_server();
+    cx.serve(Routes::new(monitor).add_service(analysis).add_service(access)).await
+}
+
+/// Opens the store, and goes on from what is in it.
+pub(crate) async fn open(cx: &Context, config: &Config) -> anyhow::Result<State> {
     let metrics = cx.metrics(MonitorMetrics::register);
     let (settings, registered, now) = (config.store.clone(), metrics.clone(), cx.clock().now());
     let opened = tokio::task::spawn_blocking(move || store::open(&settings, registered, now));
@@ -71,45 +125,7 @@ pub async fn start(cx: Context, config: Config) -> anyhow::Result<()> {
         stopping: cx.stopping(),
     };
     cx.spawn("store", writer.run(around));
-
-    // 2. Collection: one task per target, and one for the host.
-    collect::begin(&cx, &config, &monitor)?;
-    if config.host.enabled {
-        read_host(&cx, &config, &monitor);
-    }
-    cx.spawn("roll-up", roll_up(Arc::clone(&monitor), cx.stopping()));
-
-    // 3. Judgement: rules, alerts, and what the monitor says about itself.
-    let collector = cx.component("collector", ComponentKind::Internal, false);
-    let judge = Arc::clone(&monitor);
-    cx.background("evaluate", Schedule::Every(config.alerts.evaluate_every), move || {
-        judge.evaluate();
-        tell(&collector, judge.reach());
-        std::future::ready(Ok(()))
-    });
-    let measured = Arc::clone(&monitor);
-    cx.background("measure", Schedule::Every(MEASURED_EVERY), move || {
-        measured.measure();
-        std::future::ready(Ok(()))
-    });
-
-    if !config.slos.is_empty() {
-        let accountant = Arc::clone(&monitor);
-        cx.background("slos", Schedule::Every(ACCOUNTED_EVERY), move || {
-            let accountant = Arc::clone(&accountant);
-            async move { accountant.look_at_slos().await.context("objectives") }
-        });
-    }
-
-    // 4. Notification: one task per channel.
-    let shared = join_others(&cx, &config, &outbox, &monitor);
-    let channels = open_channels(&cx, &config, (&outbox, &store), shared.as_ref())?;
-
-    // 5. Doors.
-    let analysis = AnalysisGrpc::new(Arc::clone(&monitor)).into_server();
-    let monitor = MonitorGrpc::new(monitor, channels, cx.stopping()).into_server();
-    let access = AccessGrpc::new(access).into_server();
-    cx.serve(Routes::new(monitor).add_service(analysis).add_service(access)).await
+    Ok(State { monitor, store, outbox, access })
 }
 
 fn read_host(cx: &Context, config: &Config, monitor: &Arc<Monitor>) {
@@ -191,6 +207,26 @@ fn open_channels(
         channels.insert(name.clone(), channel);
     }
     Ok(channels)
+}
+
+/// Evaluates the rules: when something was read, and now and then because time passes.
+struct Judge {
+    monitor: Arc<Monitor>,
+    collector: Component,
+    judged_at: Option<Instant>,
+}
+
+impl Activate for Judge {
+    /// What is read together is judged together, so that many targets do not cost many evaluations.
+    async fn activate(&mut self) -> anyhow::Result<()> {
+        if let Some(judged_at) = self.judged_at {
+            tokio::time::sleep_until(judged_at + JUDGED_APART).await;
+        }
+        self.judged_at = Some(Instant::now());
+        self.monitor.evaluate();
+        tell(&self.collector, self.monitor.reach());
+        Ok(())
+    }
 }
 
 fn tell(collector: &Component, reach: Reach) {

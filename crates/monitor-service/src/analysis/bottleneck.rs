@@ -1,6 +1,9 @@
 //! What holds a system up: causes with their evidence, the worst first.
 
+use std::collections::BTreeMap;
+
 use super::endpoint::Red;
+use super::words;
 
 /// Names one thing that holds a system up.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,72 +71,100 @@ pub struct Signal {
     pub from: f64,
     /// From here on it is as bad as can be.
     pub full: f64,
-    /// Words for it, before the figure.
+    /// What it is about, where labels do not say it.
+    pub about: &'static str,
+    /// The sentence: `{value}`, `{percent}` and `{duration}` are the figure, `{NAME}` a label.
     pub words: &'static str,
 }
 
-const fn signal(metric: &'static str, kind: Kind, (from, full): (f64, f64), words: &'static str) -> Signal {
-    Signal { metric, divisor: None, kind, from, full, words }
+const fn signal(
+    metric: &'static str,
+    kind: Kind,
+    (from, full): (f64, f64),
+    (about, words): (&'static str, &'static str),
+) -> Signal {
+    Signal { metric, divisor: None, kind, from, full, about, words }
+}
+
+const fn of_pool(metric: &'static str, kind: Kind, (from, full): (f64, f64), words: &'static str) -> Signal {
+    let divisor = Some("mainstay_replica_pool_size");
+    Signal { metric, divisor, kind, from, full, about: "pool", words }
 }
 
 /// All that is looked at besides endpoints. Of counters (`_total`) it is the increase per second.
 pub const SIGNALS: [Signal; 13] = [
-    signal("host_cpu_used_ratio", Kind::Saturation, (0.7, 1.0), "share of CPU in use"),
-    signal("host_memory_used_ratio", Kind::Saturation, (0.8, 1.0), "share of memory in use"),
-    signal("host_disk_used_ratio", Kind::Saturation, (0.8, 1.0), "share of disk in use"),
-    signal("host_fds_used_ratio", Kind::Saturation, (0.7, 1.0), "share of file descriptors in use"),
-    signal("host_pressure_ratio", Kind::Queueing, (0.1, 0.8), "share of time in which work waits"),
-    Signal {
-        metric: "mainstay_replica_pool_in_use",
-        divisor: Some("mainstay_replica_pool_size"),
-        kind: Kind::Saturation,
-        from: 0.8,
-        full: 1.0,
-        words: "share of database connections in use",
-    },
-    Signal {
-        metric: "mainstay_replica_pool_waiting",
-        divisor: Some("mainstay_replica_pool_size"),
-        kind: Kind::Queueing,
-        from: 0.05,
-        full: 1.0,
-        words: "requests waiting per database connection",
-    },
+    signal("host_cpu_used_ratio", Kind::Saturation, (0.7, 1.0), ("cpu", "{percent} of the CPU is in use")),
+    signal(
+        "host_memory_used_ratio",
+        Kind::Saturation,
+        (0.8, 1.0),
+        ("memory", "{percent} of the memory is in use"),
+    ),
+    signal(
+        "host_disk_used_ratio",
+        Kind::Saturation,
+        (0.8, 1.0),
+        ("disk", "{percent} of the disk at {mount} is in use"),
+    ),
+    signal(
+        "host_fds_used_ratio",
+        Kind::Saturation,
+        (0.7, 1.0),
+        ("file descriptors", "{percent} of the file descriptors are in use"),
+    ),
+    signal(
+        "host_pressure_ratio",
+        Kind::Queueing,
+        (0.1, 0.8),
+        ("pressure", "work waits for {resource} for {percent} of the time"),
+    ),
+    of_pool(
+        "mainstay_replica_pool_in_use",
+        Kind::Saturation,
+        (0.8, 1.0),
+        "{percent} of the connections to {node} ({role}) are in use",
+    ),
+    of_pool(
+        "mainstay_replica_pool_waiting",
+        Kind::Queueing,
+        (0.05, 1.0),
+        "{value} statements wait for each connection to {node} ({role})",
+    ),
     signal(
         "mainstay_replica_pool_timeouts_total",
         Kind::Errors,
         (0.0, 1.0),
-        "waits for a connection given up per second",
+        ("pool", "{value} statements per second give up waiting for a connection to {node} ({role})"),
     ),
     signal(
         "mainstay_replica_node_staleness_seconds",
         Kind::Queueing,
         (2.0, 30.0),
-        "seconds a replica is behind",
+        ("replica", "{node} is {duration} behind the primary"),
     ),
     signal(
         "mainstay_rpc_shed_total",
         Kind::Queueing,
         (0.0, 10.0),
-        "requests refused for overload per second",
+        ("gRPC", "{value} gRPC requests per second are refused, since too many are under way"),
     ),
     signal(
         "mainstay_edge_shed_total",
         Kind::Queueing,
         (0.0, 10.0),
-        "requests refused for overload per second",
+        ("REST", "{value} REST requests per second are refused, since too many are under way"),
     ),
     signal(
         "mainstay_ws_slow_disconnects_total",
         Kind::Queueing,
         (0.0, 5.0),
-        "slow clients cut off per second",
+        ("connections", "{value} clients per second are cut off, since they read too slowly"),
     ),
     signal(
         "mainstay_background_failures_total",
         Kind::Errors,
         (0.0, 1.0),
-        "failed background rounds per second",
+        ("background tasks", "{value} rounds of the background task {task} fail per second"),
     ),
 ];
 
@@ -148,19 +179,32 @@ const BUSY_MIN: f64 = 0.01;
 /// A mean below this is not slow, whatever it was before.
 const MEAN_MIN_S: f64 = 0.002;
 
-/// Turns a figure of a signal into a cause, if it is worth naming.
-pub fn of_signal(signal: &Signal, source: &str, subject: &str, value: f64) -> Option<Cause> {
+/// Turns a figure of a signal into a cause, if it is worth naming. Labels are those of its series, the target's included.
+pub fn of_signal(signal: &Signal, labels: &BTreeMap<String, String>, value: f64) -> Option<Cause> {
     let score = between(value, (signal.from, signal.full))?;
-    let metric = signal.metric.to_owned();
-    let subject = if subject.is_empty() { metric.clone() } else { subject.to_owned() };
+    let own = labels.iter().filter(|(name, _)| !matches!(name.as_str(), "service" | "endpoint"));
+    let own: Vec<String> = own.map(|(name, value)| format!("{name}={value}")).collect();
     Some(Cause {
         kind: signal.kind,
-        source: source.to_owned(),
-        summary: format!("{}: {} of {subject}", signal.words, shown(value)),
-        subject,
+        source: labels.get("service").cloned().unwrap_or_default(),
+        subject: if own.is_empty() { signal.about.to_owned() } else { own.join(",") },
         score,
-        evidence: vec![Evidence { metric, value, level: signal.from }],
+        summary: sentence(signal.words, labels, value),
+        evidence: vec![Evidence { metric: signal.metric.to_owned(), value, level: signal.from }],
     })
+}
+
+fn sentence(words: &str, labels: &BTreeMap<String, String>, value: f64) -> String {
+    let figure = [
+        ("value", words::short(value)),
+        ("percent", words::percent(value)),
+        ("duration", words::duration(value)),
+    ];
+    let figure = figure.iter().map(|(name, text)| (*name, text.as_str()));
+    let labels = labels.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    figure
+        .chain(labels)
+        .fold(words.to_owned(), |text, (name, value)| text.replace(&format!("{{{name}}}"), value))
 }
 
 /// Finds endpoints that fail, or take longer than they did before.
@@ -182,7 +226,7 @@ pub fn of_endpoints(now: &[Red], before: &[Red]) -> Vec<Cause> {
         if let Some(share) = red.errors
             && let Some(score) = between(share, ERRORS)
         {
-            let summary = format!("{} of requests to {name} fail", shown(share));
+            let summary = format!("{} of the requests to {name} fail", words::percent(share));
             causes.push(cause(
                 Kind::Errors,
                 score,
@@ -197,7 +241,8 @@ pub fn of_endpoints(now: &[Red], before: &[Red]) -> Vec<Cause> {
         {
             // What little is asked of weighs little, however slow it is.
             let weight = (red.busy / total_busy.max(f64::MIN_POSITIVE)).sqrt();
-            let summary = format!("{name} takes {} s on average, {} before", shown(mean), shown(earlier));
+            let [now, before] = [mean, earlier].map(words::duration);
+            let summary = format!("{name} takes {now} on average, {before} before");
             let figures = vec![
                 evidence("mean_seconds", mean, earlier),
                 evidence("busy_seconds_per_second", red.busy, BUSY_MIN),
@@ -226,13 +271,6 @@ fn between(value: f64, (from, full): (f64, f64)) -> Option<f64> {
     (value > from).then(|| ((value - from) / (full - from)).clamp(0.05, 1.0))
 }
 
-/// Writes a number with three digits that matter.
-fn shown(value: f64) -> String {
-    let digits = (2.0 - value.abs().max(1e-9).log10().floor()).clamp(0.0, 9.0) as usize;
-    let text = format!("{value:.digits$}");
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,11 +282,16 @@ mod tests {
         Red { endpoint, rate: 10.0, errors, refused: None, mean, quantiles: None, busy }
     }
 
+    fn series(own: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let all = own.iter().chain(&[("service", "s"), ("endpoint", "http://127.0.0.1:1")]);
+        all.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
     #[test]
     fn causes_are_ranked_and_carry_their_figures() {
         let pool = SIGNALS.iter().find(|signal| signal.metric == "mainstay_replica_pool_waiting").unwrap();
-        let mut causes = vec![of_signal(pool, "replica-service", "node=primary", 0.9).unwrap()];
-        assert_eq!(of_signal(&SIGNALS[0], "host", "", 0.5), None);
+        let mut causes = vec![of_signal(pool, &series(&[("node", "primary")]), 0.9).unwrap()];
+        assert_eq!(of_signal(&SIGNALS[0], &series(&[]), 0.5), None);
         let now = [red("slow", 0.2, 1.0, 0.0), red("rare", 0.2, 0.02, 0.0), red("bad", 0.01, 0.1, 0.3)];
         let before = [red("slow", 0.02, 0.1, 0.0), red("rare", 0.02, 0.01, 0.0), red("bad", 0.01, 0.1, 0.0)];
         causes.extend(of_endpoints(&now, &before));
@@ -262,15 +305,40 @@ mod tests {
             ("rare", Kind::Latency),
         ];
         assert_eq!(names, expected);
-        assert_eq!(ranked[0].summary, "slow takes 0.2 s on average, 0.02 before");
+        assert_eq!(ranked[0].summary, "slow takes 200 ms on average, 20 ms before");
         assert!(ranked.iter().all(|cause| !cause.evidence.is_empty()));
         assert!(ranked.windows(2).all(|pair| pair[0].score >= pair[1].score));
     }
 
     #[test]
-    fn numbers_are_shown_with_the_digits_that_matter() {
-        for (value, text) in [(0.0, "0"), (0.012_345, "0.0123"), (1.0, "1"), (123.456, "123"), (0.5, "0.5")] {
-            assert_eq!(shown(value), text);
+    fn every_signal_is_a_sentence_without_a_hole() {
+        for (metric, labels, value, subject, sentence) in [
+            ("host_cpu_used_ratio", &[][..], 0.998, "cpu", "99.8 % of the CPU is in use"),
+            ("host_disk_used_ratio", &[("mount", "/")], 0.91, "mount=/", "91.0 % of the disk at / is in use"),
+            (
+                "mainstay_replica_pool_waiting",
+                &[("node", "replica1"), ("role", "read")],
+                0.25,
+                "node=replica1,role=read",
+                "0.25 statements wait for each connection to replica1 (read)",
+            ),
+            (
+                "mainstay_replica_node_staleness_seconds",
+                &[("node", "replica1")],
+                95.0,
+                "node=replica1",
+                "replica1 is 1 min 35 s behind the primary",
+            ),
+        ] {
+            let signal = SIGNALS.iter().find(|signal| signal.metric == metric).unwrap();
+            let cause = of_signal(signal, &series(labels), value).unwrap();
+            assert_eq!((cause.source.as_str(), cause.subject.as_str()), ("s", subject));
+            assert_eq!(cause.summary, sentence);
+        }
+        let labels = ["mount", "resource", "node", "role", "task"].map(|name| (name, "x"));
+        for signal in SIGNALS {
+            let summary = of_signal(&signal, &series(&labels), signal.full).unwrap().summary;
+            assert!(!summary.contains(['{', '}']), "{summary}");
         }
     }
 }

@@ -84,7 +84,8 @@ impl Names {
 
     fn begin(&mut self, member: Member) -> anyhow::Result<()> {
         let (endpoint, ip) = (self.endpoints.get(member.0).context("an endpoint of ours")?, member.1);
-        let target = self.monitor.join(&self.service, endpoint.at(ip));
+        let target =
+            self.monitor.join(&self.service, endpoint.at(ip), self.config.service_terms(&self.service));
         let mut upstream = self.config.upstream(&target);
         if endpoint.scheme == "https" && upstream.tls.domain.is_empty() {
             // Certificates are for the name.
@@ -94,7 +95,8 @@ impl Names {
         let monitor = Arc::clone(&self.monitor);
         let puller = Puller { target: Arc::clone(&target), source, monitor, component: None };
         let ends = self.cx.stopping().child_token();
-        self.cx.spawn("collect.dns", pull(puller, self.config.collect.every, ends.clone()));
+        let every = self.config.every(&target);
+        self.cx.spawn("collect.dns", pull(puller, every, ends.clone()));
         self.instances.insert(member, Instance { target, ends });
         Ok(())
     }

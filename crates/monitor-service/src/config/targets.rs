@@ -10,6 +10,7 @@ use http::Uri;
 use mainstay_rpc::{EndpointList, UpstreamConfig};
 use mainstay_runtime::Problems;
 
+use super::watched::ticks;
 use super::{Config, DatastoreConfig, HOST};
 use crate::target::{Target, TargetKind, Terms};
 
@@ -57,7 +58,7 @@ impl Config {
                 (name, target.endpoints.iter().map(|endpoint| &**endpoint).filter(is_fixed).collect())
             })
             .collect();
-        let services = fixed.iter().map(|(name, endpoints)| (*name, endpoints, Terms::default()));
+        let services = fixed.iter().map(|(name, endpoints)| (*name, endpoints, self.service_terms(name)));
         let scrapes = self.scrapes.iter().map(|(name, scrape)| (name, &scrape.urls, scrape.terms(keep)));
         let probes = self.probes.iter().map(|(name, probe)| (name, &probe.urls, probe.terms(keep)));
         let datastores = self
@@ -84,7 +85,12 @@ impl Config {
     pub fn all_sources(&self) -> Vec<Arc<Target>> {
         let mut sources = self.all_targets();
         let (index, service) = (sources.len(), HOST.to_owned());
-        sources.push(Arc::new(Target { index, service, endpoint: String::new(), terms: Terms::default() }));
+        sources.push(Arc::new(Target {
+            index,
+            service,
+            endpoint: String::new(),
+            terms: self.service_terms(HOST),
+        }));
         sources
     }
 
@@ -92,7 +98,7 @@ impl Config {
     pub(crate) fn every(&self, target: &Target) -> Duration {
         let name = &target.service;
         let every = match target.terms.kind {
-            TargetKind::Service => None,
+            TargetKind::Service => self.targets.get(name).and_then(|target| target.every),
             TargetKind::Scrape => self.scrapes.get(name).map(|scrape| scrape.every),
             TargetKind::Redis => self.redis.get(name).map(|redis| redis.every),
             TargetKind::Postgres => self.postgres.get(name).map(|postgres| postgres.every),
@@ -100,6 +106,15 @@ impl Config {
             TargetKind::Probe => self.probes.get(name).map(|probe| probe.every),
         };
         every.unwrap_or(self.collect.every)
+    }
+
+    /// Tells what is expected of the instances of a service, and of the host.
+    pub(crate) fn service_terms(&self, service: &str) -> Terms {
+        let own = self.targets.get(service).and_then(|target| target.every);
+        let every = own.unwrap_or(self.collect.every);
+        // Where there is a second or less between two figures, rules are patient enough.
+        let patience = every.saturating_sub(Duration::from_secs(1)) * 2;
+        Terms { ticks: own.and_then(|every| ticks(self.history.keep, every)), patience, ..Terms::default() }
     }
 
     pub(super) fn datastores(&self) -> impl Iterator<Item = (TargetKind, &String, &DatastoreConfig)> {
@@ -134,7 +149,8 @@ impl Config {
     /// Returns how to call a target.
     pub fn upstream(&self, target: &Target) -> UpstreamConfig {
         let section = self.targets.get(&target.service).cloned().unwrap_or_default();
-        section.upstream([target.endpoint.as_str()].into_iter().collect(), self.collect.within)
+        let within = self.collect.within.min(self.every(target));
+        section.upstream([target.endpoint.as_str()].into_iter().collect(), within)
     }
 
     /// Returns how many pulls of a target are remembered.

@@ -46,6 +46,7 @@ fn all_impossible_values_are_told_at_once() {
         ..Config::default()
     };
     config.alerts.keep = 1;
+    config.targets.entry("edge-gateway".to_owned()).or_default().every = Some(Duration::from_mins(2));
     config.alerts.replica_lag_critical = Duration::from_secs(1);
     let endpoints = ["http://127.0.0.1:1", "http://127.0.0.1:1/", "localhost"].into_iter().collect();
     config.targets.insert("Cache".to_owned(), TargetConfig { endpoints, ..TargetConfig::default() });
@@ -63,6 +64,7 @@ fn all_impossible_values_are_told_at_once() {
         "targets.Cache.endpoints.2",
         "targets.Cache.endpoints",
         "targets.Cache",
+        "targets.edge-gateway.every",
     ];
     assert_eq!(keys, expected, "{lines:?}");
 }
@@ -160,6 +162,32 @@ fn everything_wrong_with_stores_groups_and_rule_files_is_told_at_once() {
         "redis.cache-service.within",
     ];
     assert_eq!(keys, expected, "{lines:?}");
+}
+
+#[test]
+fn service_may_be_pulled_more_often_and_then_its_pulls_are_shorter_and_more_are_remembered() {
+    let mut config = Config::default();
+    config.targets.entry("edge-gateway".to_owned()).or_default().every = Some(Duration::from_millis(250));
+    let mut problems = Problems::default();
+    config.check(&mut problems);
+    assert_eq!(problems.lines(), Vec::<String>::new());
+    let targets = config.all_targets();
+    let of = |service: &str| {
+        let target = targets.iter().find(|target| target.service == service).unwrap();
+        (config.every(target), config.upstream(target).deadline, target.terms.ticks)
+    };
+    let quick = Duration::from_millis(250);
+    assert_eq!(of("edge-gateway"), (quick, quick, std::num::NonZeroUsize::new(4 * 3_600)));
+    assert_eq!(of("cache-service"), (Duration::from_secs(1), Duration::from_millis(800), None));
+}
+
+#[test]
+fn figures_of_services_that_are_pulled_rarely_count_until_the_pull_after_the_next() {
+    let mut config = Config::default();
+    let patience = |config: &Config| config.all_sources().pop().unwrap().terms.patience;
+    assert_eq!(patience(&config), Duration::ZERO);
+    config.collect.every = Duration::from_secs(30);
+    assert!(patience(&config) + config.alerts.missing_for > 2 * config.collect.every);
 }
 
 #[test]

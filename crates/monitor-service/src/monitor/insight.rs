@@ -10,6 +10,7 @@ use crate::analysis::bottleneck::{self, Cause, Evidence, Kind, SIGNALS, Signal};
 use crate::analysis::endpoint::{self, Endpoint, Gained, Red};
 use crate::analysis::slo::increase;
 use crate::analysis::steps::Steps;
+use crate::analysis::words;
 
 use crate::series::{InvalidRange, Range, SeriesSamples, is_counter};
 use crate::store::StoreError;
@@ -46,6 +47,10 @@ const REST_TOTAL: &str = "mainstay_edge_requests_total";
 const REST_SECONDS: &str = "mainstay_edge_request_seconds";
 const GRPC_TOTAL: &str = "mainstay_rpc_requests_total";
 const GRPC_SECONDS: &str = "mainstay_rpc_request_seconds";
+
+/// What every service shows of its components: 1 unhealthy, 2 degraded, 3 healthy.
+const COMPONENT_HEALTH: &str = "mainstay_component_health";
+const HEALTHY: f64 = 3.0;
 
 impl Monitor {
     /// Reads series at even steps, from memory and the store; true when more matched than are looked at.
@@ -146,13 +151,7 @@ impl Monitor {
             let whole = of.samples.iter().map(|(_, value)| *value).fold(0.0, f64::max);
             (whole > 0.0).then(|| mean / whole)
         };
-        let cause = |series: &SeriesSamples| {
-            let own =
-                series.labels.iter().filter(|(name, _)| !matches!(name.as_str(), "service" | "endpoint"));
-            let subject: Vec<String> = own.map(|(name, value)| format!("{name}={value}")).collect();
-            let source = series.labels.get("service").map(String::as_str).unwrap_or_default();
-            bottleneck::of_signal(signal, source, &subject.join(","), figure(series)?)
-        };
+        let cause = |series: &SeriesSamples| bottleneck::of_signal(signal, &series.labels, figure(series)?);
         series.iter().filter_map(cause).collect()
     }
 
@@ -161,10 +160,10 @@ impl Monitor {
         let mut causes = Vec::new();
         for entry in roster.entries() {
             for component in entry.current().into_iter().flat_map(|report| &report.components) {
-                let score = match (component.health, component.critical) {
-                    (Health::Unhealthy, true) => 1.0,
-                    (Health::Unhealthy, false) => 0.6,
-                    (Health::Degraded, _) => 0.3,
+                let (score, value) = match (component.health, component.critical) {
+                    (Health::Unhealthy, true) => (1.0, 1.0),
+                    (Health::Unhealthy, false) => (0.6, 1.0),
+                    (Health::Degraded, _) => (0.3, 2.0),
                     (Health::Healthy | Health::Unknown, _) => continue,
                 };
                 causes.push(Cause {
@@ -172,13 +171,11 @@ impl Monitor {
                     source: entry.target.service.clone(),
                     subject: component.name.clone(),
                     score,
-                    summary: format!(
-                        "{} is {}: {}",
-                        component.name,
-                        component.health.as_str(),
-                        component.detail
+                    summary: words::because(
+                        &format!("{} is {}", component.name, component.health.as_str()),
+                        &component.detail,
                     ),
-                    evidence: vec![Evidence { metric: "component_ill".to_owned(), value: score, level: 0.0 }],
+                    evidence: vec![Evidence { metric: COMPONENT_HEALTH.to_owned(), value, level: HEALTHY }],
                 });
             }
         }

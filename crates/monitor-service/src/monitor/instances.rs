@@ -8,10 +8,9 @@ use crate::target::{Target, Terms};
 
 impl Monitor {
     /// Begins to watch an instance.
-    pub(crate) fn join(&self, service: &str, endpoint: String) -> Arc<Target> {
+    pub(crate) fn join(&self, service: &str, endpoint: String, terms: Terms) -> Arc<Target> {
         let index = self.next_index.fetch_add(1, Ordering::Relaxed);
-        let target =
-            Arc::new(Target { index, service: service.to_owned(), endpoint, terms: Terms::default() });
+        let target = Arc::new(Target { index, service: service.to_owned(), endpoint, terms });
         let (mut history, mut roster) = (self.history.lock(), self.roster.lock());
         history.add(&target);
         roster.add(&target);

@@ -8,8 +8,7 @@ use uuid::Uuid;
 use super::Monitor;
 use crate::alert::{AcknowledgeError, Acknowledgement, Alert, Record};
 use crate::notify::ChannelStatus;
-use crate::rule::figures::dry_run;
-use crate::rule::{Episode, Look, Rule, RuleStatus};
+use crate::rule::{Episode, Look, Rule, RuleStatus, dry_run};
 use crate::silence::Silence;
 use crate::store::{Changes, StoreError};
 
@@ -83,6 +82,7 @@ impl Monitor {
             }
             self.store.commit(Changes { rules: vec![(name.clone(), Some(rule))], ..Changes::default() })
         };
+        self.judge_soon();
         commit.done().await.map_err(PutError::NotStored)?;
         let status = self.rules().into_iter().find(|status| status.rule.name == name);
         status.ok_or(PutError::Refused(DeleteError::NotFound))
@@ -102,6 +102,7 @@ impl Monitor {
             let changed = all.into_iter().map(|rule| (rule.name.clone(), Some(rule))).collect();
             self.store.commit(Changes { rules: changed, ..Changes::default() })
         };
+        self.judge_soon();
         commit.done().await.map_err(PutError::NotStored)?;
         Ok(self.rules().into_iter().filter(|status| names.contains(&status.rule.name)).collect())
     }
@@ -120,6 +121,7 @@ impl Monitor {
             }
             self.store.commit(Changes { rules: vec![(name, None)], ..Changes::default() })
         };
+        self.judge_soon();
         commit.done().await.map_err(PutError::NotStored)
     }
 

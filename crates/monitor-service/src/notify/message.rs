@@ -7,6 +7,7 @@ use serde_json::json;
 use sha2::Sha256;
 
 use crate::alert::{AlertState, Record, Severity};
+use crate::analysis::words::number;
 
 /// Holds what one message tells of: one event, or those of one group.
 #[derive(Debug, Clone, Copy)]
@@ -139,7 +140,7 @@ fn paragraph(record: &Record) -> String {
     };
     add("subject", &alert.key.subject);
     add("endpoint", &alert.key.endpoint);
-    add("value", &format!("{} (level {})", alert.value, alert.threshold));
+    add("value", &format!("{} (level {})", number(alert.value), number(alert.threshold)));
     add("since", &stamp(alert.started_at));
     add("over", &alert.resolved_at.map(stamp).unwrap_or_default());
     for (name, value) in alert.labels.iter().filter(|(name, _)| *name != "endpoint") {

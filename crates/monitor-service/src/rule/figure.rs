@@ -5,6 +5,7 @@ use std::time::Duration;
 use mainstay_runtime::Health;
 
 use crate::alert::{Breach, Severity};
+use crate::analysis::words::duration;
 use crate::config::AlertsConfig;
 use crate::roster::Report;
 use crate::series::Latest;
@@ -29,7 +30,11 @@ fn of_replica(facts: &Facts<'_>, config: &AlertsConfig, lag: &Latest) -> Option<
         return None;
     }
     Some(Breach {
-        summary: format!("{subject} is {:.1} s behind the primary", lag.value),
+        summary: format!(
+            "{subject} is {} behind the primary, more than {}",
+            duration(lag.value),
+            duration(threshold.as_secs_f64())
+        ),
         key: key_of(REPLICA_LAG, entry, subject),
         severity,
         value: lag.value,
@@ -59,7 +64,7 @@ pub(super) fn history_full(facts: &Facts<'_>, config: &AlertsConfig) -> Vec<Brea
         key: own_key(HISTORY_FULL, "history"),
         severity: Severity::Warning,
         summary: format!(
-            "no room for {} series: history.max_series is {}",
+            "{} series have no history: history.max_series is {}",
             facts.refused_series, facts.max_series
         ),
         value: facts.refused_series as f64,

@@ -4,11 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use super::definition::{Rule, RuleKind, RuleSpec};
-use super::measure::{Evidence, Figure, measure};
-use super::{stock, text};
-use crate::alert::state::Timing;
+use super::look::{Matched, Scene, Seen, look, problem};
+use super::stock;
 use crate::alert::{Absence, Breach, Key, Severity};
-use crate::config::AlertsConfig;
 use crate::roster::Roster;
 use crate::series::History;
 
@@ -17,9 +15,8 @@ use crate::series::History;
 pub(crate) struct FigureRules {
     base: BTreeMap<String, (Rule, Origin)>,
     runtime: BTreeMap<String, Rule>,
-    looks: BTreeMap<String, Look>,
-    breaches: Vec<Breach>,
-    looked_at: Option<SystemTime>,
+    /// By the index of the target.
+    seen: BTreeMap<usize, Seen>,
 }
 
 /// Says where a rule comes from.
@@ -55,26 +52,8 @@ pub(crate) struct RuleStatus {
     pub look: Look,
 }
 
-/// Holds an episode that a rule would have given.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Episode {
-    /// Whose.
-    pub subject: String,
-    /// As bad as it was.
-    pub severity: Severity,
-    /// When it would have fired.
-    pub fired_at: SystemTime,
-    /// When it would have been over.
-    pub resolved_at: Option<SystemTime>,
-    /// The most extreme value.
-    pub value: f64,
-}
-
 /// Rules set at run time at most.
 pub(crate) const RUNTIME_MAX: usize = 1_000;
-/// Steps of a dry run at most.
-const STEPS_MAX: u32 = 3_600;
-const EPISODES_MAX: usize = 1_000;
 
 impl Origin {
     /// Returns the lower-case name.
@@ -106,20 +85,33 @@ impl FigureRules {
                 .map(|(rule, origin)| (rule.name.clone(), (rule, origin)))
                 .collect(),
             runtime: runtime.into_iter().map(|rule| (rule.name.clone(), rule)).collect(),
-            looks: BTreeMap::new(),
-            breaches: Vec::new(),
-            looked_at: None,
+            seen: BTreeMap::new(),
         }
     }
 
     /// Lists the rules in force, by name.
     pub(crate) fn list(&self) -> Vec<RuleStatus> {
-        self.in_force()
-            .map(|(rule, origin)| {
-                let look = self.looks.get(&rule.name).cloned().unwrap_or_default();
-                RuleStatus { rule: rule.clone(), origin, look }
-            })
-            .collect()
+        let status = |(rule, origin): (&Rule, Origin)| RuleStatus {
+            rule: rule.clone(),
+            origin,
+            look: self.seen_by(rule),
+        };
+        let mut all: Vec<RuleStatus> = self.in_force().map(status).collect();
+        all.sort_by(|one, other| one.rule.name.cmp(&other.rule.name));
+        all
+    }
+
+    /// Sums up what a rule saw of all targets.
+    fn seen_by(&self, rule: &Rule) -> Look {
+        let Some(at) = self.seen.values().map(|seen| seen.at).max().filter(|_| !rule.spec.disabled) else {
+            return Look::default();
+        };
+        let of_rule = self.seen.values().filter_map(|seen| seen.matched.get(&rule.name));
+        let Matched { n, n_quiet } = of_rule.fold(Matched::default(), |sum, matched| Matched {
+            n: sum.n + matched.n,
+            n_quiet: sum.n_quiet + matched.n_quiet,
+        });
+        Look { n_matched: n, problem: problem(n, n_quiet), at: Some(at) }
     }
 
     /// Counts the rules in force by where they come from: stock, configured, set at run time.
@@ -139,64 +131,42 @@ impl FigureRules {
         if self.runtime.len() >= RUNTIME_MAX && !self.runtime.contains_key(&rule.name) {
             return false;
         }
-        self.looks.remove(&rule.name);
-        self.looked_at = None;
+        self.seen.clear();
         self.runtime.insert(rule.name.clone(), rule);
         true
     }
 
     /// Removes a rule that was set at run time; false when there was none.
     pub(crate) fn delete(&mut self, name: &str) -> bool {
-        self.looks.remove(name);
-        self.looked_at = None;
+        self.seen.clear();
         self.runtime.remove(name).is_some()
     }
 
-    /// Looks at all rules, not more often than `every`; `open` tells how bad an open alert is.
+    /// Looks at the targets in `news`, and at those that nobody looked at for `at_latest`, since windows move on also where
+    /// nothing is read; `open` tells how bad an open alert is. Returns how many those were.
     pub(crate) fn look(
         &mut self,
-        history: &History,
-        roster: &Roster,
-        config: &AlertsConfig,
-        (now, every): (SystemTime, Duration),
+        scene: &Scene<'_>,
+        news: &BTreeSet<usize>,
+        at_latest: Duration,
         open: impl Fn(&Key) -> Option<Severity>,
-    ) {
-        let rests = |at: SystemTime| now.duration_since(at).is_ok_and(|since| since < every);
-        if self.looked_at.is_some_and(rests) {
-            return;
+    ) -> usize {
+        let rests = |seen: &Seen| scene.now.duration_since(seen.at).is_ok_and(|since| since < at_latest);
+        let is_due = |index: &usize| news.contains(index) || !self.seen.get(index).is_some_and(rests);
+        let watched: BTreeMap<usize, _> =
+            scene.history.watched().map(|target| (target.index, target)).collect();
+        let due: Vec<usize> = watched.keys().copied().filter(is_due).collect();
+        for index in &due {
+            let seen = look(self.in_force().map(|(rule, _)| rule), watched[index], scene, &open);
+            self.seen.insert(*index, seen);
         }
-        self.looked_at = Some(now);
-        let mut looks = BTreeMap::new();
-        let mut breaches = Vec::new();
-        for (rule, _) in self.in_force().filter(|(rule, _)| !rule.spec.disabled) {
-            let evidence = evidence(&rule.spec, history, now, config);
-            let from = begin(&rule.spec, now, config);
-            let measured = measure(&rule.spec, &evidence, from, now);
-            let problem = if measured.n_matched == 0 {
-                "matches no series"
-            } else if measured.n_quiet == measured.n_matched {
-                "too little traffic"
-            } else {
-                ""
-            };
-            looks.insert(rule.name.clone(), Look { n_matched: measured.n_matched, problem, at: Some(now) });
-            if rule.spec.kind == RuleKind::Absence {
-                breaches.extend(absent(rule, &measured.figures, history, roster, config, from));
-                continue;
-            }
-            breaches.extend(measured.figures.iter().filter_map(|figure| {
-                let key = key(rule, figure);
-                let (severity, threshold) = rule.spec.judge(figure.value, open(&key))?;
-                Some(breach(rule, key, figure, severity, threshold, config))
-            }));
-        }
-        self.looks = looks;
-        self.breaches = breaches;
+        self.seen.retain(|index, _| watched.contains_key(index));
+        due.len()
     }
 
-    /// Returns what was broken at the last look.
+    /// Returns what was broken when each target was last looked at.
     pub(crate) fn breaches(&self) -> impl Iterator<Item = Breach> + '_ {
-        self.breaches.iter().cloned()
+        self.seen.values().flat_map(|seen| &seen.breaches).cloned()
     }
 
     /// Tells what is known about an open alert that is not among the breaches; none if no rule here gave it.
@@ -207,7 +177,8 @@ impl FigureRules {
         roster: &Roster,
         now: SystemTime,
     ) -> Option<Absence> {
-        let (rule, _) = self.in_force().find(|(rule, _)| rule.name == key.rule)?;
+        let base = || self.base.get(&*key.rule).map(|(rule, _)| rule);
+        let rule = self.runtime.get(&*key.rule).or_else(base)?;
         if roster.isolated_since().is_some() && !key.endpoint.is_empty() {
             return Some(Absence::Unseen);
         }
@@ -232,181 +203,11 @@ impl FigureRules {
     }
 
     fn in_force(&self) -> impl Iterator<Item = (&Rule, Origin)> {
-        let names: BTreeSet<&String> = self.base.keys().chain(self.runtime.keys()).collect();
-        names.into_iter().filter_map(|name| {
-            let runtime = self.runtime.get(name).map(|rule| (rule, Origin::Runtime));
-            runtime.or_else(|| self.base.get(name).map(|(rule, origin)| (rule, *origin)))
-        })
+        let base = self.base.iter().filter(|(name, _)| !self.runtime.contains_key(*name));
+        let base = base.map(|(_, (rule, origin))| (rule, *origin));
+        base.chain(self.runtime.values().map(|rule| (rule, Origin::Runtime)))
     }
 }
 
-/// Tells what a rule would have done over the history in memory, second by second; and what it sees now.
-pub(crate) fn dry_run(
-    rule: &Rule,
-    history: &History,
-    config: &AlertsConfig,
-    now: SystemTime,
-) -> (Look, Vec<Episode>) {
-    let spec = &rule.spec;
-    let all = gather(spec, history, SystemTime::UNIX_EPOCH);
-    let starts = all.series.iter().chain(&all.divisor).filter_map(|series| series.samples.first());
-    let Some(first) = starts.map(|(at, _)| *at).min() else {
-        let problem = "matches no series";
-        return (Look { n_matched: 0, problem, at: Some(now) }, Vec::new());
-    };
-    let length = now.duration_since(first).unwrap_or_default();
-    let step = (length / STEPS_MAX).max(Duration::from_secs(1));
-    let timing = timing(spec, config);
-    let mut book = crate::alert::AlertBook::new(std::num::NonZeroUsize::MIN.saturating_add(EPISODES_MAX));
-    let (mut at, mut n_matched, mut n_quiet) = (first, 0, 0);
-    let mut extremes: BTreeMap<u64, f64> = BTreeMap::new();
-    while at <= now && spec.kind != RuleKind::Absence {
-        let measured = measure(spec, &all, begin(spec, at, config), at);
-        (n_matched, n_quiet) = (measured.n_matched, measured.n_quiet);
-        let breaches = measured.figures.iter().filter_map(|figure| {
-            let key = key(rule, figure);
-            let (severity, threshold) = spec.judge(figure.value, book.severity(&key))?;
-            Some(Breach { timing, ..breach(rule, key, figure, severity, threshold, config) })
-        });
-        let breaches: Vec<Breach> = breaches.collect();
-        book.evaluate(breaches, |_| Absence::Fine(None), at, uuid::Uuid::nil);
-        for alert in book.page(&crate::alert::Filter::default(), None, EPISODES_MAX).alerts {
-            let extreme = extremes.entry(alert.number).or_insert(alert.value);
-            if spec.comparison.is_worse(alert.value, *extreme) {
-                *extreme = alert.value;
-            }
-        }
-        at += step;
-    }
-    let problem = match (n_matched, n_quiet) {
-        (0, _) => "matches no series",
-        (matched, quiet) if matched == quiet => "too little traffic",
-        _ => "",
-    };
-    let page = book.page(&crate::alert::Filter::default(), None, EPISODES_MAX);
-    let episodes = page.alerts.into_iter().filter_map(|alert| {
-        Some(Episode {
-            subject: alert.key.subject.clone(),
-            severity: alert.severity,
-            fired_at: alert.fired_at?,
-            resolved_at: alert.resolved_at,
-            value: extremes.get(&alert.number).copied().unwrap_or(alert.value),
-        })
-    });
-    (Look { n_matched, problem, at: Some(now) }, episodes.collect())
-}
-
-/// Where the samples begin that count at `now`: of a threshold, only fresh ones.
-fn begin(spec: &RuleSpec, now: SystemTime, config: &AlertsConfig) -> SystemTime {
-    let back = if spec.kind == RuleKind::Threshold { config.missing_for } else { spec.window };
-    now.checked_sub(back).unwrap_or(SystemTime::UNIX_EPOCH)
-}
-
-fn evidence(spec: &RuleSpec, history: &History, now: SystemTime, config: &AlertsConfig) -> Evidence {
-    gather(spec, history, begin(spec, now, config))
-}
-
-fn gather(spec: &RuleSpec, history: &History, from: SystemTime) -> Evidence {
-    let bucket = format!("{}_bucket", spec.metric);
-    let metric = if spec.kind == RuleKind::Quantile { &bucket } else { &spec.metric };
-    let divisor = match spec.kind {
-        RuleKind::Ratio | RuleKind::Share | RuleKind::BurnRate => {
-            history.samples(&spec.divisor, &spec.divisor_labels, from)
-        }
-        _ => Vec::new(),
-    };
-    let series = match spec.kind {
-        RuleKind::Threshold => history.fresh(metric, &spec.labels, from),
-        _ => history.samples(metric, &spec.labels, from),
-    };
-    Evidence { series, divisor }
-}
-
-fn absent<'a>(
-    rule: &'a Rule,
-    present: &'a [Figure],
-    history: &'a History,
-    roster: &'a Roster,
-    config: &'a AlertsConfig,
-    from: SystemTime,
-) -> impl Iterator<Item = Breach> + 'a {
-    let entries = roster.entries().iter().filter(move |entry| {
-        let has = present.iter().any(|figure| {
-            figure.labels.get("service") == Some(&entry.target.service)
-                && figure.labels.get("endpoint") == Some(&entry.target.endpoint)
-        });
-        let watched = history.first_at(&entry.target.service, &entry.target.endpoint);
-        entry.target.service == rule.spec.service
-            && entry.current().is_some()
-            && !has
-            && watched.is_some_and(|first| first <= from)
-    });
-    entries.map(move |entry| {
-        let labels = [
-            ("service".to_owned(), entry.target.service.clone()),
-            ("endpoint".to_owned(), entry.target.endpoint.clone()),
-        ];
-        let figure = Figure { labels: labels.into(), value: 0.0, facts: BTreeMap::new() };
-        breach(rule, key(rule, &figure), &figure, rule.spec.severity, 0.0, config)
-    })
-}
-
-fn key(rule: &Rule, figure: &Figure) -> Key {
-    let label = |name: &str| figure.labels.get(name).cloned().unwrap_or_default();
-    let own = figure.labels.iter().filter(|(name, _)| !matches!(name.as_str(), "service" | "endpoint"));
-    let own: Vec<String> = own.map(|(name, value)| format!("{name}={value}")).collect();
-    let subject = if own.is_empty() { rule.spec.metric.clone() } else { own.join(",") };
-    Key { rule: rule.name.clone().into(), source: label("service"), endpoint: label("endpoint"), subject }
-}
-
-fn breach(
-    rule: &Rule,
-    key: Key,
-    figure: &Figure,
-    severity: Severity,
-    threshold: f64,
-    config: &AlertsConfig,
-) -> Breach {
-    let text = match (rule.spec.summary.as_str(), rule.spec.kind) {
-        ("", RuleKind::Absence) => "{service} at {endpoint} does not tell {metric}",
-        ("", RuleKind::Anomaly) => {
-            "{metric} of {service} is {now}, {value} deviations from the {expected} expected ({lower} to {upper})"
-        }
-        ("", RuleKind::Forecast) => {
-            "{metric} of {service} is {now} and reaches {limit} in {value} s (at the earliest {earliest} s)"
-        }
-        ("", RuleKind::BurnRate) => {
-            "the error budget of {service} is used up {value} times faster than allowed"
-        }
-        ("", _) => "{metric} of {service} is {value}; the level is {threshold}",
-        (text, _) => text,
-    };
-    let words = text::Words {
-        rule: &rule.name,
-        metric: &rule.spec.metric,
-        value: figure.value,
-        threshold,
-        labels: &figure.labels,
-        facts: &figure.facts,
-    };
-    let mut labels = figure.labels.clone();
-    labels.remove("service");
-    labels.extend(rule.spec.annotations.clone());
-    Breach {
-        summary: text::fill(text, &words),
-        key,
-        severity,
-        value: figure.value,
-        threshold,
-        labels,
-        since: None,
-        timing: timing(&rule.spec, config),
-    }
-}
-
-fn timing(spec: &RuleSpec, config: &AlertsConfig) -> Timing {
-    Timing {
-        fires_after: spec.fires_after.unwrap_or(config.unhealthy_for),
-        clears_after: spec.clears_after.unwrap_or(config.clear_for),
-    }
-}
+#[cfg(test)]
+mod tests;

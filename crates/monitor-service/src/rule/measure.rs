@@ -75,7 +75,7 @@ pub(crate) fn measure(spec: &RuleSpec, evidence: &Evidence, from: SystemTime, to
         RuleKind::Forecast => insight::forecast(spec, evidence, from, to),
         RuleKind::BurnRate => insight::burn_rate(spec, evidence, from, to),
         RuleKind::Quantile => quantile(spec, evidence, from, to),
-        // Which targets lack a metric is asked of those that are there; see `FigureRules`.
+        // Which targets lack a metric is asked of those that are there; see `look`.
         RuleKind::Absence => each(|samples| (!samples.is_empty()).then_some(1.0)),
     }
 }

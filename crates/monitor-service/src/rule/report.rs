@@ -3,6 +3,7 @@
 use mainstay_runtime::{ComponentKind, Health};
 
 use crate::alert::{Breach, Severity};
+use crate::analysis::words::because;
 use crate::config::AlertsConfig;
 use crate::roster::{ComponentReport, Entry, Report};
 use crate::target::TargetKind;
@@ -41,7 +42,7 @@ fn of_component(
     Some(Breach {
         key: key_of(rule, entry, &component.name),
         severity,
-        summary: format!("{} is {}: {}", component.name, component.health.as_str(), component.detail),
+        summary: because(&format!("{} is {}", component.name, component.health.as_str()), &component.detail),
         value: seconds_since(component.since, facts.now),
         threshold: config.unhealthy_for.as_secs_f64(),
         labels: labels_of(entry),
@@ -70,10 +71,9 @@ pub(super) fn not_ready(facts: &Facts<'_>, config: &AlertsConfig) -> Vec<Breach>
         breaches.push(Breach {
             key: key_of(NOT_READY, entry, &entry.target.service),
             severity: Severity::Warning,
-            summary: format!(
-                "{} is not ready: {}",
-                entry.target.service,
-                report.not_ready_because.join(", ")
+            summary: because(
+                &format!("{} is not ready", entry.target.service),
+                &report.not_ready_because.join(", "),
             ),
             value: 0.0,
             threshold: 1.0,

@@ -20,7 +20,8 @@ pub(crate) fn stock() -> Vec<Rule> {
                 critical: Some(0.5),
                 clear: Some(0.75),
                 min_traffic: 100.0,
-                summary: "cache hit rate is {percent}".to_owned(),
+                summary: "{percent} of the reads of the cache at {endpoint} are hits, less than {threshold:percent}"
+                    .to_owned(),
                 ..RuleSpec::default()
             },
         ),
@@ -36,7 +37,8 @@ pub(crate) fn stock() -> Vec<Rule> {
                 critical: Some(0.1),
                 clear: Some(0.04),
                 min_traffic: 10.0,
-                summary: "a cache GET takes {value} s on average, more than {threshold} s".to_owned(),
+                summary: "a GET of the cache at {endpoint} takes {value:duration} on average, more than {threshold:duration}"
+                    .to_owned(),
                 ..RuleSpec::default()
             },
         ),
@@ -51,7 +53,7 @@ pub(crate) fn stock() -> Vec<Rule> {
                 clear: Some(0.04),
                 window: Duration::from_mins(5),
                 min_traffic: 20.0,
-                summary: "{percent} of the invalidations at {endpoint} fail".to_owned(),
+                summary: "{percent} of the invalidations at {endpoint} fail, more than {threshold:percent}".to_owned(),
                 ..RuleSpec::default()
             },
         ),
@@ -73,7 +75,7 @@ pub(crate) fn stock() -> Vec<Rule> {
                 metric: "mainstay_cache_l2_available".to_owned(),
                 comparison: Comparison::Below,
                 critical: Some(1.0),
-                summary: "Redis does not answer {service}".to_owned(),
+                summary: "Redis does not answer {service} at {endpoint}".to_owned(),
                 ..RuleSpec::default()
             },
         ),
@@ -87,7 +89,8 @@ pub(crate) fn stock() -> Vec<Rule> {
                 critical: Some(0.2),
                 clear: Some(0.08),
                 min_traffic: 20.0,
-                summary: "p95 of the API is {value} s, more than {threshold} s".to_owned(),
+                summary: "one in twenty requests to the API at {endpoint} takes {value:duration} or longer; it should be less than {threshold:duration}"
+                    .to_owned(),
                 ..RuleSpec::default()
             },
         ),
@@ -98,14 +101,14 @@ pub(crate) fn stock() -> Vec<Rule> {
                 comparison: Comparison::Below,
                 warning: Some(21.0),
                 critical: Some(7.0),
-                summary: "a certificate of {endpoint} is good for {value} days, less than {threshold}"
+                summary: "a certificate of {endpoint} is good for {value} more days, less than {threshold}"
                     .to_owned(),
                 ..RuleSpec::default()
             },
         ),
         rule(
             "redis_memory",
-            share("redis_memory_used_ratio", "memory of Redis at {endpoint} in use: {percent}", 0.9, 0.97),
+            share("redis_memory_used_ratio", "{percent} of the memory of Redis at {endpoint} is in use", 0.9, 0.97),
         ),
         rule(
             "redis_replication",
@@ -119,7 +122,7 @@ pub(crate) fn stock() -> Vec<Rule> {
             "postgres_connections",
             share(
                 "postgres_connections_used_ratio",
-                "connections of PostgreSQL at {endpoint} in use: {percent}",
+                "{percent} of the connections of PostgreSQL at {endpoint} are in use",
                 0.8,
                 0.95,
             ),
@@ -135,7 +138,7 @@ pub(crate) fn stock() -> Vec<Rule> {
             "postgres_wraparound",
             share(
                 "postgres_transaction_age_ratio",
-                "transaction ids of {label.database} at {endpoint} used up: {percent}",
+                "{percent} of the transaction ids of {label.database} at {endpoint} are used up; at 100 % it stops to take writes",
                 0.3,
                 0.6,
             ),
@@ -147,15 +150,15 @@ pub(crate) fn stock() -> Vec<Rule> {
                 warning: Some(1.0),
                 critical: Some(5.0),
                 clear: Some(0.5),
-                summary: "clients of {label.database} at {endpoint} wait {value} s for a connection"
+                summary: "clients of {label.database} at {endpoint} wait {value:duration} for a connection"
                     .to_owned(),
                 ..RuleSpec::default()
             },
         ),
-        rule("host_cpu", of_host("host_cpu_used_ratio", "CPU in use: {percent}")),
-        rule("host_memory", of_host("host_memory_used_ratio", "memory in use: {percent}")),
-        rule("host_disk", of_host("host_disk_used_ratio", "disk in use at {label.mount}: {percent}")),
-        rule("host_fds", of_host("host_fds_used_ratio", "file descriptors in use: {percent}")),
+        rule("host_cpu", of_host("host_cpu_used_ratio", "{percent} of the CPU is in use")),
+        rule("host_memory", of_host("host_memory_used_ratio", "{percent} of the memory is in use")),
+        rule("host_disk", of_host("host_disk_used_ratio", "{percent} of the disk at {label.mount} is in use")),
+        rule("host_fds", of_host("host_fds_used_ratio", "{percent} of the file descriptors are in use")),
     ]
 }
 

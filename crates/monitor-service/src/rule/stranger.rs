@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::alert::{Breach, Severity};
+use crate::analysis::words::because;
 use crate::config::AlertsConfig;
 use crate::roster::Entry;
 use crate::target::{Target, TargetKind};
@@ -31,7 +32,7 @@ fn of_probe(facts: &Facts<'_>, config: &AlertsConfig, entry: &Entry) -> Option<B
     Some(Breach {
         key: key_of(PROBE_FAILED, entry, service),
         severity: terms.severity,
-        summary: format!("probe {service} of {endpoint} fails: {reason}"),
+        summary: because(&format!("probe {service} of {endpoint} fails"), &reason),
         value: f64::from(entry.bad_in_a_row),
         threshold: f64::from(terms.failures),
         labels: labels_of(entry),

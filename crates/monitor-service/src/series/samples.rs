@@ -1,10 +1,12 @@
 //! Samples as they are, for rules and for the tiers on disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::bucket::Gathering;
 use super::{History, Tracked, identity};
+use crate::target::Target;
 
 /// Holds samples of one series.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,10 +38,16 @@ pub(crate) struct Rolled {
     pub last: f64,
 }
 
-impl History {
+/// Looks at the series of one target, or of all.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct View<'h> {
+    targets: &'h [Tracked],
+}
+
+impl View<'_> {
     /// Returns samples read at `from` or later, of each series of a metric that has all the labels.
     pub(crate) fn samples(
-        &self,
+        self,
         metric: &str,
         labels: &BTreeMap<String, String>,
         from: SystemTime,
@@ -49,7 +57,7 @@ impl History {
 
     /// Returns samples as [`Self::samples`] does, and of what is read less often those that still count at `from`.
     pub(crate) fn fresh(
-        &self,
+        self,
         metric: &str,
         labels: &BTreeMap<String, String>,
         from: SystemTime,
@@ -58,16 +66,20 @@ impl History {
     }
 
     fn gather(
-        &self,
+        self,
         metric: &str,
         labels: &BTreeMap<String, String>,
         from: impl Fn(Duration) -> SystemTime,
     ) -> Vec<SeriesSamples> {
-        let mut found = Vec::new();
-        for tracked in &self.targets {
+        let (start, mut found) = (identity::start(metric), Vec::new());
+        for tracked in self.targets {
+            let mut series = tracked.starting_with(&start).peekable();
+            if series.peek().is_none() {
+                continue;
+            }
             let patience = tracked.target.terms.patience;
             let first = tracked.timeline.first_tick_since(from(patience));
-            for (_, series) in tracked.starting_with(&identity::start(metric)) {
+            for (_, series) in series {
                 let all = identity::all_labels(&series.labels, &tracked.target);
                 if !identity::has_labels(&all, labels) {
                     continue;
@@ -80,6 +92,43 @@ impl History {
             }
         }
         found
+    }
+}
+
+impl History {
+    /// Looks at all targets.
+    pub(crate) fn all(&self) -> View<'_> {
+        View { targets: &self.targets }
+    }
+
+    /// Looks at one target; none that is not watched.
+    pub(crate) fn of(&self, index: usize) -> Option<View<'_>> {
+        let tracked = self.targets.get(self.position(index)?)?;
+        Some(View { targets: std::slice::from_ref(tracked) })
+    }
+
+    /// Lists the targets that something was read of since the last call.
+    pub(crate) fn take_news(&mut self) -> BTreeSet<usize> {
+        let read = self.targets.iter_mut().filter_map(|tracked| {
+            let is_news = std::mem::take(&mut tracked.is_news);
+            is_news.then_some(tracked.target.index)
+        });
+        read.collect()
+    }
+
+    /// Lists the targets that are watched.
+    pub(crate) fn watched(&self) -> impl Iterator<Item = &Arc<Target>> {
+        self.targets.iter().map(|tracked| &tracked.target)
+    }
+
+    /// Returns samples of all targets; see [`View::samples`].
+    pub(crate) fn samples(
+        &self,
+        metric: &str,
+        labels: &BTreeMap<String, String>,
+        from: SystemTime,
+    ) -> Vec<SeriesSamples> {
+        self.all().samples(metric, labels, from)
     }
 
     /// Tells when a target was first read, as far as memory reaches.

@@ -148,7 +148,8 @@ impl Writer {
     }
 
     fn tell(&self, around: &Surroundings, error: Option<&StoreError>) {
-        let failing = error.map(|error| format!("not stored: {}", reason(error)));
+        let failing =
+            error.map(|error| format!("what happens is not stored, a restart loses it: {}", reason(error)));
         self.store.troubled(failing.or_else(|| self.trouble.clone()), around.clock.now());
         let component = &around.component;
         match (error, &self.trouble) {

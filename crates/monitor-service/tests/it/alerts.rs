@@ -8,6 +8,8 @@ use mainstay_proto::introspect::v1::introspection_client::IntrospectionClient;
 use mainstay_proto::monitor::v1::{AlertState, Severity};
 use mainstay_rpc::{Call, ErrorCode};
 use mainstay_runtime::ComponentKind;
+use monitor_service::config::RuleSpec;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::Instant;
 
 use crate::harness::{PATIENCE, TargetService, Watcher, quick, wait_for, watching};
@@ -36,6 +38,45 @@ async fn ailing_component_fires_and_resolves_within_four_seconds() {
     let resolved = watcher.alert("component_unhealthy", AlertState::Resolved, PATIENCE).await;
     assert!(recovered_at.elapsed() < PROMISED, "resolved after {:?}", recovered_at.elapsed());
     assert_eq!(resolved.id, firing.id);
+    watcher.cx.shut_down().await;
+}
+
+#[tokio::test]
+async fn figure_beyond_its_level_fires_with_the_pull_that_reads_it() {
+    let target = TargetService::start("cache-service").await;
+    let queue = target.cx.metrics(|registry| {
+        let queue = Gauge::<i64>::default();
+        registry.register("queue", "Waits", queue.clone());
+        queue
+    });
+    let mut config = quick(&[("cache-service", &target)]);
+    // Only what was just read can be the reason to look: no time passes that would be one.
+    config.alerts.evaluate_every = Duration::from_mins(1);
+    config.collect.every = Duration::from_secs(30);
+    config.targets.entry("cache-service".to_owned()).or_default().every = Some(Duration::from_millis(500));
+    let rule = RuleSpec {
+        metric: "queue".to_owned(),
+        critical: Some(10.0),
+        fires_after: Some(Duration::ZERO),
+        clears_after: Some(Duration::ZERO),
+        ..RuleSpec::default()
+    };
+    config.rules.insert("queue".to_owned(), rule);
+    let watcher = Watcher::start(config).await;
+    watcher.all_answer().await;
+    for _ in 0..3 {
+        let began_at = Instant::now();
+        queue.set(11);
+        let firing = watcher.alert("queue", AlertState::Firing, PATIENCE).await;
+        assert_eq!(firing.started_at, firing.fired_at, "pending for no time");
+        queue.set(0);
+        watcher.alert("queue", AlertState::Resolved, PATIENCE).await;
+        assert!(
+            began_at.elapsed() < Duration::from_secs(30),
+            "it was not the pull: {:?}",
+            began_at.elapsed()
+        );
+    }
     watcher.cx.shut_down().await;
 }
 
