@@ -2,7 +2,7 @@
 # Prints the numbers the house is built for: start to listening, idle memory, start and stop of the whole stack; what
 # the edge adds to a call, and what 500 watchers and 10,000 slow connections cost it; what 10,000 WebSocket connections
 # and their deliveries cost, beside other servers in the same run where they are installed, and 100,000 over six gateways;
-# what a monitor of 10,000 series and 1,000 rules costs; what replica-service costs beside
+# what a monitor of 10,000 series and 1,000 rules costs, with an hour in memory and a day on disk; what replica-service costs beside
 # PostgreSQL alone; what a read of the cache costs beside an empty tonic handler, redis-server, quick_cache and fred;
 # and what a failover of Redis costs the writes. --short makes the long ones short; --cache leaves all but the
 # cache out.
@@ -36,7 +36,7 @@ if [ -z "$ONLY_CACHE" ]; then
     (cd tests/load/peers && npm install --silent --no-audit --no-fund --no-package-lock --ignore-scripts) || true
   fi
   "$ROOT/target/release/bench-peers" "${SHORT[@]}"
-  "$ROOT/target/release/bench-monitor"
+  "$ROOT/target/release/bench-monitor" "${SHORT[@]}"
   "$ROOT/target/release/bench-replica"
 fi
 step "measuring the cache, then its engine alone"

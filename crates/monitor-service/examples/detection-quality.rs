@@ -7,23 +7,11 @@
 
 use std::f64::consts::TAU;
 
-use monitor_service::analysis::band::Method;
-use monitor_service::analysis::quality::{Detector, Labelled, Score, alarms, read};
+use monitor_service::analysis::quality::{KINDS, Row, measure, read};
 
 const SET: &str = include_str!("../data/labelled.csv");
 const DAY: usize = 288;
 const DAYS: usize = 7;
-const KINDS: [&str; 6] = ["spike", "level", "drift", "season", "missing", "clean"];
-const DETECTORS: [(&str, Detector); 7] = [
-    ("seasonal", Detector::Band(Method::Seasonal)),
-    ("holt_winters", Detector::Band(Method::HoltWinters)),
-    ("ewma", Detector::Band(Method::Ewma)),
-    ("changes", Detector::Changes),
-    ("seasonal+", Detector::Both(Method::Seasonal)),
-    ("holt_winters+", Detector::Both(Method::HoltWinters)),
-    ("ewma+", Detector::Both(Method::Ewma)),
-];
-
 fn main() -> Result<(), String> {
     if std::env::args().nth(1).as_deref() == Some("generate") {
         generate();
@@ -32,21 +20,14 @@ fn main() -> Result<(), String> {
     let set = read(SET)?;
     println!("{} series of {DAYS} days at 5 min; the first 3 days are for learning", set.len());
     println!("{:<14} {:>9} {:>7} {:>12}   recall by kind", "detector", "precision", "recall", "false/s/day");
-    for (name, detector) in DETECTORS {
-        let scored: Vec<(&Labelled, Score)> =
-            set.iter().map(|series| (series, Score::of(series, &alarms(series, detector)))).collect();
-        let all = scored.iter().map(|(_, score)| *score).fold(Score::default(), Score::and);
-        let kinds = KINDS.iter().filter(|kind| **kind != "clean").map(|kind| {
-            let of = scored.iter().filter(|(series, _)| series.kind == *kind).map(|(_, score)| *score);
-            format!("{kind} {:.2}", of.fold(Score::default(), Score::and).recall())
-        });
-        let kinds: Vec<String> = kinds.collect();
+    for Row { detector, all, by_kind } in measure(&set) {
+        let kinds = by_kind.iter().map(|(kind, score)| format!("{kind} {:.2}", score.recall()));
         println!(
-            "{name:<14} {:>9.3} {:>7.3} {:>12.4}   {}",
+            "{detector:<14} {:>9.3} {:>7.3} {:>12.4}   {}",
             all.precision(),
             all.recall(),
             all.false_per_day(),
-            kinds.join(", ")
+            kinds.collect::<Vec<_>>().join(", ")
         );
     }
     Ok(())
@@ -79,7 +60,7 @@ fn generate() {
         "# name,kind,steps of a day,wrong stretches; then its figures. Made by examples/detection-quality.rs."
     );
     let mut dice = Dice(42);
-    for kind in KINDS {
+    for kind in KINDS.into_iter().chain(["clean"]) {
         for (index, amplitude) in [0.0, 20.0, 20.0, 35.0].into_iter().enumerate() {
             // A flat series has no season that could change.
             let amplitude = if kind == "season" { f64::max(amplitude, 20.0) } else { amplitude };

@@ -13,6 +13,7 @@ mod metrics;
 mod monitor;
 mod notify;
 mod quiet;
+pub mod rehearsal;
 mod roster;
 mod rule;
 mod series;

@@ -9,7 +9,10 @@ use std::time::SystemTime;
 use mainstay_proto::introspect::v1 as pb;
 use mainstay_proto::introspect::v1::introspection_server::{Introspection, IntrospectionServer};
 use mainstay_rpc::{Reply, Request, Response, Routes, ServeOptions};
+use parking_lot::Mutex;
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::figures;
 
 /// Runs until dropped.
 pub(crate) struct Target {
@@ -24,27 +27,19 @@ struct Teller {
     n_series: usize,
     pulls: AtomicU64,
     alarm: AtomicBool,
+    /// When the alarm was first told.
+    shown_at: Mutex<Option<SystemTime>>,
 }
 
-/// Series that share a metric.
-const SHARDS: usize = 10;
 /// The figure whose level is crossed on demand.
 pub(crate) const ALARM: &str = "bench_alarm";
 
-/// Names a metric; half of them are counters.
-pub(crate) fn metric(index: usize) -> String {
-    if index.is_multiple_of(2) {
-        format!("bench_requests_{index}_total")
-    } else {
-        format!("bench_depth_{index}")
-    }
-}
-
 impl Target {
-    pub(crate) async fn start(index: usize, n_series: usize) -> anyhow::Result<Self> {
-        let service = format!("bench-{index}");
+    pub(crate) async fn start(service: &str, n_series: usize) -> anyhow::Result<Self> {
+        let service = service.to_owned();
         let (pulls, alarm) = (AtomicU64::new(0), AtomicBool::new(false));
-        let teller = Arc::new(Teller { service: service.clone(), n_series, pulls, alarm });
+        let shown_at = Mutex::new(None);
+        let teller = Arc::new(Teller { service: service.clone(), n_series, pulls, alarm, shown_at });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let stopping = CancellationToken::new();
@@ -61,30 +56,26 @@ impl Target {
         Ok(Self { service, address, teller, _stopping: stopping.drop_guard() })
     }
 
+    /// Lets the figure cross its level, or come back.
     pub(crate) fn alarm(&self, on: bool) {
+        *self.teller.shown_at.lock() = None;
         self.teller.alarm.store(on, Ordering::Relaxed);
+    }
+
+    /// Tells when it was first read that the level is crossed.
+    pub(crate) fn shown_at(&self) -> Option<SystemTime> {
+        *self.teller.shown_at.lock()
     }
 }
 
 impl Teller {
     fn text(&self) -> String {
-        let pull = self.pulls.fetch_add(1, Ordering::Relaxed);
-        let mut text = String::with_capacity(self.n_series * 48);
-        for index in 0..self.n_series / SHARDS {
-            let name = metric(index);
-            let counter = index.is_multiple_of(2);
-            let family = name.trim_end_matches("_total");
-            let _ = writeln!(text, "# TYPE {family} {}", if counter { "counter" } else { "gauge" });
-            for shard in 0..SHARDS {
-                // What real figures do: most counters grow a little or rest, most gauges rest or move by small steps.
-                let step = (pull * (shard as u64 + 1) + index as u64) / 3;
-                let value = if counter { step * (index as u64 % 7) } else { 40 + (step * 7_919) % 9 };
-                let _ = writeln!(text, "{name}{{shard=\"{shard}\"}} {value}");
-            }
+        let alarm = self.alarm.load(Ordering::Relaxed);
+        let mut text = figures::text(self.n_series, self.pulls.fetch_add(1, Ordering::Relaxed));
+        let _ = writeln!(text, "# TYPE {ALARM} gauge\n{ALARM} {}\n# EOF", u8::from(alarm));
+        if alarm {
+            self.shown_at.lock().get_or_insert_with(SystemTime::now);
         }
-        let _ =
-            writeln!(text, "# TYPE {ALARM} gauge\n{ALARM} {}", u8::from(self.alarm.load(Ordering::Relaxed)));
-        text.push_str("# EOF\n");
         text
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, ensure};
 use mainstay_devstack::http_get;
@@ -18,21 +18,20 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::target::{self, Target};
+use crate::figures::metric;
+use crate::target::ALARM;
 
 pub(crate) const N_RULES: usize = 1_000;
 /// The rule whose breach is timed.
 pub(crate) const RULE: &str = "bench_alarm";
 
-/// The monitor measures every 30 s.
-const MEASURED_WITHIN: Duration = Duration::from_secs(40);
 const LISTENS_WITHIN: Duration = Duration::from_secs(10);
 
 /// A monitor process, ended with this value.
 pub(crate) struct Monitor {
     address: SocketAddr,
     pid: u32,
-    folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
     _child: Child,
 }
 
@@ -41,16 +40,15 @@ pub(crate) struct Monitor {
 pub(crate) struct Figures {
     pub(crate) series: f64,
     pub(crate) samples: f64,
-    /// As measured last, which is once in 30 s.
-    pub(crate) history_bytes: f64,
-    pub(crate) evaluations: f64,
+    /// Pulls of the first of the large targets.
+    pub(crate) pulls: f64,
     pub(crate) evaluation_seconds: f64,
 }
 
 /// Takes notifications and tells when each came.
 pub(crate) struct Hook {
-    address: SocketAddr,
-    pub(crate) told: mpsc::Receiver<Instant>,
+    pub(crate) address: SocketAddr,
+    pub(crate) told: mpsc::Receiver<SystemTime>,
 }
 
 impl Hook {
@@ -60,7 +58,7 @@ impl Hook {
         let (told_tx, told) = mpsc::channel(100);
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                let at = Instant::now();
+                let at = SystemTime::now();
                 // One message fits into one read; a monitor that hangs up early is no news.
                 let mut message = vec![0; 16 * 1024];
                 let _ = stream.read(&mut message).await;
@@ -75,11 +73,11 @@ impl Hook {
 }
 
 impl Monitor {
-    pub(crate) async fn start(targets: &[Target], hook: &Hook) -> anyhow::Result<Self> {
+    pub(crate) async fn start(sections: &str) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let file = folder.path().join("monitor.toml");
-        std::fs::write(&file, config(address, targets, hook, &folder.path().join("monitor.db")))?;
+        std::fs::write(&file, format!("[server]\nlisten = \"{address}\"\n{sections}"))?;
         let mut child = Command::new(binary("monitor-service"))
             .arg("--config")
             .arg(&file)
@@ -96,7 +94,7 @@ impl Monitor {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let pid = child.id().context("the monitor ended")?;
-        Ok(Self { address, pid, folder, _child: child })
+        Ok(Self { address, pid, _folder: folder, _child: child })
     }
 
     async fn channel(&self) -> anyhow::Result<Channel> {
@@ -121,23 +119,18 @@ impl Monitor {
         Ok(Figures {
             series: of("series"),
             samples: of("samples_total"),
-            history_bytes: of("history_bytes"),
-            evaluations: of("evaluation_seconds_count"),
+            pulls: exposition
+                .families
+                .iter()
+                .flat_map(|family| &family.samples)
+                .filter(|sample| {
+                    let is_first = |(name, value): &(String, String)| name == "service" && value == FIRST;
+                    sample.name == "mainstay_monitor_pulls_total" && sample.labels.iter().any(is_first)
+                })
+                .map(|sample| sample.value)
+                .sum(),
             evaluation_seconds: of("evaluation_seconds_sum"),
         })
-    }
-
-    /// Waits until the memory of the history has been measured, and gives its bytes per sample stored so far.
-    pub(crate) async fn bytes_per_sample(&self) -> anyhow::Result<f64> {
-        let (before, began_at) = (self.figures().await?.history_bytes, Instant::now());
-        loop {
-            let now = self.figures().await?;
-            if now.history_bytes != before {
-                return Ok(now.history_bytes / now.samples);
-            }
-            ensure!(began_at.elapsed() < MEASURED_WITHIN, "the memory of the history is not measured");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
     }
 
     pub(crate) fn resident_bytes(&self) -> anyhow::Result<u64> {
@@ -148,44 +141,49 @@ impl Monitor {
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
         mainstay_tests::cpu_time(self.pid)
     }
-
-    /// Gives the size of the store, its journal included.
-    pub(crate) fn stored_bytes(&self) -> anyhow::Result<u64> {
-        let mut bytes = 0;
-        for entry in std::fs::read_dir(self.folder.path())? {
-            let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with("monitor.db") {
-                bytes += entry.metadata()?.len();
-            }
-        }
-        Ok(bytes)
-    }
 }
 
-fn config(address: SocketAddr, targets: &[Target], hook: &Hook, store: &Path) -> String {
-    let mut text =
-        format!("[server]\nlisten = \"{address}\"\n[telemetry]\nlog = \"warn\"\n[host]\nenabled = false\n");
+/// Name of the first of the large targets.
+pub(crate) const FIRST: &str = "bench-0";
+
+/// Names the large targets.
+pub(crate) fn large(index: usize) -> String {
+    format!("bench-{index}")
+}
+
+/// Writes the configuration of a monitor that watches these and nothing else: a name, an endpoint, and how often it is
+/// pulled, where not every second.
+pub(crate) fn sections(targets: &[(String, String, Option<&str>)], store: &Path) -> String {
+    let mut text = "[telemetry]\nlog = \"warn\"\n[host]\nenabled = false\n".to_owned();
     for service in ["cache-service", "edge-gateway", "replica-service", "ws-gateway"] {
         let _ = writeln!(text, "[targets.{service}]\nendpoints = []");
     }
-    for target in targets {
-        let _ = writeln!(text, "[targets.{}]\nendpoints = [\"http://{}\"]", target.service, target.address);
+    for (name, endpoint, every) in targets {
+        let _ = writeln!(text, "[targets.{name}]\nendpoints = [\"{endpoint}\"]");
+        if let Some(every) = every {
+            let _ = writeln!(text, "every = \"{every}\"");
+        }
     }
     let _ = writeln!(text, "[store]\npath = \"{}\"", store.display());
-    let _ = writeln!(
-        text,
-        "[notify.channels.bench]\nkind = \"webhook\"\nurl = \"http://{}/\"\nallow_private = true\nresolved = false",
-        hook.address
-    );
-    let _ = writeln!(
-        text,
-        "[rules.{RULE}]\nmetric = \"{}\"\nwarning = 0.5\nfires_after = \"0s\"\nclears_after = \"0s\"",
-        target::ALARM
+    text
+}
+
+/// Writes the rules: one whose breach is timed, and many that look at all series and never fire.
+pub(crate) fn rules() -> String {
+    let mut text = format!(
+        "[rules.{RULE}]\nmetric = \"{ALARM}\"\nwarning = 0.5\nfires_after = \"0s\"\nclears_after = \"0s\"\n",
     );
     for rule in 1..N_RULES {
-        let (metric, kind) = (target::metric(rule % 250), if rule % 2 == 0 { "rate" } else { "threshold" });
+        let (metric, kind) = (metric(rule % 250), if rule % 2 == 0 { "rate" } else { "threshold" });
         let _ =
             writeln!(text, "[rules.bench_{rule}]\nkind = \"{kind}\"\nmetric = \"{metric}\"\nwarning = 1e18");
     }
     text
+}
+
+/// Writes the channel that tells a hook that an alert fires.
+pub(crate) fn channel(hook: SocketAddr) -> String {
+    format!(
+        "[notify.channels.bench]\nkind = \"webhook\"\nurl = \"http://{hook}/\"\nallow_private = true\nresolved = false\n"
+    )
 }

@@ -45,6 +45,47 @@ pub enum Detector {
     Both(Method),
 }
 
+/// How a detector does on a whole set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    /// Name of the detector; `+` means with changes of level.
+    pub detector: &'static str,
+    /// Of all series.
+    pub all: Score,
+    /// Of those with one kind of anomaly each.
+    pub by_kind: Vec<(&'static str, Score)>,
+}
+
+/// All detectors there are, by name.
+pub const DETECTORS: [(&str, Detector); 7] = [
+    ("seasonal", Detector::Band(Method::Seasonal)),
+    ("holt_winters", Detector::Band(Method::HoltWinters)),
+    ("ewma", Detector::Band(Method::Ewma)),
+    ("changes", Detector::Changes),
+    ("seasonal+", Detector::Both(Method::Seasonal)),
+    ("holt_winters+", Detector::Both(Method::HoltWinters)),
+    ("ewma+", Detector::Both(Method::Ewma)),
+];
+/// What may be wrong with a series.
+pub const KINDS: [&str; 5] = ["spike", "level", "drift", "season", "missing"];
+
+/// Measures every detector on a set.
+pub fn measure(set: &[Labelled]) -> Vec<Row> {
+    let row = |(detector, how): (&'static str, Detector)| {
+        let scored: Vec<(&str, Score)> = set
+            .iter()
+            .map(|series| (series.kind.as_str(), Score::of(series, &alarms(series, how))))
+            .collect();
+        let sum = |wanted: &dyn Fn(&str) -> bool| {
+            let some = scored.iter().filter(|(kind, _)| wanted(kind)).map(|(_, score)| *score);
+            some.fold(Score::default(), Score::and)
+        };
+        let by_kind = KINDS.iter().map(|kind| (*kind, sum(&|of| of == *kind))).collect();
+        Row { detector, all: sum(&|_| true), by_kind }
+    };
+    DETECTORS.into_iter().map(row).collect()
+}
+
 /// An alarm goes on until so many steps are well.
 const CALM: usize = 6;
 /// Steps without a figure that are a gap.
