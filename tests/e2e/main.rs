@@ -21,6 +21,7 @@ mod monitor;
 mod partitions;
 mod realtime;
 mod roles;
+mod rules;
 mod statements;
 mod trace;
 mod write_behind;

@@ -57,13 +57,13 @@ struct Episode {
 #[derive(Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct RuleBody {
-    /// `threshold`, `rate`, `ratio`, `quantile`, `absence`, `anomaly`, `forecast` or `burn_rate`.
+    /// `threshold`, `rate`, `ratio`, `share`, `quantile`, `absence`, `anomaly`, `forecast` or `burn_rate`.
     kind: String,
     metric: String,
     /// Only series that have all of these.
     #[serde(default)]
     labels: BTreeMap<String, String>,
-    /// Of a ratio: what it is divided by.
+    /// Of a ratio or burn rate: what it is divided by; of a share, what is added to it before (what did not fail).
     #[serde(default)]
     divisor: String,
     #[serde(default)]
@@ -74,7 +74,7 @@ pub(crate) struct RuleBody {
     /// Of a quantile: above 0, below 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     quantile: Option<f64>,
-    /// `above`, `below`, `equal` or `unequal`.
+    /// `above`, `below`, `equal`, `unequal`, or `beyond`: farther from zero, on either side.
     #[serde(default = "above")]
     comparison: String,
     #[serde(default)]
@@ -99,10 +99,11 @@ pub(crate) struct RuleBody {
     #[serde(default, with = "humantime_serde")]
     #[schema(value_type = Option<String>, example = "30s")]
     clears_after: Option<Duration>,
-    /// Of a ratio or quantile: least traffic in the window before it may fire.
+    /// Of a ratio, share, burn rate or quantile: least traffic in the window before it may fire.
     #[serde(default)]
     min_traffic: f64,
-    /// One line with `{metric}`, `{value}`, `{percent}`, `{threshold}`, `{service}`, `{endpoint}`, `{rule}` and `{label.NAME}`.
+    /// One line with `{metric}`, `{series}`, `{value}`, `{percent}`, `{threshold}`, `{service}`, `{endpoint}`, `{rule}` and
+    /// `{label.NAME}`; numbers also as `{value:percent}` and `{threshold:duration}`. Empty: a text that fits the kind.
     #[serde(default)]
     summary: String,
     /// Added to its alerts.
