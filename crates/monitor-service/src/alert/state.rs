@@ -154,6 +154,8 @@ fn lasted(since: SystemTime, at_least: Duration, now: SystemTime) -> bool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::HashSet;
+    use std::mem::discriminant;
     use std::time::UNIX_EPOCH;
 
     const TIMING: Timing =
@@ -205,6 +207,17 @@ mod tests {
             (Phase::Resolved, clear(100), Phase::Resolved, None),
             (Phase::Resolved, Input::Unseen, Phase::Resolved, None),
         ];
+        let pairs: HashSet<_> =
+            table.iter().map(|(before, input, ..)| (discriminant(before), discriminant(input))).collect();
+        let states = [inactive, pending(91), firing, recovering(95), Phase::Resolved];
+        let inputs = [breach(100), clear(100), Input::Unseen];
+        let all = states.iter().flat_map(|state| inputs.iter().map(move |input| (state, input)));
+        for (state, input) in all {
+            assert!(
+                pairs.contains(&(discriminant(state), discriminant(input))),
+                "{state:?} + {input:?} is not in the table"
+            );
+        }
         for (before, input, after, transition) in table {
             let mut machine = Machine { phase: before };
             assert_eq!(machine.step(input, TIMING, at(100)), transition, "{before:?} + {input:?}");
@@ -212,8 +225,10 @@ mod tests {
         }
     }
 
-    fn inputs() -> impl Strategy<Value = Vec<(u64, u8, u64)>> {
-        proptest::collection::vec((0..8_u64, 0..3_u8, 0..30_u64), 1..200)
+    /// How the clock moves, backward too; what is seen; and since how long.
+    fn inputs() -> impl Strategy<Value = Vec<(i64, u8, u64)>> {
+        let moves = prop_oneof![8 => 0..8_i64, 1 => -40..0_i64, 1 => 100..4_000_i64];
+        proptest::collection::vec((moves, 0..3_u8, 0..30_u64), 1..200)
     }
 
     proptest! {
@@ -226,10 +241,10 @@ mod tests {
                 clears_after: Duration::from_secs(clears_after),
             };
             let mut machine = Machine::default();
-            let mut now = 1000;
+            let mut now: u64 = 10_000;
             let mut previous = None;
-            for (pause, kind, back) in inputs {
-                now += pause;
+            for (by, kind, back) in inputs {
+                now = now.saturating_add_signed(by);
                 let input = match kind { 0 => breach(now - back), 1 => clear(now - back), _ => Input::Unseen };
                 for round in 0.. {
                     prop_assert!(round < 4, "does not come to rest");

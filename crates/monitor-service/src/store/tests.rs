@@ -83,6 +83,70 @@ proptest! {
     }
 }
 
+/// What was sampled in each step of this width, by the second the step begins.
+fn by_step(samples: &[(u64, f64)], width_s: u64) -> Vec<(i64, Vec<f64>)> {
+    let mut steps: std::collections::BTreeMap<u64, Vec<f64>> = Default::default();
+    for (second, value) in samples {
+        steps.entry(second - second % width_s).or_default().push(*value);
+    }
+    steps.into_iter().map(|(second, values)| (second as i64, values)).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8))]
+    #[test]
+    fn samples_in_memory_and_in_each_tier_sum_up_to_the_same(
+        samples in proptest::collection::vec((1..30_u64, -1e6..1e6_f64), 300..600),
+        goes in proptest::collection::vec(0..14_400_i64, 0..6),
+    ) {
+        let begin = SystemTime::UNIX_EPOCH;
+        let mut second = 0;
+        let samples: Vec<(u64, f64)> = samples.into_iter()
+            .map(|(gap, value)| { second += gap; (second, value) })
+            .take_while(|(second, _)| *second < 14_400)
+            .collect();
+        let targets = crate::roster::tests::targets(&["s"]);
+        let mut history = crate::series::History::new(&targets, std::num::NonZeroUsize::new(14_400).unwrap(), 10);
+        for (second, value) in &samples {
+            let reading = crate::series::Reading { metric: "m", labels: &[], value: *value };
+            history.record(&targets[0], begin + Duration::from_secs(*second), [reading]);
+        }
+        let mut connection = database();
+        let last = samples.last().unwrap().0;
+        for at_s in (0..=last).step_by(10) {
+            let rolled = history.roll(0, begin + Duration::from_secs(at_s), Duration::from_secs(10));
+            let transaction = connection.transaction().unwrap();
+            let points = rolled.into_iter().map(|rolled| SeriesPoint {
+                metric: rolled.metric.into(),
+                labels: serde_json::to_string(&rolled.labels).unwrap().into(),
+                point: TierPoint { n: rolled.n.into(), min: rolled.min, max: rolled.max, mean: rolled.mean, last: rolled.last },
+            });
+            let points = Points { at_s: at_s as i64, points: points.collect() };
+            work::points(&transaction, &mut SeriesIds::default(), &points).unwrap();
+            transaction.commit().unwrap();
+            // Whenever it is rolled up, and however often.
+            if goes.iter().any(|go| (at_s as i64..at_s as i64 + 10).contains(go)) {
+                roll_up(&mut connection, at_s as i64 + 10);
+            }
+        }
+        let end = last as i64 - last as i64 % 3_600;
+        roll_up(&mut connection, last as i64);
+        for tier in Tier::ALL {
+            let found = tiers::read(&connection, &query(tier, 0, end)).unwrap();
+            let found = found.first().map(|series| series.points.clone()).unwrap_or_default();
+            let expected: Vec<_> = by_step(&samples, tier.width_s() as u64)
+                .into_iter().filter(|(second, _)| *second < end).collect();
+            prop_assert_eq!(found.len(), expected.len(), "{:?}", tier);
+            for ((at, rolled), (second, values)) in found.iter().zip(&expected) {
+                let direct = point(values);
+                prop_assert_eq!(at, second);
+                prop_assert_eq!((rolled.n, rolled.min, rolled.max, rolled.last), (direct.n, direct.min, direct.max, direct.last));
+                prop_assert!((rolled.mean - direct.mean).abs() < 1e-6 * (1.0 + direct.mean.abs()), "{:?}: {} != {}", tier, rolled.mean, direct.mean);
+            }
+        }
+    }
+}
+
 #[test]
 fn where_a_coarse_tier_ends_a_finer_one_goes_on() {
     let mut connection = database();

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use mainstay_proto::common::v1::Health;
 use mainstay_proto::monitor::v1 as pb;
 use monitor_service::Config;
-use monitor_service::config::{ProbeConfig, ProbeKind, RuleKind, RuleSpec, ScrapeConfig};
+use monitor_service::config::{Comparison, ProbeConfig, ProbeKind, RuleKind, RuleSpec, ScrapeConfig};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -250,6 +250,66 @@ async fn target_whose_labels_explode_keeps_what_it_had_and_an_alert_says_so() {
     assert!(watcher.overview().await.series <= 10);
     talker.say(metrics("steady 3\n"));
     watcher.alert("series_limit", pb::AlertState::Resolved, PATIENCE).await;
+    watcher.cx.shut_down().await;
+}
+
+#[tokio::test]
+async fn figures_that_are_no_numbers_have_no_history_fire_nothing_and_harm_no_others() {
+    let text = "wild NaN\nwilder +Inf\nwildest -Inf\nsteady 1\ncounted_total NaN\n";
+    let talker = Talker::showing(text).await;
+    let mut config = with_scrape("talker", scraping(vec![talker.url("/")]));
+    let rule = |metric: &str, comparison| RuleSpec {
+        metric: metric.to_owned(),
+        critical: Some(0.5),
+        comparison,
+        fires_after: Some(Duration::ZERO),
+        ..RuleSpec::default()
+    };
+    let (above, unequal) = (Comparison::Above, Comparison::Unequal);
+    for (name, metric, comparison) in [
+        ("wild", "wild", unequal),
+        ("wilder", "wilder", above),
+        ("wildest", "wildest", unequal),
+        ("steady", "steady", above),
+    ] {
+        config.rules.insert(name.to_owned(), rule(metric, comparison));
+    }
+    let watcher = Watcher::start(config).await;
+    watcher.all_answer().await;
+    // It was looked at: what is a number, read at the same time, fires.
+    watcher.alert("steady", pb::AlertState::Firing, PATIENCE).await;
+    values_are(&watcher, "up", &[1.0]).await;
+    for metric in ["wild", "wilder", "wildest", "counted_total"] {
+        assert_eq!(last_values(&watcher, metric).await, Vec::<f64>::new(), "{metric}");
+    }
+    let rules: Vec<String> = watcher.alerts().await.into_iter().map(|alert| alert.rule).collect();
+    assert_eq!(rules, ["steady"]);
+    // Numbers again: they have a history from now on.
+    talker.say(metrics(&text.replace("NaN", "7").replace("+Inf", "8").replace("-Inf", "9")));
+    values_are(&watcher, "wild", &[7.0]).await;
+    watcher.alert("wilder", pb::AlertState::Firing, PATIENCE).await;
+    // And none: what was known last is not taken for what is.
+    talker.say(metrics(text));
+    watcher.alert("wilder", pb::AlertState::Resolved, PATIENCE).await;
+    watcher.cx.shut_down().await;
+}
+
+#[tokio::test]
+async fn history_that_is_full_keeps_what_it_has_and_an_alert_says_so() {
+    let talker = Talker::showing("steady 1\n").await;
+    let mut config = with_scrape("talker", scraping(vec![talker.url("/")]));
+    config.history.max_series = 100;
+    let watcher = Watcher::start(config).await;
+    watcher.all_answer().await;
+    values_are(&watcher, "steady", &[1.0]).await;
+    let flood: String = (0..300).map(|id| format!("hits{{request=\"{id}\"}} 1\n")).collect();
+    talker.say(metrics(&format!("steady 2\n{flood}")));
+    let alert = watcher.alert("history_full", pb::AlertState::Firing, PATIENCE).await;
+    assert!(alert.summary.contains("history.max_series is 100"), "{}", alert.summary);
+    values_are(&watcher, "steady", &[2.0]).await;
+    assert!(watcher.overview().await.series <= 100);
+    talker.say(metrics("steady 3\n"));
+    watcher.alert("history_full", pb::AlertState::Resolved, PATIENCE).await;
     watcher.cx.shut_down().await;
 }
 
