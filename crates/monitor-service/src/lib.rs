@@ -16,6 +16,7 @@ mod quiet;
 pub mod rehearsal;
 mod roster;
 mod rule;
+mod said;
 mod series;
 mod service;
 mod silence;

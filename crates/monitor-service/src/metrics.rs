@@ -36,6 +36,7 @@ pub(crate) struct MonitorMetrics {
     notifications: Family<NotificationLabels, Counter>,
     notified_events: Family<ChannelLabel, Counter>,
     notified_alone: Family<ChannelLabel, Counter>,
+    taken_over: Family<KindLabel, Counter>,
     rules: Family<OriginLabel, Gauge>,
     dns_lookups: Family<PullLabels, Counter>,
     dns_instances: Family<ServiceLabel, Gauge>,
@@ -67,6 +68,11 @@ struct NotificationLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ChannelLabel {
     channel: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -111,6 +117,7 @@ impl MonitorMetrics {
             notifications: Family::default(),
             notified_events: Family::default(),
             notified_alone: Family::default(),
+            taken_over: Family::default(),
             rules: Family::default(),
             dns_lookups: Family::default(),
             dns_instances: Family::default(),
@@ -182,6 +189,11 @@ impl MonitorMetrics {
             metrics.notified_alone.clone(),
         );
         registry.register(
+            "taken_over",
+            "Acknowledgements and silences taken over from other monitors, by kind",
+            metrics.taken_over.clone(),
+        );
+        registry.register(
             "dns_lookups",
             "Lookups of the names of services by service and result: ok, failed",
             metrics.dns_lookups.clone(),
@@ -231,6 +243,10 @@ impl MonitorMetrics {
 
     pub(crate) fn notified_alone(&self, channel: &str) {
         self.notified_alone.get_or_create(&ChannelLabel { channel: channel.to_owned() }).inc();
+    }
+
+    pub(crate) fn taken_over(&self, kind: &'static str) {
+        self.taken_over.get_or_create(&KindLabel { kind }).inc();
     }
 
     pub(crate) fn looked_up(&self, service: &str, is_ok: bool) {

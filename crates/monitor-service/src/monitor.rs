@@ -3,6 +3,7 @@
 //! Pullers put in what they see ([`Monitor::answered`], [`Monitor::missed`]), the evaluation turns it into alerts
 //! ([`Monitor::evaluate`]), and the gRPC doors read.
 
+mod agree;
 mod history;
 mod insight;
 mod instances;
@@ -58,6 +59,8 @@ pub(crate) struct Monitor {
     next_index: AtomicUsize,
     /// Asks for an evaluation.
     judge: OnceLock<Trigger>,
+    /// Tells other monitors what people said.
+    sharer: OnceLock<Trigger>,
 }
 
 /// Holds what a monitor works with.
@@ -120,6 +123,7 @@ impl Monitor {
             slos: Mutex::new(Vec::new()),
             next_index: AtomicUsize::new(sources.len()),
             judge: OnceLock::new(),
+            sharer: OnceLock::new(),
             quiet: Quiet::new(&config.maintenance, &config.inhibitions),
             config,
             clock,
@@ -150,6 +154,18 @@ impl Monitor {
     fn judge_soon(&self) {
         if let Some(judge) = self.judge.get() {
             judge.fire();
+        }
+    }
+
+    /// Takes who tells other monitors what people said.
+    pub(crate) fn shared_by(&self, sharer: Trigger) {
+        // As above.
+        let _ = self.sharer.set(sharer);
+    }
+
+    fn share_soon(&self) {
+        if let Some(sharer) = self.sharer.get() {
+            sharer.fire();
         }
     }
 

@@ -22,9 +22,10 @@ use crate::monitor::{Monitor, Parts};
 use crate::notify::{self, Channel, Dispatch, Keeper, Outbox, Shared, Terms};
 use crate::roster::Reach;
 use crate::rule;
+use crate::said::Sharer;
 use crate::store::{self, Copies, Opened, Store, Surroundings};
 
-/// How often other monitors are told that alerts fire on.
+/// How often other monitors are told that alerts fire on, and asked what people said.
 const KEPT_EVERY: Duration = Duration::from_secs(1);
 /// Least time between the beginnings of two evaluations.
 const JUDGED_APART: Duration = Duration::from_millis(50);
@@ -177,6 +178,8 @@ fn join_others(
     let firing = move || told.told_and_firing();
     let keeper = Keeper { shared: Arc::clone(&shared), outbox: outbox.clone(), firing };
     cx.background("notify.shared", Schedule::Every(KEPT_EVERY), keeper);
+    let sharer = Sharer::new(Arc::clone(&shared), Arc::clone(monitor));
+    monitor.shared_by(cx.background("notify.said", Schedule::EveryOrTrigger(KEPT_EVERY), sharer));
     Some(shared)
 }
 

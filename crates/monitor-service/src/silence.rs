@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::alert::Alert;
+use crate::said::{Said, Topic};
 
 /// Keeps notifications of matching alerts back; the alerts themselves go on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +30,8 @@ pub(crate) struct Silence {
 #[derive(Debug, Default)]
 pub(crate) struct Silences {
     silences: BTreeMap<Uuid, Silence>,
+    /// Those that were ended before their time, and when that would have been.
+    ended: BTreeMap<Uuid, SystemTime>,
 }
 
 /// Silences at once.
@@ -89,7 +92,8 @@ pub(crate) fn value_of<'a>(alert: &'a Alert, name: &str) -> Option<&'a str> {
 impl Silences {
     /// Goes on with what was stored.
     pub(crate) fn new(stored: Vec<Silence>) -> Self {
-        Self { silences: stored.into_iter().map(|silence| (silence.id, silence)).collect() }
+        let silences = stored.into_iter().map(|silence| (silence.id, silence)).collect();
+        Self { silences, ended: BTreeMap::new() }
     }
 
     /// Adds one; false when there are too many.
@@ -101,13 +105,32 @@ impl Silences {
         true
     }
 
-    /// Removes one; false when there was none.
+    /// Ends one before its time; false when there was none.
     pub(crate) fn remove(&mut self, id: Uuid) -> bool {
+        let until = self.silences.get(&id).map(|silence| silence.ends_at);
+        until.is_some_and(|until| self.end(id, until))
+    }
+
+    /// Takes that one was ended that would have lasted until then; false when there was none.
+    pub(crate) fn end(&mut self, id: Uuid, until: SystemTime) -> bool {
+        while self.ended.len() >= SILENCES_MAX {
+            let next = self.ended.iter().min_by_key(|(_, until)| **until).map(|(id, _)| *id);
+            next.and_then(|id| self.ended.remove(&id));
+        }
+        self.ended.insert(id, until);
         self.silences.remove(&id).is_some()
+    }
+
+    /// Lists what people said of silences.
+    pub(crate) fn said(&self) -> impl Iterator<Item = (Topic, Said)> {
+        let silenced = self.silences.iter().map(|(id, silence)| (*id, Said::Silenced(silence.clone())));
+        let ended = self.ended.iter().map(|(id, until)| (*id, Said::Ended { until: *until }));
+        silenced.chain(ended).map(|(id, said)| (Topic::Silence(id), said))
     }
 
     /// Forgets those that have ended, and returns which they were.
     pub(crate) fn expire(&mut self, now: SystemTime) -> Vec<Uuid> {
+        self.ended.retain(|_, until| *until > now);
         let ended = self.silences.values().filter(|silence| silence.ends_at <= now);
         let ended: Vec<Uuid> = ended.map(|silence| silence.id).collect();
         for id in &ended {

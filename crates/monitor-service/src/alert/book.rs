@@ -1,5 +1,7 @@
 //! All alerts: what is open, and what was.
 
+mod others;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::time::{Duration, SystemTime};

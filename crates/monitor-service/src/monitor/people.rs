@@ -53,6 +53,7 @@ impl Monitor {
             let alert = alerts.kept(number).map_or(alert, |kept| kept.alert);
             (alert, self.store.commit(changes))
         };
+        self.share_soon();
         commit.done().await.map_err(PutError::NotStored)?;
         Ok(alert)
     }
@@ -149,6 +150,7 @@ impl Monitor {
             }
             self.store.commit(changes)
         };
+        self.share_soon();
         commit.done().await.map_err(PutError::NotStored)
     }
 
@@ -161,6 +163,7 @@ impl Monitor {
             }
             self.store.commit(Changes { silences: vec![(id, None)], ..Changes::default() })
         };
+        self.share_soon();
         commit.done().await.map_err(PutError::NotStored)
     }
 

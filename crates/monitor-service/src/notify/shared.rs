@@ -15,6 +15,7 @@ use super::Outbox;
 use super::told::Told;
 use crate::alert::{Alert, Record};
 use crate::metrics::MonitorMetrics;
+use crate::said::{Board, Entry};
 
 /// Agrees with other monitors on who sends.
 #[derive(Debug)]
@@ -85,14 +86,49 @@ for i = 1, #KEYS do
 end
 return 1";
 
+/// Gives all fields of a hash, unless the version is the one that is known.
+const READ: &str = "
+local version = redis.call('hget', KEYS[1], 'version') or ''
+if version == ARGV[1] then
+  return {'known'}
+end
+local all = redis.call('hgetall', KEYS[1])
+table.insert(all, 1, 'all')
+return all";
+/// Writes or removes each field that is still as it was seen, and gives the hash another version.
+const WRITE: &str = "
+local n = 0
+for i = 3, #ARGV, 3 do
+  if (redis.call('hget', KEYS[1], ARGV[i]) or '') == ARGV[i + 1] then
+    if ARGV[i + 2] == '' then
+      redis.call('hdel', KEYS[1], ARGV[i])
+    else
+      redis.call('hset', KEYS[1], ARGV[i], ARGV[i + 2])
+    end
+    n = n + 1
+  end
+end
+if n > 0 then
+  redis.call('hset', KEYS[1], 'version', ARGV[1])
+  redis.call('pexpire', KEYS[1], ARGV[2])
+end
+return {tostring(n)}";
+
 static CLAIM_SCRIPT: Script = Script::new(CLAIM);
 static SETTLE_SCRIPT: Script = Script::new(SETTLE);
 static KEEP_SCRIPT: Script = Script::new(KEEP);
+static READ_SCRIPT: Script = Script::new(READ);
+static WRITE_SCRIPT: Script = Script::new(WRITE);
 
 const HELD: &str = "held";
 /// Leases for which it is remembered that an alert fires; monitors that still see it renew that every second.
 const FIRING_LEASES: u32 = 4;
-/// Keys renewed by one command.
+/// What people said to one of the monitors.
+const BOARD: &str = "monitor:said";
+const VERSION: &str = "version";
+/// Longer than anything on it may hold.
+const BOARD_KEPT: Duration = Duration::from_hours(24 * 91);
+/// Keys renewed, and fields written, by one command.
 const TOGETHER_MAX: usize = 200;
 /// Time for the first connection, before anything is sent that another monitor may have sent.
 const CONNECTS_WITHIN: Duration = Duration::from_secs(2);
@@ -185,6 +221,34 @@ impl Shared {
         let kept = self.firing_for().as_millis().to_string();
         for some in keys.chunks(TOGETHER_MAX) {
             self.run(&KEEP_SCRIPT, some, vec![kept.clone()]).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads what people said to any of the monitors, and its version; none when the version is the one that is known.
+    pub(crate) async fn read_board(&self, known: &str) -> Result<Option<(String, Board)>, RedisError> {
+        let key = [BOARD.to_owned()];
+        let mut answer = self.run(&READ_SCRIPT, &key, vec![known.to_owned()]).await?.into_iter();
+        if answer.next().is_none_or(|first| first != "all") {
+            return Ok(None);
+        }
+        let mut board = Board::new();
+        while let Some((field, text)) = answer.next().zip(answer.next()) {
+            board.insert(field, text);
+        }
+        let version = board.remove(VERSION).unwrap_or_default();
+        Ok(Some((version, board)))
+    }
+
+    /// Writes what others do not know yet.
+    pub(crate) async fn write_board(&self, entries: &[Entry]) -> Result<(), RedisError> {
+        let key = [BOARD.to_owned()];
+        for some in entries.chunks(TOGETHER_MAX) {
+            let mut arguments = vec![Uuid::new_v4().to_string(), BOARD_KEPT.as_millis().to_string()];
+            for Entry { field, seen, text } in some {
+                arguments.extend([field.clone(), seen.clone(), text.clone()]);
+            }
+            self.run(&WRITE_SCRIPT, &key, arguments).await?;
         }
         Ok(())
     }

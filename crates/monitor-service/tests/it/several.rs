@@ -10,7 +10,9 @@ use std::time::Duration;
 use axum::extract::{Path as UrlPath, State};
 use axum::http::StatusCode;
 use axum::routing::post;
-use mainstay_devstack::{Devstack, http_get};
+use mainstay_devstack::{ChaosProxy, Devstack, http_get};
+use mainstay_proto::monitor::v1 as pb;
+use mainstay_proto::monitor::v1::monitor_service_client::MonitorServiceClient;
 use parking_lot::Mutex;
 use serde_json::Value;
 
@@ -171,6 +173,47 @@ impl Monitor {
     }
 }
 
+impl Monitor {
+    fn client(&self) -> MonitorServiceClient<tonic::transport::Channel> {
+        let endpoint = tonic::transport::Endpoint::new(format!("http://{}", self.address)).expect("legal");
+        MonitorServiceClient::new(endpoint.connect_lazy())
+    }
+
+    /// Waits for a firing alert that people look after with this comment; none: after which nobody looks.
+    async fn firing(&self, comment: Option<&str>) -> pb::Alert {
+        wait_for(PATIENCE, async || {
+            let answer = self.client().list_alerts(pb::ListAlertsRequest::default()).await;
+            let alerts = answer.map_err(|error| error.to_string())?.into_inner().alerts;
+            let is_it = |alert: &&pb::Alert| {
+                let by = alert.acknowledgement.as_ref().map(|by| by.comment.as_str());
+                alert.state() == pb::AlertState::Firing && by == comment
+            };
+            alerts.iter().find(is_it).cloned().ok_or_else(|| format!("{}: {alerts:?}", self.who))
+        })
+        .await
+    }
+
+    async fn acknowledge(&self, alert: &pb::Alert, comment: &str) {
+        let request = pb::AcknowledgeAlertRequest {
+            alert_id: alert.id.clone(),
+            comment: comment.to_owned(),
+            ..Default::default()
+        };
+        self.client().acknowledge_alert(request).await.expect("it fires");
+    }
+
+    /// Waits until there are these silences, by their comments.
+    async fn silences(&self, comments: &[&str]) -> Vec<pb::Silence> {
+        wait_for(PATIENCE, async || {
+            let answer = self.client().list_silences(pb::ListSilencesRequest {}).await;
+            let silences = answer.map_err(|error| error.to_string())?.into_inner().silences;
+            let found: Vec<&str> = silences.iter().map(|silence| silence.comment.as_str()).collect();
+            if found == comments { Ok(silences.clone()) } else { Err(format!("{}: {silences:?}", self.who)) }
+        })
+        .await
+    }
+}
+
 impl Drop for Monitor {
     fn drop(&mut self) {
         if let Some(mut process) = self.process.take() {
@@ -266,5 +309,85 @@ async fn two_monitors_tell_once_through_redis_and_both_tell_without_it() {
         assert_eq!(alone, Ok(1.0), "{}", monitor.who);
     }
     drop(monitors);
+    stack.stop().await.expect("it stops");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_people_say_to_one_monitor_holds_on_the_other() {
+    let stack = Devstack::builder().redis(true).start().await.expect("it starts");
+    let server = &stack.redis().expect("asked for").nodes()[0];
+    let proxy = ChaosProxy::start(server.public_address()).expect("a port is free");
+    let redis = format!(
+        "[notify.redis]\nmode = \"single\"\naddress = \"{}\"\npassword = \"{}\"\ncommand_within = \"4s\"",
+        proxy.address(),
+        stack.redis().expect("asked for").password(),
+    );
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut target = TargetService::start("cache-service").await;
+    let (_hook, hook_at, _server) = Hook::start().await;
+    let start = |who| Monitor::start(who, folder.path(), &target.endpoint(), hook_at, &redis);
+    let [a, mut b] = [start("a"), start("b")];
+    a.agrees(3.0).await;
+    b.agrees(3.0).await;
+
+    target.vanish().await;
+    let (on_a, on_b) = (a.firing(None).await, b.firing(None).await);
+    assert_ne!(on_a.id, on_b.id, "each has its own");
+    a.acknowledge(&on_a, "on it").await;
+    let taken = b.firing(Some("on it")).await;
+    assert_eq!((&taken.id, taken.acknowledgement.expect("it has one").by.as_str()), (&on_b.id, "internal"));
+    b.acknowledge(&on_b, "it takes longer").await;
+    a.firing(Some("it takes longer")).await;
+
+    let request = pb::CreateSilenceRequest {
+        matchers: [("subject".to_owned(), "disk".to_owned())].into(),
+        duration: Some(prost_types::Duration { seconds: 3_600, nanos: 0 }),
+        comment: "moving it".to_owned(),
+        ..Default::default()
+    };
+    b.client().create_silence(request.clone()).await.expect("it is legal");
+    let silence = a.silences(&["moving it"]).await.remove(0);
+    assert_eq!(silence, b.silences(&["moving it"]).await.remove(0), "the same on both");
+    a.client().delete_silence(pb::DeleteSilenceRequest { id: silence.id }).await.expect("it is there");
+    b.silences(&[]).await;
+
+    // Without Redis each keeps what it was told; when it is back they compare.
+    proxy.cut().await.expect("it is ours");
+    a.agrees(2.0).await;
+    b.agrees(2.0).await;
+    a.acknowledge(&on_a, "Redis, too").await;
+    b.client().create_silence(request).await.expect("it is legal");
+    // Also over a restart: what was taken over is stored.
+    b.kill();
+    b.launch();
+    b.firing(Some("it takes longer")).await;
+    proxy.restore().await.expect("it is ours");
+    b.firing(Some("Redis, too")).await;
+    a.silences(&["moving it"]).await;
+
+    // It was of that episode; the next one nobody looks after.
+    target.come_back().await;
+    for monitor in [&a, &b] {
+        wait_for(PATIENCE, async || {
+            let answer = monitor.client().list_alerts(pb::ListAlertsRequest::default()).await;
+            let alerts = answer.map_err(|error| error.to_string())?.into_inner().alerts;
+            let over = alerts.iter().all(|alert| alert.state() == pb::AlertState::Resolved);
+            if over { Ok(()) } else { Err(format!("{}: {alerts:?}", monitor.who)) }
+        })
+        .await;
+    }
+    target.vanish().await;
+    a.firing(None).await;
+    b.firing(None).await;
+    // An acknowledgement and two silences; what the other one took over before its restart it does not count any more.
+    for (monitor, at_least) in [(&a, 3.0), (&b, 1.0)] {
+        let mut all = 0.0;
+        for kind in ["acknowledgement", "silence"] {
+            let series = format!("mainstay_monitor_taken_over_total{{kind=\"{kind}\"}}");
+            all += monitor.figure(&series).await.expect("it tells");
+        }
+        assert!(all >= at_least, "{}: {all}", monitor.who);
+    }
+    drop((a, b));
     stack.stop().await.expect("it stops");
 }
