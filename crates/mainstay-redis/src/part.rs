@@ -58,6 +58,11 @@ impl<'a> Part<'a> {
         self.way.link().map(|link| link.address().clone())
     }
 
+    /// Waits until commands go to another server than this one.
+    pub async fn leads_elsewhere(self, than: &Address) {
+        self.way.leads_elsewhere(than).await;
+    }
+
     /// Asks, on a thread and a connection of their own, how long the server takes to answer; none when it does not, or
     /// there is no connection to one. What is slower than that was late in this process.
     pub async fn pulse(self) -> Option<Duration> {

@@ -127,7 +127,7 @@ impl Redis {
         &self,
         script: &Script,
         keys: &[&str],
-        arguments: impl FnOnce(&str) -> Vec<Value> + Send,
+        arguments: impl Fn(&str) -> Vec<Value> + Send,
         within: Duration,
     ) -> impl Future<Output = Result<T, RedisError>> {
         self.first().run_script_at(script, keys, arguments, within)

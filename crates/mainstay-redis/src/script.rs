@@ -21,7 +21,7 @@ pub struct Script {
 /// A script with what it is to be run over.
 struct Call<'c> {
     script: &'c Script,
-    keys: Vec<String>,
+    keys: &'c [String],
     arguments: Vec<Value>,
 }
 
@@ -51,11 +51,27 @@ impl Part<'_> {
         arguments: Vec<Value>,
         within: Duration,
     ) -> Result<T, RedisError> {
+        self.run_script_at(script, keys, |_| arguments.clone(), within).await
+    }
+
+    /// Runs a script as [`Part::run_script`] does, with arguments that depend on the id of the server that runs it.
+    ///
+    /// # Errors
+    /// As [`Part::run_script`].
+    pub async fn run_script_at<T: FromValue + Send>(
+        self,
+        script: &Script,
+        keys: &[&str],
+        arguments: impl Fn(&str) -> Vec<Value> + Send,
+        within: Duration,
+    ) -> Result<T, RedisError> {
         let until = Instant::now() + within;
         let mut onward = Onward { link: self.link()?, asking: false };
-        let call = Call { script, keys: keys.iter().map(|key| self.full(key)).collect(), arguments };
+        let keys: Vec<String> = keys.iter().map(|key| self.full(key)).collect();
         let mut n_redirects = 0;
         loop {
+            let arguments = arguments(onward.link.server_id());
+            let call = Call { script, keys: &keys, arguments };
             match self.call(&onward, &call, until).await {
                 // Refused before anything was done, so sending it once more cannot do it twice.
                 Err(error) if error.is_redirect() && n_redirects < MOST_REDIRECTS => {
@@ -65,25 +81,6 @@ impl Part<'_> {
                 answer => return answer,
             }
         }
-    }
-
-    /// Runs a script as [`Part::run_script`] does, with arguments that depend on the id of the server that runs it. Not for a
-    /// cluster: nobody goes on to another server with the arguments for the first one.
-    ///
-    /// # Errors
-    /// As [`Part::run_script`].
-    pub async fn run_script_at<T: FromValue + Send>(
-        self,
-        script: &Script,
-        keys: &[&str],
-        arguments: impl FnOnce(&str) -> Vec<Value> + Send,
-        within: Duration,
-    ) -> Result<T, RedisError> {
-        let until = Instant::now() + within;
-        let onward = Onward { link: self.link()?, asking: false };
-        let arguments = arguments(onward.link.server_id());
-        let call = Call { script, keys: keys.iter().map(|key| self.full(key)).collect(), arguments };
-        self.call(&onward, &call, until).await
     }
 
     async fn call<T: FromValue + Send>(
@@ -117,7 +114,7 @@ impl Part<'_> {
         within: Duration,
     ) -> Result<T, RedisError> {
         let client = to.link.commands(within);
-        let (keys, arguments) = (call.keys.clone(), call.arguments.clone());
+        let (keys, arguments) = (call.keys.to_vec(), call.arguments.clone());
         if !to.asking {
             return self.run(&to.link, within, client.evalsha(hash, keys, arguments)).await;
         }

@@ -5,6 +5,7 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
+use crate::config::Address;
 use crate::link::Link;
 
 /// The way to one partition: the connection to its primary, and how that answers.
@@ -53,6 +54,17 @@ impl Way {
                 return Some(link);
             }
             timeout_at(until, replaced).await.ok()?;
+        }
+    }
+
+    /// Waits until there is a connection to another server than this one.
+    pub(crate) async fn leads_elsewhere(&self, than: &Address) {
+        loop {
+            let replaced = self.replaced.notified();
+            if self.link().is_some_and(|link| link.address() != than) {
+                return;
+            }
+            replaced.await;
         }
     }
 

@@ -24,11 +24,24 @@ pub(crate) struct Onward {
 }
 
 impl Part<'_> {
-    /// Reads with one command and goes where the keys are, also while they are being moved. Arguments are whole keys.
+    /// Reads, as [`Part::send`] does.
     ///
     /// # Errors
     /// As [`Part::command`].
-    pub async fn read<T: FromValue + Send>(
+    pub fn read<T: FromValue + Send>(
+        self,
+        command: &'static str,
+        arguments: Vec<Value>,
+        within: Duration,
+    ) -> impl Future<Output = Result<T, RedisError>> {
+        self.send(command, arguments, within)
+    }
+
+    /// Runs one command and goes where the keys are, also while they are being moved. Arguments are whole keys.
+    ///
+    /// # Errors
+    /// As [`Part::command`].
+    pub async fn send<T: FromValue + Send>(
         self,
         command: &'static str,
         arguments: Vec<Value>,
@@ -39,18 +52,18 @@ impl Part<'_> {
         let mut n_redirects = 0;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let read = CustomCommand::new_static(command, ClusterHash::FirstKey, false);
+            let custom = CustomCommand::new_static(command, ClusterHash::FirstKey, false);
             let (client, arguments) = (onward.link.commands(left), arguments.clone());
             let answer = if onward.asking {
                 let run = async move {
                     let both = client.pipeline();
                     let _: Value = both.custom(asking(), Vec::<Value>::new()).await?;
-                    let _: Value = both.custom(read, arguments).await?;
+                    let _: Value = both.custom(custom, arguments).await?;
                     both.last().await
                 };
                 self.run(&onward.link, left, run).await
             } else {
-                self.run(&onward.link, left, async move { client.custom(read, arguments).await }).await
+                self.run(&onward.link, left, async move { client.custom(custom, arguments).await }).await
             };
             match answer {
                 Err(error) if error.is_redirect() && n_redirects < MOST_REDIRECTS => {

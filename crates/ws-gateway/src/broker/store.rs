@@ -152,12 +152,12 @@ impl Store {
         let key = &*message.idempotency_key;
         let seen_ttl = if key.is_empty() { 0 } else { ms(self.terms.idempotency_ttl) };
         let keys = [meta(channel), stream(channel), ["ws:{", channel.as_str(), "}i:", key].concat()];
-        let payload = pack(&message.publication, message.exclusion.as_deref());
+        let payload = Value::from(pack(&message.publication, message.exclusion.as_deref()));
         let arguments = |server: &str| {
             vec![
                 server.into(),
                 new_epoch().into(),
-                payload.into(),
+                payload.clone(),
                 self.place(channel).into(),
                 number(options.history_size as u64),
                 number(ms(options.history_ttl)),
@@ -187,8 +187,8 @@ impl Store {
                 new_epoch().into(),
                 number(ms(self.terms.position_ttl)),
                 command.into(),
-                from.into(),
-                to.into(),
+                from.as_str().into(),
+                to.as_str().into(),
                 number(count as u64),
             ]
         };
