@@ -1,19 +1,21 @@
 //! The gateway's side of Redis: publications go through it to all nodes, and subscriptions begin with what it keeps.
 //!
+//! In a cluster every channel belongs to a partition with all its keys and the place where it is sent; otherwise there is
+//! one partition. Each is listened to, checked and found silent by itself.
+//!
 //! A publication is numbered, kept and sent to the nodes by one script. What arrives may have gaps, since Redis sends at
 //! most once: `hub/relay.rs` sees them, and here the history is read to fill them, or those who count positions are told
 //! that something is lost. They are told also when nothing can be heard for long.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use mainstay_proto::realtime::v1;
-use mainstay_redis::{Redis, RedisError};
+use mainstay_redis::{Partition, Redis, RedisError};
 use mainstay_runtime::Context;
-use parking_lot::Mutex;
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use crate::channel::Channel;
 use crate::config::{BrokerConfig, NamespaceConfig, Recovery};
@@ -25,12 +27,14 @@ use crate::hub::{
 use crate::mesh::{Answers, Mesh, Method};
 use crate::publication::ClientInfo;
 
+mod ear;
+mod hearing;
 mod interest;
 mod listener;
 mod store;
 mod wire;
 
-use interest::Interest;
+use ear::Ear;
 pub(crate) use listener::Listener;
 pub(crate) use store::ReadBack;
 use store::{Part, Store, Terms};
@@ -41,8 +45,6 @@ const WIDEST_GAP: usize = 1_000;
 /// Attempts to begin a subscription, or to fill a gap, before it is left to the client, or to the next look.
 const ATTEMPTS: usize = 5;
 const ATTEMPT_EVERY: Duration = Duration::from_millis(50);
-/// Histories read at the same time.
-const READS_AT_ONCE: usize = 16;
 /// Positions asked for with one command.
 const POSITIONS_AT_ONCE: usize = 256;
 
@@ -52,18 +54,11 @@ pub(crate) struct Broker {
     redis: Arc<Redis>,
     store: Store,
     mesh: Mesh,
-    interest: Interest,
-    reads: Semaphore,
+    /// One for each partition.
+    ears: Box<[Ear]>,
     cx: Context,
     within: Duration,
     silent_for: Duration,
-    /// Since when nothing can be heard; none while everything is well.
-    silent_since: Mutex<Option<Silence>>,
-}
-
-struct Silence {
-    since: Instant,
-    told: bool,
 }
 
 /// Says why a publication was not made, as far as that is known.
@@ -108,13 +103,11 @@ impl Broker {
                 config,
             ),
             hub,
+            ears: redis.partitions().map(|_| Ear::new()).collect(),
             redis,
-            interest: Interest::default(),
-            reads: Semaphore::new(READS_AT_ONCE),
             cx,
             within,
             silent_for: config.silent_for,
-            silent_since: Mutex::new(Some(Silence { since: Instant::now(), told: false })),
         })
     }
 
@@ -128,6 +121,14 @@ impl Broker {
 
     pub(crate) fn context(&self) -> &Context {
         &self.cx
+    }
+
+    fn ear(&self, partition: Partition) -> &Ear {
+        &self.ears[partition.index()]
+    }
+
+    pub(crate) fn partition_of(&self, channel: &Channel) -> Partition {
+        self.redis.partition_of(channel.as_str())
     }
 
     /// Publishes to all nodes; to this node alone while Redis surely takes nothing.
@@ -191,7 +192,7 @@ impl Broker {
     ) -> Result<(), NotJoined> {
         let channel = &wanted.channel;
         let _beginning = self.hub.will_join(connection, wanted)?;
-        let is_heard = self.interest.listen(channel, self.within * 2).await;
+        let is_heard = self.ear(self.partition_of(channel)).interest.listen(channel, self.within * 2).await;
         let counts = counts_positions(wanted);
         if counts && !is_heard {
             return Err(NOT_NOW);
@@ -267,12 +268,31 @@ impl Broker {
         self.store.forget(channel).await.map_err(NoHistory::Redis)
     }
 
-    /// Compares where subscribers are with where their channels are, and fills the gaps.
+    /// Compares where subscribers are with where their channels are, and fills the gaps. A partition that is away does not
+    /// keep the others from it.
     pub(crate) async fn check_positions(self: &Arc<Self>) -> Result<(), RedisError> {
-        let all = self.hub.all_followed();
+        let mut parts: BTreeMap<Partition, Vec<Followed>> = BTreeMap::new();
+        for followed in self.hub.all_followed(|_| true) {
+            parts.entry(self.partition_of(&followed.channel)).or_default().push(followed);
+        }
+        let checks = parts.iter().map(|(partition, all)| Box::pin(self.compare_positions(*partition, all)));
+        join_all(checks).await.into_iter().collect()
+    }
+
+    /// Does so in one partition.
+    async fn check_positions_of(self: &Arc<Self>, partition: Partition) -> Result<(), RedisError> {
+        let all = self.hub.all_followed(|channel| self.partition_of(channel) == partition);
+        self.compare_positions(partition, &all).await
+    }
+
+    async fn compare_positions(
+        self: &Arc<Self>,
+        partition: Partition,
+        all: &[Followed],
+    ) -> Result<(), RedisError> {
         for some in all.chunks(POSITIONS_AT_ONCE) {
             let channels: Vec<Channel> = some.iter().map(|followed| followed.channel.clone()).collect();
-            let positions = self.store.positions(&channels).await?;
+            let positions = self.store.positions(partition, &channels).await?;
             for (followed, position) in some.iter().zip(positions) {
                 // A server that knows nothing of a channel that has a position has lost it.
                 if followed.at != position {
@@ -297,7 +317,7 @@ impl Broker {
     }
 
     async fn catch_up(&self, channel: &Channel) {
-        let Ok(_turn) = self.reads.acquire().await else { return };
+        let Ok(_turn) = self.ear(self.partition_of(channel)).reads.acquire().await else { return };
         for _ in 0..ATTEMPTS {
             let Some(Followed { channel, options, at }) = self.hub.followed(channel) else { return };
             let most = options.history_size.min(WIDEST_GAP);
@@ -318,27 +338,16 @@ impl Broker {
         self.hub.give_up_catching_up(channel);
     }
 
-    /// Notes that publications arrive.
-    fn hears(&self) {
-        *self.silent_since.lock() = None;
-    }
-
-    /// Notes that nothing can be heard since then; after a while those who count positions are sent to begin anew.
-    /// Returns whether they have been.
-    fn hears_nothing(&self, since: Instant) -> bool {
-        let mut silence = self.silent_since.lock();
-        let silence = silence.get_or_insert(Silence { since, told: false });
-        if silence.told || silence.since.elapsed() < self.silent_for {
-            return silence.told;
-        }
-        silence.told = true;
-        let n_severed = self.hub.sever_all();
+    /// Sends those who count positions in a partition to begin anew: nothing has been heard of it for too long.
+    fn tell_of_silence(&self, partition: Partition) {
+        let n_severed = self.hub.sever(|channel| self.partition_of(channel) == partition);
         if n_severed > 0 {
+            let partition = partition.index();
             tracing::warn!(
                 n_severed,
+                partition,
                 "nothing is heard from redis, ended the subscriptions that count positions"
             );
         }
-        true
     }
 }

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use bytesize::ByteSize;
 use mainstay_auth::jwt::{RotatingKeys, Verifier, VerifierConfig};
 use mainstay_jwks::JwksConfig;
-use mainstay_redis::{RedisConfig, RedisMode};
+use mainstay_redis::RedisConfig;
 use mainstay_rpc::ServerTls;
 use mainstay_runtime::{Problems, Secret, ServerConfig, ServiceConfig, TelemetryConfig};
 use serde::{Deserialize, Serialize};
@@ -283,11 +283,6 @@ impl ServiceConfig for GatewayConfig {
         self.auth.check(problems);
         self.channels.check(problems);
         self.redis.check(problems);
-        problems.ensure(
-            self.redis.mode != RedisMode::Cluster,
-            "redis.mode",
-            "must be none, single or sentinel: channels are not spread over a cluster",
-        );
         self.broker.check(problems);
         self.drain.check(problems);
         self.journeys.check(problems);

@@ -3,6 +3,10 @@
 //! Every node says in Redis that it lives, with its load, for the time of a lease. What it asks goes to all of them in one
 //! message; each answers from its own memory. Who comes to channels and leaves them is told to the others as it happens
 //! and written down in Redis as the node's will: when its lease ends, one of the others tells what the will says.
+//!
+//! A will has to lie with the channels it is about, and with the list of those who live, or it could be told twice or not
+//! at all. So in a cluster a node lives in every partition by itself, with a list, a will and a canary in each. Nodes know
+//! each other, and speak to each other, by the first one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,10 +14,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use fred::interfaces::PubsubInterface as _;
 use fred::types::Value;
 use mainstay_proto::realtime::v1;
-use mainstay_redis::{Redis, RedisError};
+use mainstay_redis::{Partition, Redis, RedisError};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
@@ -39,7 +42,7 @@ use will::WillScripts;
 pub(crate) use wire::{Method, read_attendance};
 use wire::{Said, parts};
 
-/// Every node listens to it.
+/// Every node listens to it, in the first partition.
 const ALL: &str = "ws!all";
 /// Separates the name of a node from the number of its life.
 const LIFE: char = '~';
@@ -87,13 +90,19 @@ pub(crate) struct Mesh {
     lease: Duration,
     within: Duration,
     ask_within: Duration,
-    /// Rises each time the others have given this node up. A life that was given up does not come back, or its burial
-    /// and its return would get in each other's way.
-    life: AtomicU32,
+    /// One for each partition.
+    standings: Box<[Standing]>,
     peers: Mutex<Peers>,
     asked: Mutex<HashMap<u64, Asked>>,
     asks: Semaphore,
     last_ask: AtomicU64,
+}
+
+/// How this node stands in one partition.
+struct Standing {
+    /// Rises each time the others have given this node up. A life that was given up does not come back, or its burial
+    /// and its return would get in each other's way.
+    life: AtomicU32,
     canary: Mutex<Canary>,
 }
 
@@ -123,8 +132,10 @@ impl Mesh {
         within: Duration,
         config: &BrokerConfig,
     ) -> Self {
+        let standing = |_| Standing { life: AtomicU32::new(1), canary: Mutex::default() };
         Self {
             id,
+            standings: redis.partitions().map(standing).collect(),
             process: Uuid::new_v4().simple().to_string(),
             namesake_at: Mutex::default(),
             redis,
@@ -134,12 +145,10 @@ impl Mesh {
             lease: config.lease,
             within,
             ask_within: config.ask_within,
-            life: AtomicU32::new(1),
             peers: Mutex::default(),
             asked: Mutex::default(),
             asks: Semaphore::new(ASKS_AT_ONCE),
             last_ask: AtomicU64::new(0),
-            canary: Mutex::new(Canary::default()),
         }
     }
 
@@ -147,13 +156,28 @@ impl Mesh {
         &self.id
     }
 
-    /// Returns the places in Redis that this node listens to beside its channels.
-    pub(crate) fn places(&self) -> Vec<String> {
-        vec![self.redis.full(ALL), self.place_of(&self.id)]
+    fn standing(&self, partition: Partition) -> &Standing {
+        &self.standings[partition.index()]
     }
 
+    /// Returns the places in a partition that this node listens to beside its channels.
+    pub(crate) fn places(&self, partition: Partition) -> Vec<String> {
+        let own = self.place_in(partition, &self.id);
+        if partition == Partition::FIRST { vec![self.redis.full(ALL), own] } else { vec![own] }
+    }
+
+    /// Returns where one node is spoken to.
     fn place_of(&self, node: &str) -> String {
-        self.redis.full(&["ws!node:", node].concat())
+        self.place_in(Partition::FIRST, node)
+    }
+
+    fn place_in(&self, partition: Partition, node: &str) -> String {
+        self.redis.part(partition).full(&["ws!node:", node].concat())
+    }
+
+    /// Returns where this node says that it lives: to all in the first partition, and to itself in the others.
+    fn beat_place(&self, partition: Partition) -> String {
+        if partition == Partition::FIRST { self.redis.full(ALL) } else { self.place_in(partition, &self.id) }
     }
 
     /// Returns the other nodes that live, and whether that is as of now.
@@ -211,7 +235,7 @@ impl Mesh {
         // Also when nobody waits for the answers any more.
         let _forget = Forget { mesh: self, id };
         let head = parts(&["q", &self.id, &id.to_string(), method.as_str(), ""]);
-        if let Ok(n_told) = self.say(place, &head, &question.encode_to_vec()).await {
+        if let Ok(n_told) = self.say(Partition::FIRST, place, &head, &question.encode_to_vec()).await {
             self.note(id, |asked| asked.n_told = Some(n_told));
             // Those that have not answered by then are named.
             let _ = timeout_at(deadline, finished).await;
@@ -228,24 +252,32 @@ impl Mesh {
     pub(crate) async fn answer(&self, asked: &Question, body: Option<Vec<u8>>) -> Result<(), RedisError> {
         let kind = if body.is_some() { "a" } else { "n" };
         let head = parts(&[kind, &self.id, &asked.id.to_string(), ""]);
-        self.say(self.place_of(&asked.node), &head, &body.unwrap_or_default()).await.map(|_| ())
+        let place = self.place_of(&asked.node);
+        self.say(Partition::FIRST, place, &head, &body.unwrap_or_default()).await.map(|_| ())
     }
 
     /// Says something; returns to how many.
-    async fn say(&self, place: String, head: &str, body: &[u8]) -> Result<usize, RedisError> {
+    async fn say(
+        &self,
+        partition: Partition,
+        place: String,
+        head: &str,
+        body: &[u8],
+    ) -> Result<usize, RedisError> {
         let message = Value::Bytes([head.as_bytes(), body].concat().into());
-        self.redis.command(self.within, |client| async move { client.publish(place, message).await }).await
+        let words = vec![place.into(), message];
+        self.redis.part(partition).send(send_by(&self.redis), words, self.within).await
     }
 
-    /// Takes what a node said.
-    pub(crate) fn heed(&self, message: &Bytes) -> Heeded {
+    /// Takes what a node said in a partition.
+    pub(crate) fn heed(&self, partition: Partition, message: &Bytes) -> Heeded {
         match Said::parse(message) {
             Some(Said::Beat { node, process, .. }) if node == self.id && process != self.process => {
                 *self.namesake_at.lock() = Some(Instant::now());
                 Heeded::Done
             }
             Some(Said::Beat { node, number, .. }) => {
-                let heard = self.canary.lock().hear(&self.id, &node, number);
+                let heard = self.standing(partition).canary.lock().hear(&self.id, &node, number);
                 if heard == Heard::Gap { Heeded::Gap } else { Heeded::Done }
             }
             Some(Said::Gone { node }) => {
@@ -288,10 +320,11 @@ impl Mesh {
 /// How this node is heard by itself.
 impl Mesh {
     /// Sends a beat at once; returns its number. It was not heard until [`Mesh::heard`] says so.
-    pub(crate) async fn probe(&self) -> Result<u64, RedisError> {
-        let number = self.canary.lock().next();
-        self.say(self.redis.full(ALL), &self.beat(number), b"").await?;
-        self.canary.lock().sent(number, Instant::now());
+    pub(crate) async fn probe(&self, partition: Partition) -> Result<u64, RedisError> {
+        let canary = &self.standing(partition).canary;
+        let number = canary.lock().next();
+        self.say(partition, self.beat_place(partition), &self.beat(number), b"").await?;
+        canary.lock().sent(number, Instant::now());
         Ok(number)
     }
 
@@ -305,18 +338,18 @@ impl Mesh {
     }
 
     /// Tells whether a beat of this node, or a later one, has come back.
-    pub(crate) fn heard(&self, number: u64) -> bool {
-        self.canary.lock().heard(number)
+    pub(crate) fn heard(&self, partition: Partition, number: u64) -> bool {
+        self.standing(partition).canary.lock().heard(number)
     }
 
     /// Returns since when nothing that this node sends comes back to it.
-    pub(crate) fn silent_since(&self) -> Option<Instant> {
-        self.canary.lock().silent_since()
+    pub(crate) fn silent_since(&self, partition: Partition) -> Option<Instant> {
+        self.standing(partition).canary.lock().silent_since()
     }
 
     /// Begins to listen anew: what was sent before is not waited for.
-    pub(crate) fn listens_anew(&self) {
-        self.canary.lock().begin_anew();
+    pub(crate) fn listens_anew(&self, partition: Partition) {
+        self.standing(partition).canary.lock().begin_anew();
     }
 }
 
@@ -353,7 +386,14 @@ impl Drop for Forget<'_> {
 
 /// Returns what a channel is called among the nodes.
 pub(crate) fn place_of(redis: &Redis, channel: &Channel) -> String {
-    redis.full(&["ws:{", channel.as_str(), "}"].concat())
+    let part = redis.part(redis.partition_of(channel.as_str()));
+    part.full(&["ws:{", channel.as_str(), "}"].concat())
+}
+
+/// Returns the command that sends to the nodes. In a cluster what is sent stays where the slot of its place is; otherwise
+/// older servers, and others than Redis, have to know it too.
+pub(crate) fn send_by(redis: &Redis) -> &'static str {
+    if redis.is_cluster() { "SPUBLISH" } else { "PUBLISH" }
 }
 
 #[cfg(test)]

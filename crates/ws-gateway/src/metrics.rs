@@ -45,6 +45,7 @@ pub(crate) struct Figures {
     pub(crate) delta_wholes: Counter,
     pub(crate) delta_saved_bytes: Counter,
     pub(crate) broker_connected: Gauge,
+    pub(crate) broker_deaf_partitions: Gauge,
     pub(crate) broker_channels: Gauge,
     pub(crate) broker_messages: Counter,
     pub(crate) nodes: Gauge,
@@ -178,6 +179,7 @@ impl Metrics {
             delta_wholes: Counter::default(),
             delta_saved_bytes: Counter::default(),
             broker_connected: Gauge::default(),
+            broker_deaf_partitions: Gauge::default(),
             broker_channels: Gauge::default(),
             broker_messages: Counter::default(),
             nodes: Gauge::default(),
@@ -359,6 +361,11 @@ impl Figures {
             "broker_connected",
             "1 while publications of other nodes can arrive",
             self.broker_connected.clone(),
+        );
+        registry.register(
+            "broker_deaf_partitions",
+            "Partitions of Redis from which publications of other nodes cannot arrive",
+            self.broker_deaf_partitions.clone(),
         );
         registry.register("broker_channels", "Channels listened to in Redis", self.broker_channels.clone());
         registry.register(

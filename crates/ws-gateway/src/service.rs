@@ -159,7 +159,7 @@ fn join_others(cx: &Context, config: &GatewayConfig, api: &Arc<RealtimeApi>, red
         redis.watched_by(cx.background("redis.watch", Schedule::EveryOrTrigger(Watch::EVERY), watch));
     }
     let within = config.redis.command_within;
-    let broker = Broker::new(Arc::clone(hub), redis, within, &config.broker, cx.clone());
+    let broker = Broker::new(Arc::clone(hub), Arc::clone(&redis), within, &config.broker, cx.clone());
     hub.relay_by(&broker);
     let checking = Arc::clone(&broker);
     cx.background("broker.positions", Schedule::Every(config.broker.check_positions_every), move || {
@@ -172,13 +172,17 @@ fn join_others(cx: &Context, config: &GatewayConfig, api: &Arc<RealtimeApi>, red
             Ok(())
         }
     });
-    let listener = Listener::new(Arc::clone(&broker), Arc::clone(api), config.redis.clone(), cx);
-    cx.spawn("broker.listener", listener.run(cx.stopping()));
-    let (untold, attendance) = Untold::new(hub.metrics().clone());
+    for listener in Listener::all(&broker, api, &config.redis, cx) {
+        cx.spawn("broker.listener", listener.run(cx.stopping()));
+    }
+    let (untold, attendance) = Untold::new(redis, hub.metrics().clone());
     let untold = Arc::new(untold);
     hub.tell_attendance(Arc::clone(&untold));
-    let herald = Herald::new(broker, Arc::clone(api), untold, config.broker.lease / 3);
-    cx.spawn("mesh.herald", herald.run(attendance, cx.stopping()));
+    for (partition, attendance) in attendance {
+        let (broker, api, untold) = (Arc::clone(&broker), Arc::clone(api), Arc::clone(&untold));
+        let herald = Herald::new(broker, api, untold, partition, config.broker.lease / 3);
+        cx.spawn("mesh.herald", herald.run(attendance, cx.stopping()));
+    }
 }
 
 fn rules(

@@ -67,6 +67,9 @@ mod peers;
 #[path = "gateway/put_feeds.rs"]
 mod put_feeds;
 #[cfg(test)]
+#[path = "gateway/sharded.rs"]
+mod sharded;
+#[cfg(test)]
 #[path = "gateway/silence.rs"]
 mod silence;
 #[cfg(test)]

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use crate::channel::Channel;
 
-/// Which channels this node listens to in Redis, or wants to.
+/// Which channels of one partition this node listens to in Redis, or wants to.
 #[derive(Debug, Default)]
 pub(super) struct Interest {
     wants: Mutex<Wants>,
@@ -118,6 +118,11 @@ impl Interest {
             wants.channels.shrink_to_fit();
         }
         unneeded
+    }
+
+    /// Counts the channels that Redis has confirmed.
+    pub(super) fn n_heard(&self) -> usize {
+        self.wants.lock().channels.values().filter(|want| matches!(want, Want::Heard)).count()
     }
 
     pub(super) fn len(&self) -> usize {

@@ -1,16 +1,16 @@
 //! What lies in Redis for a channel, and the scripts that change it in one step.
 //!
 //! A channel with a history has a hash of its position (`e` epoch, `s` offset of the last publication, `g` id of the
-//! server that gave it) and a stream whose ids are the offsets. Replication lags, so a server that takes over may not
+//! server that gave it) and a stream whose ids are the offsets. In a cluster all keys of a channel, and the place where it is
+//! sent, lie in the slot of its partition. Replication lags, so a server that takes over may not
 //! have the last publications; the next ones would get their offsets, and who had seen the lost ones would be told that
 //! nothing was missed. So a numbering belongs to one server process: under another one it begins anew, with a new epoch.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use fred::interfaces::KeysInterface as _;
 use fred::types::Value;
-use mainstay_redis::{Redis, RedisError, Script, number};
+use mainstay_redis::{Partition, Redis, RedisError, Script, number};
 use uuid::Uuid;
 
 use super::wire::{pack, unpack};
@@ -23,7 +23,7 @@ use crate::hub::Message;
 /// nodes were told.
 const PUBLISH: &str = r"
 local meta, stream, seen_key = unpack(KEYS)
-local server, new_epoch, payload, place, size, ttl, meta_ttl, seen_ttl = unpack(ARGV)
+local server, new_epoch, payload, send, place, size, ttl, meta_ttl, seen_ttl = unpack(ARGV)
 if seen_ttl ~= '0' then
   local seen = redis.call('GET', seen_key)
   if seen then return {1, seen, 0} end
@@ -46,7 +46,7 @@ if size ~= '0' then
 end
 local position = offset .. ':' .. epoch
 if seen_ttl ~= '0' then redis.call('SET', seen_key, position, 'PX', seen_ttl) end
-return {0, position, redis.call('PUBLISH', place, 'p' .. position .. ':' .. now_ms .. ':' .. payload)}
+return {0, position, redis.call(send, place, 'p' .. position .. ':' .. now_ms .. ':' .. payload)}
 ";
 
 /// Gives epoch, offset and the time of the server, then id, payload and time of each publication in the range.
@@ -158,6 +158,7 @@ impl Store {
                 server.into(),
                 new_epoch().into(),
                 payload.clone(),
+                crate::mesh::send_by(&self.redis).into(),
                 self.place(channel).into(),
                 number(options.history_size as u64),
                 number(ms(options.history_ttl)),
@@ -167,7 +168,7 @@ impl Store {
         };
         let keys = keys.each_ref().map(String::as_str);
         let (duplicate, place, n_nodes): (u64, String, u64) =
-            self.redis.run_script_at(&self.publish, &keys, arguments, self.terms.within).await?;
+            self.part(channel).run_script_at(&self.publish, &keys, arguments, self.terms.within).await?;
         let position = parse_position(&place).ok_or(RedisError::Foreign)?;
         let position = (position.offset > 0).then_some(position);
         Ok(Placed { duplicate: duplicate == 1, position, n_nodes })
@@ -194,24 +195,33 @@ impl Store {
         };
         let keys = keys.each_ref().map(String::as_str);
         let answer: Vec<Value> =
-            self.redis.run_script_at(&self.read, &keys, arguments, self.terms.within).await?;
+            self.part(channel).run_script_at(&self.read, &keys, arguments, self.terms.within).await?;
         parse_read(answer, options.history_ttl).ok_or(RedisError::Foreign)
     }
 
-    /// Returns where channels are; none where this server knows nothing of one.
-    pub(super) async fn positions(&self, channels: &[Channel]) -> Result<Vec<Option<Position>>, RedisError> {
+    /// Returns where channels of one partition are; none where this server knows nothing of one.
+    pub(super) async fn positions(
+        &self,
+        partition: Partition,
+        channels: &[Channel],
+    ) -> Result<Vec<Option<Position>>, RedisError> {
         let keys: Vec<String> = channels.iter().map(meta).collect();
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         let arguments = |server: &str| vec![server.into(), number(ms(self.terms.position_ttl))];
+        let part = self.redis.part(partition);
         let answer: Vec<String> =
-            self.redis.run_script_at(&self.positions, &keys, arguments, self.terms.within).await?;
+            part.run_script_at(&self.positions, &keys, arguments, self.terms.within).await?;
         Ok(answer.iter().map(|text| parse_position(text)).collect())
     }
 
     /// Forgets what was published into a channel. Offsets go on from where they are.
     pub(super) async fn forget(&self, channel: &Channel) -> Result<(), RedisError> {
-        let key = self.redis.full(&stream(channel));
-        self.redis.command(self.terms.within, |client| async move { client.del(key).await }).await
+        let part = self.part(channel);
+        part.send("DEL", vec![part.full(&stream(channel)).into()], self.terms.within).await
+    }
+
+    fn part(&self, channel: &Channel) -> mainstay_redis::Part<'_> {
+        self.redis.part(self.redis.partition_of(channel.as_str()))
     }
 }
 
@@ -302,7 +312,6 @@ fn parse_position(text: &str) -> Option<Position> {
     Some(Position { offset: offset.parse().ok()?, epoch: epoch.into() })
 }
 
-// The braces make all keys of a channel live on one server of a cluster.
 fn meta(channel: &Channel) -> String {
     ["ws:{", channel.as_str(), "}m"].concat()
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_redis::{Redis, RedisError, Script, number};
+use mainstay_redis::{Part, Redis, RedisError, Script, number};
 use sha1::{Digest as _, Sha1};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -122,7 +122,7 @@ impl Lease {
         let arguments = vec![self.holder.as_str().into(), place.to_string().into(), number(KEPT_FOR_MS)];
         let keys = [self.key.as_str(), &self.place_key];
         let given: Result<u64, _> =
-            redis.run_script(&self.give_back, &keys, arguments, self.lasts / MARGIN).await;
+            self.part(redis).run_script(&self.give_back, &keys, arguments, self.lasts / MARGIN).await;
         if let Err(error) = given {
             tracing::debug!(error = error.in_full(), "a feed is not given back: its lease ends by itself");
         }
@@ -137,7 +137,12 @@ impl Lease {
         let arguments =
             vec![self.holder.as_str().into(), number(lease_ms), place.into(), number(KEPT_FOR_MS)];
         let keys = [self.key.as_str(), &self.place_key];
-        redis.run_script(&self.take, &keys, arguments, self.lasts / MARGIN).await
+        self.part(redis).run_script(&self.take, &keys, arguments, self.lasts / MARGIN).await
+    }
+
+    /// Both keys lie together.
+    fn part<'r>(&self, redis: &'r Redis) -> Part<'r> {
+        redis.part(redis.partition_of(&self.key))
     }
 }
 

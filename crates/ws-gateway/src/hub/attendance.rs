@@ -15,12 +15,13 @@ impl Hub {
         }
     }
 
-    /// Returns everybody in channels that tell who comes and goes.
-    pub(crate) fn all_attending(&self) -> Vec<Attendance> {
+    /// Returns everybody in channels that tell who comes and goes, of those that are meant.
+    pub(crate) fn all_attending(&self, is_meant: impl Fn(&Channel) -> bool) -> Vec<Attendance> {
         let mut all = Vec::new();
         for shard in &self.shards {
             let shard = shard.lock();
-            for (channel, room) in shard.rooms.iter().filter(|(_, room)| room.tells_of_members()) {
+            let telling = shard.rooms.iter().filter(|(_, room)| room.tells_of_members());
+            for (channel, room) in telling.filter(|(channel, _)| is_meant(channel)) {
                 all.extend(room.presence().into_iter().map(|info| Attendance {
                     channel: channel.clone(),
                     info,

@@ -69,12 +69,13 @@ impl Hub {
         shard.rooms.get(channel).map(|room| room.followed(channel))
     }
 
-    /// Returns all channels with a history that have subscribers.
-    pub(crate) fn all_followed(&self) -> Vec<Followed> {
+    /// Returns all channels with a history that have subscribers, of those that are meant.
+    pub(crate) fn all_followed(&self, is_meant: impl Fn(&Channel) -> bool) -> Vec<Followed> {
         let mut all = Vec::new();
         for shard in &self.shards {
             let shard = shard.lock();
-            let followed = shard.rooms.iter().filter(|(_, room)| room.n_members() > 0);
+            let followed =
+                shard.rooms.iter().filter(|(channel, room)| room.n_members() > 0 && is_meant(channel));
             all.extend(
                 followed
                     .map(|(channel, room)| room.followed(channel))
@@ -112,13 +113,14 @@ impl Hub {
         }
     }
 
-    /// Ends every subscription that counts positions: its publications no longer arrive. Returns how many.
-    pub(crate) fn sever_all(&self) -> usize {
+    /// Ends every subscription that counts positions in channels that are meant: their publications no longer arrive.
+    /// Returns how many.
+    pub(crate) fn sever(&self, is_meant: impl Fn(&Channel) -> bool) -> usize {
         let mut n_severed = 0;
         for shard in &self.shards {
             let mut shard = shard.lock();
-            let severed: Vec<_> =
-                shard.rooms.iter_mut().map(|(channel, room)| (channel.clone(), room.sever())).collect();
+            let meant = shard.rooms.iter_mut().filter(|(channel, _)| is_meant(channel));
+            let severed: Vec<_> = meant.map(|(channel, room)| (channel.clone(), room.sever())).collect();
             drop(shard);
             for (channel, severed) in severed {
                 n_severed += severed.len();

@@ -2,7 +2,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use mainstay_redis::RedisError;
+use mainstay_proto::realtime::v1;
+use mainstay_redis::{Partition, RedisError};
 use mainstay_runtime::{Component, ComponentKind};
 use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
@@ -15,6 +16,7 @@ use super::roll::Roll;
 use super::will::Told;
 use super::{Attendance, Untold};
 use crate::broker::Broker;
+use crate::channel::Channel;
 use crate::grpc::RealtimeApi;
 
 /// Comings and goings taken together.
@@ -24,8 +26,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Attempts to end in order.
 const FAREWELLS: usize = 3;
 
-/// Says that this node lives and what is going on here, and tells what those that are gone have left.
+/// Says in one partition that this node lives and what is going on here, and tells what those that are gone have left.
 pub(crate) struct Herald {
+    partition: Partition,
     broker: Arc<Broker>,
     api: Arc<RealtimeApi>,
     untold: Arc<Untold>,
@@ -34,8 +37,8 @@ pub(crate) struct Herald {
     /// Lives to be buried.
     dead: Mutex<Vec<String>>,
     to_do: Notify,
-    /// Whether this node is the only one of its name.
-    name: Component,
+    /// Whether this node is the only one of its name; told by the one of the first partition.
+    name: Option<Component>,
     is_alone: AtomicBool,
     /// When the processor time was looked at, and what it was.
     measured: Mutex<(Instant, Duration)>,
@@ -46,11 +49,16 @@ impl Herald {
         broker: Arc<Broker>,
         api: Arc<RealtimeApi>,
         untold: Arc<Untold>,
+        partition: Partition,
         every: Duration,
     ) -> Self {
-        let name = broker.context().component("name", ComponentKind::Internal, false);
-        name.healthy("no other process has it");
+        let name = (partition == Partition::FIRST).then(|| {
+            let name = broker.context().component("name", ComponentKind::Internal, false);
+            name.healthy("no other process has it");
+            name
+        });
         Self {
+            partition,
             name,
             is_alone: AtomicBool::new(true),
             broker,
@@ -75,7 +83,7 @@ impl Herald {
             () = self.tell(&mut attendance, &stopping) => {}
         }
         for _ in 0..FAREWELLS {
-            match self.broker.mesh().depart().await {
+            match self.broker.mesh().depart(self.partition).await {
                 Ok(()) => break,
                 // Its lease ends by itself.
                 Err(error) => tracing::debug!(error = error.in_full(), "could not say that this node ends"),
@@ -98,6 +106,7 @@ impl Herald {
 
     /// Nodes of one name overwrite each other's load and are buried together, so whoever runs them has to know.
     fn look_for_namesakes(&self) {
+        let Some(name) = &self.name else { return };
         let mesh = self.broker.mesh();
         let is_alone = !mesh.has_namesake();
         if self.is_alone.swap(is_alone, Ordering::Relaxed) == is_alone {
@@ -106,31 +115,32 @@ impl Herald {
         self.broker.hub().metrics().namesakes.set(i64::from(!is_alone));
         if is_alone {
             tracing::info!(instance = mesh.id(), "the other process of this name is gone");
-            self.name.healthy("no other process has it");
+            name.healthy("no other process has it");
         } else {
             tracing::error!(instance = mesh.id(), "another process has the same server.instance");
-            self.name.unhealthy("another process has the same server.instance");
+            name.unhealthy("another process has the same server.instance");
         }
     }
 
     async fn live_once(&self) -> Result<(), RedisError> {
         let mesh = self.broker.mesh();
-        let mut state = self.api.node_here();
-        state.cpu_cores = self.cores_in_use();
-        let mut roll = mesh.live(&state, self.is_known.load(Ordering::Relaxed)).await?;
+        let state = self.state();
+        let mut roll = mesh.live(self.partition, &state, self.is_known.load(Ordering::Relaxed)).await?;
         if matches!(roll, Roll::GivenUp) {
             tracing::warn!("this node was given up, or redis has lost it: its members are told anew");
             self.is_known.store(false, Ordering::Relaxed);
-            self.untold.set_incomplete(true);
-            roll = mesh.live(&state, false).await?;
+            self.untold.set_incomplete(self.partition, true);
+            roll = mesh.live(self.partition, &state, false).await?;
         }
         self.look_for_namesakes();
         if let Roll::Called { dead } = roll {
             self.is_known.store(true, Ordering::Relaxed);
-            self.broker.hub().metrics().nodes.set(mesh.peers().0.len() as i64 + 1);
+            if self.partition == Partition::FIRST {
+                self.broker.hub().metrics().nodes.set(mesh.peers().0.len() as i64 + 1);
+            }
             self.dead.lock().extend(dead);
         }
-        if self.untold.is_incomplete() || !self.dead.lock().is_empty() {
+        if self.untold.is_incomplete(self.partition) || !self.dead.lock().is_empty() {
             self.to_do.notify_one();
         }
         Ok(())
@@ -164,44 +174,45 @@ impl Herald {
     }
 
     async fn tell_some(&self, some: &[Attendance]) {
-        if self.untold.is_incomplete() {
+        if self.untold.is_incomplete(self.partition) {
             // What is here now is part of it.
             let is_right = self.put_right().await.unwrap_or_else(|error| {
                 tracing::debug!(error = error.in_full(), "could not find what was not told");
                 false
             });
             if !is_right {
-                return self.untold.lose(some.len() as u64);
+                return self.untold.lose(self.partition, some.len() as u64);
             }
         }
         if some.is_empty() {
             return;
         }
-        match self.broker.mesh().tell(some).await {
+        match self.broker.mesh().tell(self.partition, some).await {
             Ok(Told::All) => {}
-            Ok(Told::GivenUp) => self.untold.lose(some.len() as u64),
+            Ok(Told::GivenUp) => self.untold.lose(self.partition, some.len() as u64),
             Err(error) => {
                 tracing::debug!(error = error.in_full(), "could not tell who came and left");
-                self.untold.lose(some.len() as u64);
+                self.untold.lose(self.partition, some.len() as u64);
             }
         }
     }
 
     /// Tells what the others do not know; false when that is not possible yet.
     async fn put_right(&self) -> Result<bool, RedisError> {
-        let mesh = self.broker.mesh();
-        if mesh.is_being_buried().await? {
+        let (mesh, partition) = (self.broker.mesh(), self.partition);
+        if mesh.is_being_buried(partition).await? {
             return Ok(false);
         }
-        self.untold.set_incomplete(false);
+        self.untold.set_incomplete(partition, false);
         let outcome = async {
-            let changes = mesh.difference(self.broker.hub().all_attending()).await?;
-            mesh.tell(&changes).await
+            let ours = |channel: &Channel| self.broker.partition_of(channel) == partition;
+            let changes = mesh.difference(partition, self.broker.hub().all_attending(ours)).await?;
+            mesh.tell(partition, &changes).await
         };
         let outcome = outcome.await;
         let is_right = matches!(outcome, Ok(Told::All));
         if !is_right {
-            self.untold.set_incomplete(true);
+            self.untold.set_incomplete(partition, true);
         }
         outcome.map(|_| is_right)
     }
@@ -209,9 +220,13 @@ impl Herald {
     async fn bury(&self) {
         let dead = std::mem::take(&mut *self.dead.lock());
         for life in dead {
-            match self.broker.mesh().bury(&life).await {
+            match self.broker.mesh().bury(self.partition, &life).await {
+                // It had a life in each of them.
+                Ok(0) if self.partition != Partition::FIRST => {}
                 Ok(n_members) => {
-                    self.broker.hub().metrics().nodes_buried.inc();
+                    if self.partition == Partition::FIRST {
+                        self.broker.hub().metrics().nodes_buried.inc();
+                    }
                     tracing::info!(node = life, n_members, "a node is gone, told that its members have left");
                 }
                 // Somebody is asked again when the time that this node was given for it is over.
@@ -219,6 +234,15 @@ impl Herald {
                     tracing::warn!(node = life, error = error.in_full(), "could not tell of a dead node");
                 }
             }
+        }
+    }
+
+    /// Returns what the others are to know: in the first partition all, in the others who it is.
+    fn state(&self) -> v1::Node {
+        if self.partition == Partition::FIRST {
+            v1::Node { cpu_cores: self.cores_in_use(), ..self.api.node_here() }
+        } else {
+            v1::Node { id: self.broker.mesh().id().to_owned(), ..v1::Node::default() }
         }
     }
 

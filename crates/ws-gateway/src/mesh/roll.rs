@@ -1,16 +1,16 @@
-//! The list of nodes that live.
+//! The list of nodes that live, one in each partition.
 
 use std::sync::atomic::Ordering;
 
 use fred::types::Value;
 use mainstay_proto::realtime::v1;
-use mainstay_redis::{RedisError, Script, number};
+use mainstay_redis::{Partition, RedisError, Script, number};
 use prost::Message as _;
 use tokio::time::Instant;
 
 use super::will::will_of;
 use super::wire::parts;
-use super::{ALL, LIFE, Mesh};
+use super::{LIFE, Mesh, Standing, send_by};
 
 pub(super) const NODES: &str = "ws!nodes";
 
@@ -20,7 +20,7 @@ pub(super) const NODES: &str = "ws!nodes";
 /// a break may say that others are dead: after an outage of Redis nobody could say that he lives.
 const LIVE: &str = r"
 local nodes = KEYS[1]
-local life, known, lease, state, place, beat = unpack(ARGV)
+local life, known, lease, state, send, place, beat = unpack(ARGV)
 lease = tonumber(lease)
 local time = redis.call('TIME')
 local now = math.floor((time[1] * 1000000 + time[2]) / 1000)
@@ -57,20 +57,20 @@ for i = 1, #all, 2 do
     end
   end
 end
-redis.call('PUBLISH', place, beat)
+redis.call(send, place, beat)
 return answer
 ";
 
 /// Ends a life in order. What is left in its will, if anything is, is told by another node.
 const DEPART: &str = r"
 local nodes, will = unpack(KEYS)
-local life, place, message = unpack(ARGV)
+local life, send, place, message = unpack(ARGV)
 if redis.call('HLEN', will) == 0 then
   redis.call('HDEL', nodes, life)
 elseif redis.call('HEXISTS', nodes, life) == 1 then
   redis.call('HSET', nodes, life, '0:0:?')
 end
-return redis.call('PUBLISH', place, message)
+return redis.call(send, place, message)
 ";
 
 /// The scripts about the list.
@@ -96,13 +96,13 @@ pub(super) enum Roll {
 
 impl Mesh {
     /// Returns the name of the present life.
-    pub(super) fn life(&self) -> String {
-        self.life_numbered(self.life.load(Ordering::Relaxed))
+    pub(super) fn life(&self, partition: Partition) -> String {
+        self.life_numbered(self.standing(partition).life.load(Ordering::Relaxed))
     }
 
     /// Returns the name of the life before this one.
-    pub(super) fn life_before(&self) -> Option<String> {
-        let number = self.life.load(Ordering::Relaxed);
+    pub(super) fn life_before(&self, partition: Partition) -> Option<String> {
+        let number = self.standing(partition).life.load(Ordering::Relaxed);
         (number > 1).then(|| self.life_numbered(number - 1))
     }
 
@@ -111,25 +111,32 @@ impl Mesh {
     }
 
     /// Says that this node lives, and learns of the others. `is_known` says that it has done so before.
-    pub(super) async fn live(&self, state: &v1::Node, is_known: bool) -> Result<Roll, RedisError> {
-        let beat = self.canary.lock().next();
+    pub(super) async fn live(
+        &self,
+        partition: Partition,
+        state: &v1::Node,
+        is_known: bool,
+    ) -> Result<Roll, RedisError> {
+        let Standing { life, canary } = self.standing(partition);
+        let beat = canary.lock().next();
         let arguments = vec![
-            self.life().into(),
+            self.life(partition).into(),
             number(u64::from(is_known)),
             number(u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX)),
             Value::Bytes(state.encode_to_vec().into()),
-            self.redis.full(ALL).into(),
+            send_by(&self.redis).into(),
+            self.beat_place(partition).into(),
             self.beat(beat).into(),
         ];
-        let answer: Vec<Value> =
-            self.redis.run_script(&self.roll.live, &[NODES], arguments, self.within).await?;
+        let part = self.redis.part(partition);
+        let answer: Vec<Value> = part.run_script(&self.roll.live, &[NODES], arguments, self.within).await?;
         let mut answer = answer.into_iter();
         if answer.next().and_then(Value::into_string).as_deref() != Some("1") {
-            self.life.fetch_add(1, Ordering::Relaxed);
+            life.fetch_add(1, Ordering::Relaxed);
             return Ok(Roll::GivenUp);
         }
         let now = Instant::now();
-        self.canary.lock().sent(beat, now);
+        canary.lock().sent(beat, now);
         let (mut dead, mut nodes) = (Vec::new(), std::collections::HashMap::new());
         while let (Some(life), Some(state)) = (answer.next(), answer.next()) {
             let life = life.into_string().ok_or(RedisError::Foreign)?;
@@ -141,22 +148,24 @@ impl Mesh {
                 }
             }
         }
-        // A life of this node that is over is none of the others.
-        nodes.remove(&self.id);
-        let mut peers = self.peers.lock();
-        peers.nodes = nodes;
-        peers.seen_at = Some(now);
+        if partition == Partition::FIRST {
+            // A life of this node that is over is none of the others.
+            nodes.remove(&self.id);
+            let mut peers = self.peers.lock();
+            peers.nodes = nodes;
+            peers.seen_at = Some(now);
+        }
         Ok(Roll::Called { dead })
     }
 
     /// Ends this life in order.
-    pub(super) async fn depart(&self) -> Result<(), RedisError> {
-        let life = self.life();
+    pub(super) async fn depart(&self, partition: Partition) -> Result<(), RedisError> {
+        let life = self.life(partition);
         let will = will_of(&life);
         let gone = parts(&["d", &self.id, "0"]);
-        let arguments = vec![life.into(), self.redis.full(ALL).into(), gone.into()];
-        let _: u64 =
-            self.redis.run_script(&self.roll.depart, &[NODES, &will], arguments, self.within).await?;
-        Ok(())
+        let place = self.beat_place(partition);
+        let arguments = vec![life.into(), send_by(&self.redis).into(), place.into(), gone.into()];
+        let (part, keys) = (self.redis.part(partition), [NODES, &will]);
+        part.run_script::<u64>(&self.roll.depart, &keys, arguments, self.within).await.map(drop)
     }
 }

@@ -22,7 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, accept_async};
-use ws_gateway::{FeedConfig, GatewayConfig};
+use ws_gateway::{FeedConfig, GatewayConfig, RedisConfig};
 
 use crate::client::Client;
 use crate::cluster::{proxied, redis, single, with_redis};
@@ -372,8 +372,13 @@ async fn events_over_http_are_read_and_resumed() {
 #[tokio::test]
 async fn one_node_runs_a_feed_and_another_goes_on_where_it_stopped() {
     let stack = redis().await;
+    a_feed_is_handed_over(single(&stack)).await;
+    stack.stop().await.unwrap();
+}
+
+pub(crate) async fn a_feed_is_handed_over(redis: RedisConfig) {
     let source = Listening::new().await;
-    let config = || with_feed(with_redis(single(&stack)), feed(vec![source.url()]));
+    let config = || with_feed(with_redis(redis.clone()), feed(vec![source.url()]));
     let one = Node::joined(config()).await;
     let (mut connected, wanted) = source.reader().await;
     assert_eq!(wanted, r#"{"want":"news","after":0}"#);
@@ -399,7 +404,6 @@ async fn one_node_runs_a_feed_and_another_goes_on_where_it_stopped() {
     drop(client);
     other.wait_until_empty().await;
     other.cx.shut_down().await;
-    stack.stop().await.unwrap();
 }
 
 #[tokio::test]
@@ -434,7 +438,12 @@ async fn a_node_that_loses_its_way_to_redis_gives_its_feeds_up() {
 #[tokio::test]
 async fn a_feed_of_a_killed_node_is_taken_over() {
     let stack = redis().await;
-    let (redis, source) = (single(&stack), Listening::new().await);
+    a_feed_of_the_dead_is_taken_over(single(&stack)).await;
+    stack.stop().await.unwrap();
+}
+
+pub(crate) async fn a_feed_of_the_dead_is_taken_over(redis: RedisConfig) {
+    let source = Listening::new().await;
     let more = format!(
         "[feeds.wire]\nchannel = \"news\"\nendpoints = [\"{}\"]\nid = \"/id\"\nsequence = \"/n\"\ndata = \"/data\"\n",
         source.url()
@@ -460,5 +469,4 @@ async fn a_feed_of_a_killed_node_is_taken_over() {
     drop(client);
     survivor.wait_until_empty().await;
     survivor.cx.shut_down().await;
-    stack.stop().await.unwrap();
 }

@@ -7,7 +7,7 @@ use mainstay_proto::realtime::v1::{
 use mainstay_runtime::{Clock, Context};
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use ws_gateway::BrokerConfig;
+use ws_gateway::{BrokerConfig, RedisConfig};
 
 use crate::client::Client;
 use crate::cluster::{proxied, redis, sentinel, single, subscribe, with_redis};
@@ -22,8 +22,12 @@ fn publication(line: &Value) -> (u64, &Value) {
 #[tokio::test]
 async fn a_publication_reaches_every_node_and_is_recovered_on_any() {
     let stack = redis().await;
-    let [one, two] =
-        [Node::joined(with_redis(single(&stack))).await, Node::joined(with_redis(single(&stack))).await];
+    publications_reach_every_node(single(&stack)).await;
+    stack.stop().await.unwrap();
+}
+
+pub(crate) async fn publications_reach_every_node(redis: RedisConfig) {
+    let [one, two] = [Node::joined(with_redis(redis.clone())).await, Node::joined(with_redis(redis)).await];
     let mut a = Client::connected(&one, &token(&user("a"))).await;
     let mut b = Client::connected(&two, &token(&user("b"))).await;
     let begun = subscribe(&mut a, json!({"channel": "m:x", "recoverable": true})).await;
@@ -76,7 +80,6 @@ async fn a_publication_reaches_every_node_and_is_recovered_on_any() {
         node.wait_for_metric("mainstay_ws_broker_channels 0").await;
         node.cx.shut_down().await;
     }
-    stack.stop().await.unwrap();
 }
 
 #[tokio::test]

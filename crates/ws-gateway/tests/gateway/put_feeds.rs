@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use mainstay_devstack::RedisNode;
 use mainstay_proto::realtime::v1::realtime_feed_service_client::RealtimeFeedServiceClient;
 use mainstay_proto::realtime::v1::{Feed, FeedSpec, FeedState, PutFeedRequest, RemoveFeedRequest};
 use mainstay_rpc::{Call, ErrorCode, Failure};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
-use ws_gateway::{GatewayConfig, RunTimeFeedsConfig};
+use ws_gateway::{GatewayConfig, RedisConfig, RunTimeFeedsConfig};
 
 use crate::client::Client;
 use crate::cluster::{redis, single, with_redis};
@@ -58,8 +59,14 @@ fn refused<T: std::fmt::Debug>(outcome: Result<T, Failure>) -> (ErrorCode, Strin
 #[tokio::test]
 async fn feeds_are_put_changed_and_removed_on_all_nodes() {
     let stack = redis().await;
+    let servers = [stack.redis().unwrap().first_primary()];
+    Box::pin(feeds_are_the_same_on_all_nodes(single(&stack), &servers)).await;
+    stack.stop().await.unwrap();
+}
+
+pub(crate) async fn feeds_are_the_same_on_all_nodes(redis: RedisConfig, primaries: &[&RedisNode]) {
     let source = Listening::new().await;
-    let config = || with_redis(single(&stack));
+    let config = || with_redis(redis.clone());
     let nodes = [Node::joined(config()).await, Node::joined(config()).await];
     let [one, other] = &nodes;
     let mut news = listener(other).await;
@@ -103,7 +110,9 @@ async fn feeds_are_put_changed_and_removed_on_all_nodes() {
     assert_eq!(state(&node, "prices").await.unwrap().version, changed.version);
 
     // A Redis that has lost everything learns of it again.
-    stack.redis().unwrap().first_primary().command(&["FLUSHALL"]).await.unwrap();
+    for primary in primaries {
+        primary.command(&["FLUSHALL"]).await.unwrap();
+    }
     let late = Node::joined(config()).await;
     wait_for(&late, "prices", "its return", |feed| feed.version == changed.version).await;
 
@@ -121,7 +130,6 @@ async fn feeds_are_put_changed_and_removed_on_all_nodes() {
         node.wait_until_empty().await;
         node.cx.shut_down().await;
     }
-    stack.stop().await.unwrap();
 }
 
 #[tokio::test]

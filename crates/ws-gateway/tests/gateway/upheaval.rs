@@ -19,7 +19,6 @@ use crate::client::Client;
 use crate::cluster::{proxied, redis, sentinel, single, with_redis};
 use crate::node::{Node, token, user};
 
-const CHANNEL: &str = "m:x";
 const N_CLIENTS: u64 = 6;
 /// Longer than any outage here takes to be noticed and made good.
 const SETTLED_WITHIN: Duration = Duration::from_mins(2);
@@ -35,8 +34,45 @@ struct Memory {
     n_lost: usize,
 }
 
-/// What was confirmed to the publisher, by epoch and offset.
-type Truth = HashMap<(String, u64), Value>;
+/// What was confirmed to a publisher.
+#[derive(Default)]
+struct Truth {
+    /// By epoch and offset.
+    confirmed: HashMap<(String, u64), Value>,
+    /// The longest time without.
+    gap: Duration,
+}
+
+/// Publishers and clients of one channel, on all nodes, between which the clients go to and fro.
+pub(crate) struct Crowd {
+    course: Arc<Course>,
+    publishers: JoinSet<Truth>,
+    clients: JoinSet<Memory>,
+}
+
+/// What a crowd has in common.
+struct Course {
+    channel: String,
+    nodes: Arc<Vec<Node>>,
+    /// No more is published.
+    is_published: AtomicBool,
+    /// Clients end when they have the last publication.
+    is_over: AtomicBool,
+    last: AtomicUsize,
+    n_returns: AtomicUsize,
+}
+
+/// What became of it. It is certain that nobody missed anything without being told.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) n_confirmed: usize,
+    pub(crate) n_seen: usize,
+    pub(crate) n_recovered: usize,
+    /// How often a client was told that it missed something.
+    pub(crate) n_lost: usize,
+    /// The longest time in which a publisher was not confirmed anything.
+    pub(crate) gap: Duration,
+}
 
 impl Memory {
     fn see(&mut self, publication: &Value) {
@@ -65,7 +101,8 @@ impl Memory {
 }
 
 /// One client: stays subscribed as well as it can until the end, then says what it saw.
-async fn live(nodes: Arc<Vec<Node>>, seed: u64, done: Arc<AtomicBool>, last: Arc<AtomicUsize>) -> Memory {
+async fn live(course: Arc<Course>, seed: u64) -> Memory {
+    let Course { channel, nodes, is_over, last, n_returns, .. } = &*course;
     let mut random = StdRng::seed_from_u64(seed);
     let (mut memory, token) = (Memory::default(), token(&user(&seed.to_string())));
     let mut is_first = true;
@@ -74,9 +111,9 @@ async fn live(nodes: Arc<Vec<Node>>, seed: u64, done: Arc<AtomicBool>, last: Arc
         let mut client = Client::connected(node, &token).await;
         let leaves_at = Instant::now() + Duration::from_millis(random.random_range(200..2_500));
         'subscriptions: loop {
-            let mut wanted = json!({"channel": CHANNEL, "recoverable": true});
+            let mut wanted = json!({"channel": channel, "recoverable": true});
             if !is_first {
-                wanted = json!({"channel": CHANNEL, "recover": true, "epoch": memory.epoch, "offset": memory.offset});
+                wanted = json!({"channel": channel, "recover": true, "epoch": memory.epoch, "offset": memory.offset});
             }
             let answer = client.call("subscribe", wanted).await;
             if answer["error"]["temporary"] == json!(true) {
@@ -84,9 +121,10 @@ async fn live(nodes: Arc<Vec<Node>>, seed: u64, done: Arc<AtomicBool>, last: Arc
                 continue 'subscriptions;
             }
             memory.begin(&answer["subscribe"], is_first);
+            n_returns.fetch_add(usize::from(!is_first), Ordering::Relaxed);
             is_first = false;
             loop {
-                let is_over = done.load(Ordering::Relaxed);
+                let is_over = is_over.load(Ordering::Relaxed);
                 let line = match timeout(Duration::from_millis(50), client.line()).await {
                     Ok(line) => line,
                     Err(_) if is_over && memory.offset >= last.load(Ordering::Relaxed) as u64 => {
@@ -116,19 +154,22 @@ async fn live(nodes: Arc<Vec<Node>>, seed: u64, done: Arc<AtomicBool>, last: Arc
     }
 }
 
-async fn publish(nodes: Arc<Vec<Node>>, publisher: usize, done: Arc<AtomicBool>) -> Truth {
-    let mut truth = Truth::new();
+async fn publish(course: Arc<Course>, publisher: usize) -> Truth {
+    let Course { channel, nodes, is_published, .. } = &*course;
+    let (mut truth, mut confirmed_at) = (Truth::default(), Instant::now());
     for n in 0_usize.. {
-        if done.load(Ordering::Relaxed) {
+        if is_published.load(Ordering::Relaxed) {
             break;
         }
         let data = format!("\"{publisher}-{n}\"");
         let node = &nodes[n % nodes.len()];
-        match node.publish_with_key(CHANNEL, &data, "").await {
+        match node.publish_with_key(channel, &data, "").await {
             Ok(published) if published.reach() == Reach::EveryNode => {
                 let place = (published.epoch, published.offset);
-                let before = truth.insert(place, serde_json::from_str(&data).unwrap());
+                let before = truth.confirmed.insert(place, serde_json::from_str(&data).unwrap());
                 assert!(before.is_none(), "a place was given twice");
+                truth.gap = truth.gap.max(confirmed_at.elapsed());
+                confirmed_at = Instant::now();
             }
             // To this node alone, or not known.
             Ok(_) | Err(_) => {}
@@ -136,6 +177,77 @@ async fn publish(nodes: Arc<Vec<Node>>, publisher: usize, done: Arc<AtomicBool>)
         sleep(Duration::from_millis(5)).await;
     }
     truth
+}
+
+impl Crowd {
+    pub(crate) fn start(nodes: &Arc<Vec<Node>>, channel: &str, seed: u64) -> Self {
+        let course = Arc::new(Course {
+            channel: channel.to_owned(),
+            nodes: Arc::clone(nodes),
+            is_published: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
+            last: AtomicUsize::new(usize::MAX),
+            n_returns: AtomicUsize::new(0),
+        });
+        let (mut publishers, mut clients) = (JoinSet::new(), JoinSet::new());
+        for publisher in 0..2 {
+            publishers.spawn(publish(Arc::clone(&course), publisher));
+        }
+        for client in 0..N_CLIENTS {
+            clients.spawn(live(Arc::clone(&course), seed * 100 + client));
+        }
+        Self { course, publishers, clients }
+    }
+
+    /// Waits until clients have come back so many times more.
+    pub(crate) async fn returns(&self, n_times: usize) {
+        let (n_returns, deadline) = (&self.course.n_returns, Instant::now() + SETTLED_WITHIN);
+        let until = n_returns.load(Ordering::Relaxed) + n_times;
+        while n_returns.load(Ordering::Relaxed) < until {
+            assert!(Instant::now() < deadline, "nobody comes back to {}", self.course.channel);
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Ends it with one more publication, which everybody gets, and compares what everybody saw with what was confirmed.
+    pub(crate) async fn settle(self) -> Outcome {
+        let Self { course, publishers, clients } = self;
+        let Course { channel, nodes, is_published, is_over, last, .. } = &*course;
+        is_published.store(true, Ordering::Relaxed);
+        let mut truth = Truth::default();
+        for one in publishers.join_all().await {
+            truth.gap = truth.gap.max(one.gap);
+            for (place, data) in one.confirmed {
+                assert!(truth.confirmed.insert(place, data).is_none(), "a place was given twice");
+            }
+        }
+        for node in nodes.iter() {
+            node.wait_until_heard(true).await;
+        }
+        let end = nodes[0].publish_with_key(channel, "\"end\"", "end").await.unwrap();
+        assert_eq!(end.reach(), Reach::EveryNode);
+        last.store(end.offset as usize, Ordering::Relaxed);
+        is_over.store(true, Ordering::Relaxed);
+        let memories = timeout(SETTLED_WITHIN, clients.join_all()).await.expect("a client never saw the end");
+        for memory in &memories {
+            assert_eq!((&memory.epoch, memory.offset), (&end.epoch, end.offset));
+            for (place, data) in &memory.seen {
+                if let Some(confirmed) = truth.confirmed.get(place) {
+                    assert_eq!(confirmed, data, "{place:?}");
+                }
+            }
+        }
+        let count = |of: fn(&Memory) -> usize| memories.iter().map(of).sum::<usize>();
+        let outcome = Outcome {
+            n_confirmed: truth.confirmed.len(),
+            n_seen: count(|memory| memory.seen.len()),
+            n_recovered: count(|memory| memory.n_recovered),
+            n_lost: count(|memory| memory.n_lost),
+            gap: truth.gap,
+        };
+        assert!(outcome.n_confirmed > 0 && outcome.n_seen > 0 && outcome.n_recovered > 0, "{outcome:?}");
+        outcome
+    }
 }
 
 /// Does one bad thing, and makes it good again where that does not happen by itself.
@@ -182,53 +294,13 @@ async fn upheaval(seed: u64, n_harms: usize, may_fail_over: bool) {
         nodes.push(Node::joined(ws_gateway::GatewayConfig { broker, ..config }).await);
     }
     let nodes = Arc::new(nodes);
-    let (publishing, living) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-    let last = Arc::new(AtomicUsize::new(usize::MAX));
-    let (mut publishers, mut clients) = (JoinSet::new(), JoinSet::new());
-    for publisher in 0..2 {
-        publishers.spawn(publish(Arc::clone(&nodes), publisher, Arc::clone(&publishing)));
-    }
-    for client in 0..N_CLIENTS {
-        clients.spawn(live(Arc::clone(&nodes), seed * 100 + client, Arc::clone(&living), Arc::clone(&last)));
-    }
+    let crowd = Crowd::start(&nodes, "m:x", seed);
     let mut random = StdRng::seed_from_u64(seed);
     for _ in 0..n_harms {
         harm(&stack, &proxy, &mut random, may_fail_over).await;
     }
-    publishing.store(true, Ordering::Relaxed);
-    let mut truth = Truth::new();
-    for confirmed in publishers.join_all().await {
-        for (place, data) in confirmed {
-            assert!(truth.insert(place, data).is_none(), "a place was given twice");
-        }
-    }
-    // One more, which everybody gets and after which nothing comes.
-    for node in nodes.iter() {
-        node.wait_until_heard(true).await;
-    }
-    let end = nodes[0].publish_with_key(CHANNEL, "\"end\"", "end").await.unwrap();
-    assert_eq!(end.reach(), Reach::EveryNode);
-    last.store(end.offset as usize, Ordering::Relaxed);
-    living.store(true, Ordering::Relaxed);
-    let memories = timeout(SETTLED_WITHIN, clients.join_all()).await.expect("a client never saw the end");
-
-    for memory in &memories {
-        assert_eq!((&memory.epoch, memory.offset), (&end.epoch, end.offset));
-        for (place, data) in &memory.seen {
-            if let Some(confirmed) = truth.get(place) {
-                assert_eq!(confirmed, data, "{place:?}");
-            }
-        }
-    }
-    let count = |of: fn(&Memory) -> usize| memories.iter().map(of).sum::<usize>();
-    assert!(count(|memory| memory.seen.len()) > 0 && count(|memory| memory.n_recovered) > 0);
-    println!(
-        "seed {seed}: {} confirmed, {} seen, {} recovered, {} told of a loss",
-        truth.len(),
-        count(|memory| memory.seen.len()),
-        count(|memory| memory.n_recovered),
-        count(|memory| memory.n_lost),
-    );
+    let outcome = crowd.settle().await;
+    println!("seed {seed}: {outcome:?}");
     for node in nodes.iter() {
         node.wait_until_empty().await;
         node.cx.shut_down().await;
