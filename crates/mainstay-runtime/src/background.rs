@@ -126,11 +126,25 @@ impl Background {
         (driver, Trigger { fired })
     }
 
+    /// Forgets a job that has ended; a successor of the same name stays.
+    pub(crate) fn remove(&self, job: &Job) {
+        let mut by_name = self.by_name.lock();
+        if by_name.get(&job.name).is_some_and(|present| Arc::ptr_eq(present, &job.status)) {
+            by_name.remove(&job.name);
+        }
+    }
+
     /// Returns all jobs by name.
     pub(crate) fn snapshot(&self) -> Vec<(String, TaskStatus)> {
         let by_name = self.by_name.lock();
         by_name.iter().map(|(name, status)| (name.as_ref().to_owned(), status.lock().clone())).collect()
     }
+}
+
+/// Names one job among all that have the same name one after the other.
+pub(crate) struct Job {
+    name: Arc<str>,
+    status: Arc<Mutex<TaskStatus>>,
 }
 
 /// Runs the rounds of one job, one after the other.
@@ -145,6 +159,10 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
+    pub(crate) fn job(&self) -> Job {
+        Job { name: Arc::clone(&self.name), status: Arc::clone(&self.status) }
+    }
+
     /// Runs until `stopping`; the round under way is finished first.
     pub(crate) async fn run<T: Activate>(self, mut task: T, stopping: CancellationToken) {
         let mut due_at = self.schedule.period().map(|_| Instant::now());

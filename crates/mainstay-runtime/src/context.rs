@@ -1,5 +1,6 @@
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::background::{Activate, Background, Schedule, Trigger};
 use crate::clock::Clock;
 use crate::component::{Component, ComponentKind, Components};
+use crate::config::{self, ServiceConfig, Sources};
 use crate::identity::Identity;
 use crate::internal;
 use crate::lifecycle::Lifecycle;
@@ -30,7 +32,9 @@ pub struct Context {
 pub(crate) struct Inner {
     pub(crate) identity: Identity,
     pub(crate) server: ServerConfig,
-    pub(crate) config_fingerprint: String,
+    /// Where the configuration was read from.
+    sources: Sources,
+    config_fingerprint: Mutex<String>,
     pub(crate) clock: Clock,
     pub(crate) started_at: SystemTime,
     pub(crate) lifecycle: Arc<Lifecycle>,
@@ -60,12 +64,7 @@ pub struct Listening {
 const BACKLOG: u32 = 4096;
 
 impl Context {
-    pub(crate) fn new(
-        identity: Identity,
-        server: ServerConfig,
-        config_fingerprint: String,
-        clock: Clock,
-    ) -> Self {
+    pub(crate) fn new(identity: Identity, server: ServerConfig, sources: Sources, clock: Clock) -> Self {
         let started_at = clock.now();
         let metrics = Metrics::default();
         let runtime_metrics = metrics.register(|registry| RuntimeMetrics::register(registry, started_at));
@@ -74,7 +73,8 @@ impl Context {
         let inner = Inner {
             identity,
             server,
-            config_fingerprint,
+            sources,
+            config_fingerprint: Mutex::default(),
             started_at,
             lifecycle: Lifecycle::new(runtime_metrics.work_panics.clone()),
             readiness: Readiness::new(Arc::clone(&components), runtime_metrics.ready.clone()),
@@ -105,9 +105,36 @@ impl Context {
 
     /// Returns a context for tests that goes by a name of its own; empty: a new one.
     pub fn for_test_as(service: &'static str, instance: &str, clock: Clock) -> Self {
-        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let server = ServerConfig { listen, drain_delay: Duration::ZERO, ..ServerConfig::default() };
-        Self::new(Identity::new(service, instance, listen), server, String::new(), clock)
+        Self::for_test_of(Identity::new(service, instance, Self::ANY_PORT), Sources::default(), clock)
+    }
+
+    /// Returns a context for tests that reads the configuration again from `file`, and from no environment.
+    pub fn for_test_from(service: &'static str, file: PathBuf) -> Self {
+        let sources = Sources { file: Some(file), ..Sources::default() };
+        Self::for_test_of(Identity::new(service, "", Self::ANY_PORT), sources, Clock::system())
+    }
+
+    const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
+    fn for_test_of(identity: Identity, sources: Sources, clock: Clock) -> Self {
+        let server =
+            ServerConfig { listen: Self::ANY_PORT, drain_delay: Duration::ZERO, ..ServerConfig::default() };
+        Self::new(identity, server, sources, clock)
+    }
+
+    /// Reads the configuration again from where it was read at the start, or returns everything that is wrong with it,
+    /// one line each. Nothing is changed by it. Reads files, and waits for them.
+    pub fn read_config<C: ServiceConfig>(&self) -> Result<C, Vec<String>> {
+        config::load(&self.inner.sources)
+    }
+
+    /// Says by which configuration the process lives from now on, for introspection.
+    pub fn adopt_config<C: ServiceConfig>(&self, config: &C) {
+        *self.inner.config_fingerprint.lock() = config::fingerprint(config);
+    }
+
+    pub(crate) fn config_fingerprint(&self) -> String {
+        self.inner.config_fingerprint.lock().clone()
     }
 
     /// Returns who this process is.
@@ -170,11 +197,26 @@ impl Context {
 
     /// Runs a background job by its schedule until shutdown. See [`Activate`].
     pub fn background<T: Activate>(&self, name: impl Into<String>, schedule: Schedule, task: T) -> Trigger {
+        self.background_until(self.stopping(), name, schedule, task)
+    }
+
+    /// Runs a background job until `over`, which is best a child of [`stopping`](Self::stopping); then it is forgotten.
+    pub fn background_until<T: Activate>(
+        &self,
+        over: CancellationToken,
+        name: impl Into<String>,
+        schedule: Schedule,
+        task: T,
+    ) -> Trigger {
         let name = name.into();
         let (driver, trigger) = self.inner.background.add(name.clone(), schedule, self.inner.clock.clone());
-        let stopping = self.stopping();
+        let cx = self.clone();
         self.inner.lifecycle.spawn(name, async move {
-            driver.run(task, stopping).await;
+            let job = driver.job();
+            driver.run(task, over).await;
+            if !cx.stopping().is_cancelled() {
+                cx.inner.background.remove(&job);
+            }
             Ok(())
         });
         trigger

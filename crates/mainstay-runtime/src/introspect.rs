@@ -72,7 +72,7 @@ impl Context {
                 .map(|port| pb::Listener { name: port.name.to_owned(), address: port.address.to_string() })
                 .collect(),
             background_tasks: inner.background.snapshot().into_iter().map(background_task).collect(),
-            config_fingerprint: inner.config_fingerprint.clone(),
+            config_fingerprint: self.config_fingerprint(),
             draining: inner.readiness.draining().is_cancelled(),
         }
     }

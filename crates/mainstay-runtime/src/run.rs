@@ -53,7 +53,8 @@ where
     F: FnOnce(Context, C) -> Fut,
     Fut: Future<Output = anyhow::Result<()>>,
 {
-    let config: C = match config::load(&Sources::of_process(service, args.config)) {
+    let sources = Sources::of_process(service, args.config);
+    let config: C = match config::load(&sources) {
         Ok(config) => config,
         Err(problems) => {
             problems.iter().for_each(|problem| to_stderr(problem));
@@ -69,7 +70,7 @@ where
     if args.print_config {
         return report(toml::to_string_pretty(&config).map_err(anyhow::Error::new));
     }
-    live(service, config, start)
+    live(service, config, sources, start)
 }
 
 /// Prints the outcome of a command that is not the service itself.
@@ -90,7 +91,7 @@ fn to_stderr(line: &str) {
     drop(writeln!(std::io::stderr().lock(), "{line}"));
 }
 
-fn live<C, F, Fut>(service: &'static str, config: C, start: F) -> Exit
+fn live<C, F, Fut>(service: &'static str, config: C, sources: Sources, start: F) -> Exit
 where
     C: ServiceConfig,
     F: FnOnce(Context, C) -> Fut,
@@ -107,7 +108,8 @@ where
     let exit = runtime.block_on(async {
         let server = config.server().clone();
         let identity = Identity::new(service, &server.instance, server.listen);
-        let cx = Context::new(identity, server, config::fingerprint(&config), Clock::system());
+        let cx = Context::new(identity, server, sources, Clock::system());
+        cx.adopt_config(&config);
         let telemetry = match Telemetry::start(&cx, config.telemetry()) {
             Ok(telemetry) => telemetry,
             Err(error) => return report(Err(error)),
