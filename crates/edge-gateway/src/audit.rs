@@ -250,6 +250,7 @@ mod tests {
             ("/realtime/feeds/{name}", Control),
             ("/sessions", Data),
             ("/database/execute", Control),
+            ("/database/configuration/reload", Control),
             ("/api-keys/{name}", Control),
             ("/monitoring/alerts/silences", Control),
         ] {

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    cluster::{Cluster, Primary},
+    cluster::Primary,
     config::ReplicaConfig,
     engine::{Engine, Read},
     error::QueryError,
@@ -119,7 +119,7 @@ impl QueryCache {
         };
         // Refuses a token of another cluster before anything is answered.
         self.engine.needs(&read)?;
-        let identity = self.engine.fleet.with_cluster(Cluster::system_identifier);
+        let identity = self.engine.fleet.look(|_, cluster| cluster.system_identifier());
         let local = self.marks.lock().wanted(&wish.tags);
         let (Some(identity), Ok(local)) = (identity, local) else {
             return self.ask(read, CacheState::CacheBypassed, &wish, encode).await;
@@ -248,7 +248,7 @@ impl QueryCache {
     }
 
     fn timeline(&self) -> Option<u32> {
-        self.engine.fleet.with_cluster(|cluster| match cluster.primary() {
+        self.engine.fleet.look(|_, cluster| match cluster.primary() {
             Primary::Node { timeline, .. } => Some(*timeline),
             Primary::None | Primary::SplitBrain(_) => None,
         })
@@ -263,7 +263,7 @@ impl QueryCache {
     /// Tells the cache what it does not know yet; nothing is forgotten before it has confirmed it.
     pub(crate) async fn deliver(&self) -> anyhow::Result<()> {
         let Some(remote) = &self.remote else { return Ok(()) };
-        let (identity, end) = self.engine.fleet.with_cluster(|cluster| {
+        let (identity, end) = self.engine.fleet.look(|_, cluster| {
             let end = match cluster.primary() {
                 Primary::Node { node, timeline } => cluster
                     .last(*node)

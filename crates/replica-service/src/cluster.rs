@@ -1,6 +1,7 @@
 //! What is known about the nodes, and who the primary is.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     time::{Duration, Instant, SystemTime},
 };
@@ -14,6 +15,7 @@ use crate::{
     },
     lsn::{Lsn, Position, WalShape},
     route::{Place, Refusal},
+    token::Token,
 };
 
 #[cfg(test)]
@@ -30,13 +32,24 @@ pub(crate) use verdict::{Health, Verdict};
 #[derive(Debug)]
 pub(crate) struct Cluster {
     limits: Limits,
-    nodes: Vec<Node>,
+    nodes: BTreeMap<NodeId, Node>,
     log: LsnTimeline,
     /// Of the cluster that this service serves: that of the first primary.
-    system_identifier: Option<u64>,
+    identity: Option<Identity>,
     primary: Primary,
     /// Whose positions `log` holds.
-    log_of: Option<(usize, u32)>,
+    log_of: Option<(NodeId, u32)>,
+}
+
+/// Names a server for as long as the process lives: one that is gone gives its number to nobody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct NodeId(pub u32);
+
+/// What all servers of one cluster have in common.
+#[derive(Debug, Clone, Copy)]
+struct Identity {
+    system_identifier: u64,
+    shape: WalShape,
 }
 
 /// When a node is down, and when a replica is too far behind to be called healthy.
@@ -54,11 +67,11 @@ pub(crate) enum Primary {
     #[default]
     None,
     Node {
-        node: usize,
+        node: NodeId,
         timeline: u32,
     },
     /// These are all out of recovery on the same, highest timeline.
-    SplitBrain(Vec<usize>),
+    SplitBrain(Vec<NodeId>),
 }
 
 /// What one probe of a node brought home.
@@ -111,8 +124,8 @@ pub(crate) struct Moment {
 /// Tells what a probe changed, for logs and for whoever waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Change {
-    Up(usize),
-    Down(usize),
+    Up(NodeId),
+    Down(NodeId),
     Primary { from: Primary, to: Primary },
 }
 
@@ -149,28 +162,49 @@ struct Reach {
 }
 
 impl Cluster {
-    /// Starts knowing nothing; `with_pgbouncer` says for each node whether queries go through one.
-    pub(crate) fn new(limits: Limits, with_pgbouncer: &[bool]) -> Self {
-        let node = |&pgbouncer: &bool| Node { pgbouncer: pgbouncer.then(Reach::default), ..Node::default() };
+    /// Starts with no nodes.
+    pub(crate) fn new(limits: Limits) -> Self {
         Self {
             limits,
-            nodes: with_pgbouncer.iter().map(node).collect(),
+            nodes: BTreeMap::new(),
             log: LsnTimeline::default(),
-            system_identifier: None,
+            identity: None,
             primary: Primary::None,
             log_of: None,
         }
     }
 
+    /// Watches these nodes from now on, by these limits; the flag says whether queries go through a `PgBouncer`.
+    ///
+    /// What is known of a node that stays is kept, also what it was the primary of: a node that is not watched any more
+    /// fences an older one all the same.
+    pub(crate) fn watch(&mut self, limits: Limits, nodes: &[(NodeId, bool)]) -> Option<Change> {
+        let mut known = std::mem::take(&mut self.nodes);
+        for &(id, pgbouncer) in nodes {
+            let mut node = known
+                .remove(&id)
+                .unwrap_or_else(|| Node { pgbouncer: pgbouncer.then(Reach::default), ..Node::default() });
+            if (limits.down_after, limits.up_after) != (self.limits.down_after, self.limits.up_after) {
+                for reach in std::iter::once(&mut node.reach).chain(&mut node.pgbouncer) {
+                    reach.turn_by(&limits);
+                }
+            }
+            self.nodes.insert(id, node);
+        }
+        self.limits = limits;
+        self.elect()
+    }
+
     /// Takes in the result of one probe of a node.
     pub(crate) fn observe(
         &mut self,
-        node: usize,
+        node: NodeId,
         moment: Moment,
         result: Result<Observation, String>,
     ) -> Vec<Change> {
         let mut changes = Vec::new();
-        let state = &mut self.nodes[node];
+        // A probe may have been under way when its node was taken out.
+        let Some(state) = self.nodes.get_mut(&node) else { return changes };
         let (was_up, had_role) = (state.is_up(), state.in_recovery());
         state.reach.observe(result.as_ref().err(), &self.limits);
         if let Ok(seen) = result {
@@ -194,8 +228,8 @@ impl Cluster {
     }
 
     /// Takes in whether a node's PgBouncer answered.
-    pub(crate) fn observe_pgbouncer(&mut self, node: usize, result: Result<(), String>) {
-        if let Some(reach) = &mut self.nodes[node].pgbouncer {
+    pub(crate) fn observe_pgbouncer(&mut self, node: NodeId, result: Result<(), String>) {
+        if let Some(reach) = self.nodes.get_mut(&node).and_then(|node| node.pgbouncer.as_mut()) {
             reach.observe(result.err().as_ref(), &self.limits);
         }
     }
@@ -205,31 +239,43 @@ impl Cluster {
     }
 
     pub(crate) fn system_identifier(&self) -> Option<u64> {
-        self.system_identifier
+        self.identity.map(|identity| identity.system_identifier)
     }
 
-    pub(crate) fn is_up(&self, node: usize) -> bool {
-        self.nodes[node].is_up()
+    /// Makes the token of a position that a primary of this cluster told; `None` before the first one is known.
+    pub(crate) fn token(&self, position: Position) -> Option<Token> {
+        let Identity { system_identifier, shape } = self.identity?;
+        let lsn = position.lsn.end_of_record(shape);
+        Some(Token { system_identifier, position: Position { lsn, ..position } })
+    }
+
+    pub(crate) fn is_up(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(Node::is_up)
+    }
+
+    /// Tells whether a node that is watched is known to be down.
+    pub(crate) fn is_down(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|node| !node.is_up())
     }
 
     /// Returns the last answer of a node and when it was asked for.
-    pub(crate) fn last(&self, node: usize) -> Option<(&Moment, &Observation)> {
-        self.nodes[node].last.as_ref().map(|(moment, seen)| (moment, seen))
+    pub(crate) fn last(&self, node: NodeId) -> Option<(&Moment, &Observation)> {
+        self.nodes.get(&node)?.last.as_ref().map(|(moment, seen)| (moment, seen))
     }
 
     /// Returns since when a node is as it is: up or down, in recovery or not.
-    pub(crate) fn since(&self, node: usize) -> Option<SystemTime> {
-        self.nodes[node].since
+    pub(crate) fn since(&self, node: NodeId) -> Option<SystemTime> {
+        self.nodes.get(&node)?.since
     }
 
     /// Returns the timeline of a node's log as far as it is known.
-    pub(crate) fn timeline(&self, node: usize) -> Option<u32> {
-        self.nodes[node].timeline
+    pub(crate) fn timeline(&self, node: NodeId) -> Option<u32> {
+        self.nodes.get(&node)?.timeline
     }
 
     /// Returns why nothing may be sent to a node, whatever is asked.
-    pub(crate) fn barred(&self, node: usize) -> Option<Refusal> {
-        let state = &self.nodes[node];
+    pub(crate) fn barred(&self, node: NodeId) -> Option<Refusal> {
+        let Some(state) = self.nodes.get(&node) else { return Some(Refusal::NotSeen) };
         if state.last.is_none() {
             return Some(if state.reach.probed { Refusal::Down } else { Refusal::NotSeen });
         }
@@ -246,8 +292,8 @@ impl Cluster {
     }
 
     /// Returns where a node stands; the staleness is proven for `now`, and nothing of it without a `now`.
-    pub(crate) fn place(&self, node: usize, now: Option<Instant>) -> Place {
-        let Some((_, seen)) = &self.nodes[node].last else { return Place::Neither };
+    pub(crate) fn place(&self, node: NodeId, now: Option<Instant>) -> Place {
+        let Some((_, seen)) = self.last(node) else { return Place::Neither };
         match self.primary {
             Primary::Node { node: primary, timeline } if primary == node => Place::Primary { timeline },
             _ if !seen.in_recovery => Place::Neither,
@@ -264,8 +310,8 @@ impl Cluster {
     }
 
     /// Returns how far a replica is behind; `None` for any other node.
-    pub(crate) fn lag(&self, node: usize, now: Instant) -> Option<Lag> {
-        let (moment, seen) = self.nodes[node].last.as_ref()?;
+    pub(crate) fn lag(&self, node: NodeId, now: Instant) -> Option<Lag> {
+        let (moment, seen) = self.last(node)?;
         let Place::Replica { staleness, lag_bytes, .. } = self.place(node, Some(now)) else { return None };
         let replica_age = now.saturating_duration_since(moment.asked_at);
         let receive = || Some(self.log.latest()?.bytes_since(seen.received?));
@@ -281,7 +327,7 @@ impl Cluster {
     }
 
     /// Returns what common formulas make of the lag of a replica; nothing for any other node.
-    pub(crate) fn common_lag(&self, node: usize) -> Vec<Formula> {
+    pub(crate) fn common_lag(&self, node: NodeId) -> Vec<Formula> {
         let Some((_, seen)) =
             self.last(node).filter(|_| matches!(self.place(node, None), Place::Replica { .. }))
         else {
@@ -296,27 +342,26 @@ impl Cluster {
     }
 
     /// Tells whether the positions of a replica and of the known log belong to one history.
-    fn comparable(&self, node: usize) -> bool {
-        self.log_of.is_some_and(|(_, timeline)| self.nodes[node].timeline == Some(timeline))
+    fn comparable(&self, node: NodeId) -> bool {
+        self.log_of.is_some_and(|(_, timeline)| self.timeline(node) == Some(timeline))
     }
 
     fn log_timeline(&self) -> u32 {
         self.log_of.map_or(0, |(_, timeline)| timeline)
     }
 
-    fn is_foreign(&self, node: usize) -> bool {
-        let own = self.nodes[node].last.as_ref().map(|(_, seen)| seen.system_identifier);
-        own.zip(self.system_identifier).is_some_and(|(own, wanted)| own != wanted)
+    fn is_foreign(&self, node: NodeId) -> bool {
+        let own = self.last(node).map(|(_, seen)| seen.system_identifier);
+        own.zip(self.system_identifier()).is_some_and(|(own, wanted)| own != wanted)
     }
 
     fn elect(&mut self) -> Option<Change> {
-        let out_of_recovery = |node: &usize| {
-            let state = &self.nodes[*node];
-            let seen = state.last.as_ref().is_some_and(|(_, seen)| !seen.in_recovery);
-            seen && state.is_up() && !self.is_foreign(*node)
+        let out_of_recovery = |node: &NodeId| {
+            let seen = self.last(*node).is_some_and(|(_, seen)| !seen.in_recovery);
+            seen && self.is_up(*node) && !self.is_foreign(*node)
         };
-        let holders: Vec<_> = (0..self.nodes.len()).filter(out_of_recovery).collect();
-        let timeline_of = |node: &usize| self.nodes[*node].timeline.unwrap_or(0);
+        let holders: Vec<_> = self.nodes.keys().copied().filter(out_of_recovery).collect();
+        let timeline_of = |node: &NodeId| self.timeline(*node).unwrap_or(0);
         let highest = holders.iter().map(timeline_of).max().unwrap_or(0);
         let newest: Vec<_> = holders.into_iter().filter(|node| timeline_of(node) == highest).collect();
         let primary = match newest[..] {
@@ -333,17 +378,19 @@ impl Cluster {
         Some(Change::Primary { from, to: primary })
     }
 
-    fn extend_log(&mut self, node: usize) {
+    fn extend_log(&mut self, node: NodeId) {
         let Primary::Node { node: primary, timeline } = self.primary else { return };
-        let Some((moment, seen)) = self.nodes[node].last.as_ref() else { return };
-        if primary != node || self.nodes[node].reach.failure.is_some() {
+        let Some(state) = self.nodes.get(&node) else { return };
+        let Some((moment, seen)) = state.last.as_ref() else { return };
+        if primary != node || state.reach.failure.is_some() {
             return;
         }
         if self.log_of != Some((node, timeline)) {
             self.log.clear();
             self.log_of = Some((node, timeline));
         }
-        self.system_identifier.get_or_insert(seen.system_identifier);
+        let Observation { system_identifier, shape, .. } = *seen;
+        self.identity.get_or_insert(Identity { system_identifier, shape });
         self.log.record(moment.asked_at, seen.lsn);
     }
 }
@@ -371,8 +418,22 @@ impl Reach {
         }
     }
 
+    /// Counts answers by other limits from now on; what it is stays.
+    fn turn_by(&mut self, limits: &Limits) {
+        if let Some(flip) = &mut self.flip {
+            let new = if flip.is_up() { Flip::new } else { Flip::new_down };
+            *flip = new(limits.down_after, limits.up_after);
+        }
+    }
+
     fn is_up(&self) -> bool {
         self.flip.as_ref().is_some_and(Flip::is_up)
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 

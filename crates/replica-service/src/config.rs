@@ -3,12 +3,15 @@
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use bytesize::ByteSize;
+use mainstay_resilience::breaker::BreakerConfig;
+use mainstay_rpc::BreakerSection;
 use mainstay_runtime::{Problems, Secret, ServerConfig, ServiceConfig, TelemetryConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::route::Strategy;
 
 mod cache;
+mod change;
 mod hedge;
 mod slow_log;
 mod statements;
@@ -18,6 +21,7 @@ mod tests;
 mod tls;
 
 pub use cache::CacheConfig;
+pub(crate) use change::Change;
 pub use hedge::HedgeConfig;
 pub use slow_log::SlowLogConfig;
 pub use statements::{NamedConfig, NamedKind, StatementsConfig};
@@ -38,6 +42,8 @@ pub struct ReplicaConfig {
     pub nodes: BTreeMap<String, NodeConfig>,
     pub pool: PoolConfig,
     pub health: HealthConfig,
+    /// When statements for a node are held back: it refuses connections, or loses them.
+    pub breaker: BreakerSection,
     pub routing: RoutingConfig,
     pub limits: LimitsConfig,
     pub insight: InsightConfig,
@@ -204,6 +210,9 @@ impl ServiceConfig for ReplicaConfig {
         if !every.is_zero() {
             problems.duration("health.pgbouncer_stats_every", every, ms * 1_000..=hour);
         }
+        if let Err(wrong) = BreakerConfig::try_new(self.breaker.clone().into()) {
+            problems.add("breaker", wrong.to_string());
+        }
         problems.duration("routing.max_staleness", self.routing.max_staleness, Duration::ZERO..=hour * 24);
         let longest = hour * 24 * 30;
         let without_primary = self.routing.max_staleness_without_primary;
@@ -287,6 +296,7 @@ impl Default for ReplicaConfig {
             nodes: BTreeMap::new(),
             pool: PoolConfig::default(),
             health: HealthConfig::default(),
+            breaker: default_breaker(),
             routing: RoutingConfig::default(),
             limits: LimitsConfig::default(),
             insight: InsightConfig::default(),
@@ -299,6 +309,17 @@ impl Default for ReplicaConfig {
             steps: StepsConfig::default(),
             advance: AdvanceConfig::default(),
         }
+    }
+}
+
+/// Slow statements are the business of their callers: only failures count.
+fn default_breaker() -> BreakerSection {
+    BreakerSection {
+        slow_after: Duration::from_hours(1),
+        open_for: Duration::from_secs(1),
+        open_for_max: Duration::from_secs(30),
+        probes: 3,
+        ..BreakerSection::default()
     }
 }
 

@@ -9,13 +9,14 @@ use tokio_postgres::types::Type;
 use tracing::{Instrument as _, Span, field::Empty, info_span};
 
 use crate::{
+    cluster::NodeId,
     error::{Kind, QueryError},
-    fleet::Fleet,
+    fleet::{Choice, Chosen, Fleet},
     insight::{Call, Insight},
     lsn::{Lsn, Position},
     metrics::Metrics,
     node::Node,
-    route::{Pick, Place, Prefer, ReadNeeds, Reason},
+    route::{Place, Prefer, ReadNeeds, Reason},
     session::{self, Answer, Road, Statement},
     slow_log::{Ended, SlowLog},
     token::Token,
@@ -80,7 +81,7 @@ pub(crate) struct Answered {
 /// Who answered, and how fresh it was.
 #[derive(Debug, Clone)]
 pub(crate) struct Served {
-    pub node: String,
+    pub node: Arc<str>,
     pub is_primary: bool,
     /// Proven upper bound at the time of the answer; `None` on the primary.
     pub staleness: Option<Duration>,
@@ -117,14 +118,13 @@ impl Engine {
         trace_id: impl FnOnce() -> Option<String>,
     ) {
         let at = self.cx.clock().now();
-        let node = |served: &Served| self.fleet.names.iter().position(|name| *name == served.node);
         let call = Call {
             took,
             ok: done.is_ok(),
             rows: done.map_or(0, |(_, rows)| rows),
-            node: done.ok().and_then(|(served, _)| node(served)),
+            node: done.ok().map(|(served, _)| Arc::clone(&served.node)),
         };
-        self.insight.record(&statement.sql, call, at);
+        self.insight.record(&statement.sql, &call, at);
         if self.slow_log.is_slow(took) {
             let (last, waited, executed) = statement.stopwatch.split(took);
             self.metrics.slow.statement(kind);
@@ -157,45 +157,45 @@ impl Engine {
 
     async fn read(&self, read: &Read, may_hedge: bool) -> Result<Answered, QueryError> {
         let needs = self.needs(read)?;
-        let (mut attempts, mut failed) = (0, None::<(usize, QueryError)>);
+        let (mut attempts, mut failed) = (0, None::<(NodeId, QueryError)>);
         loop {
             let tried = failed.as_ref().map(|(node, _)| *node);
-            let pick = match (self.route(read, &needs, tried).await, failed) {
-                (Ok(pick), _) => pick,
+            let choice = match (self.route(read, &needs, tried).await, failed) {
+                (Ok(choice), _) => choice,
                 (Err(refused), None) => return Err(refused),
                 // Nobody else: the same node may have come back, as a restarted pooler does.
                 (Err(_), Some((_, error))) => match self.route(read, &needs, None).await {
-                    Ok(pick) => pick,
+                    Ok(choice) => choice,
                     Err(_) => return Err(error),
                 },
             };
             attempts += 1;
             let (asked, result) = if may_hedge && attempts == 1 {
-                self.ask_hedged(pick, read, &needs).await
+                self.ask_hedged(choice, read, &needs).await
             } else {
-                let asked = self.asked(pick, read, false);
-                let result = self.read_on(pick.node, asked.is_primary, read, &needs).await;
+                let asked = self.asked(choice, read, false);
+                let result = self.read_on(&asked.choice.node, asked.is_primary, read, &needs).await;
                 (asked, result)
             };
-            let pick = asked.pick;
+            let Choice { node, reason, .. } = asked.choice;
             match result {
                 Ok(answer) => {
                     // What the replica showed is as old as when it was chosen, plus the time since.
                     let staleness = asked.proven.map(|proven| proven + asked.at.elapsed());
                     let served = Served {
-                        node: self.fleet.names[pick.node].clone(),
+                        node: Arc::clone(&node.name),
                         is_primary: asked.is_primary,
                         staleness,
-                        reason: pick.reason,
+                        reason,
                         attempts,
                         hedged: asked.hedged,
                     };
                     return Ok(Answered { answer, served, token: None, shown: asked.shown });
                 }
                 Err(error) if error.may_succeed_elsewhere() && attempts < MAX_ATTEMPTS => {
-                    tracing::debug!(node = self.fleet.names[pick.node], %error, "read tried again");
+                    tracing::debug!(node = &*node.name, %error, "read tried again");
                     self.metrics.retries.inc();
-                    failed = Some((pick.node, error));
+                    failed = Some((node.id, error));
                 }
                 Err(error) => return Err(error),
             }
@@ -206,14 +206,14 @@ impl Engine {
         let mut needs = self.fleet.default_needs();
         needs.prefer = read.prefer;
         if !read.zone.is_empty() {
-            needs.zone = self.fleet.zone(&read.zone);
+            needs.zone = self.fleet.look(|topology, _| topology.zone(&read.zone));
         }
         if let Some(max_staleness) = read.max_staleness {
             needs.max_staleness = max_staleness;
             needs.max_lag_bytes = None;
         }
         if let Some(token) = read.after {
-            let known = self.fleet.with_cluster(crate::cluster::Cluster::system_identifier);
+            let known = self.fleet.look(|_, cluster| cluster.system_identifier());
             if known.is_some_and(|known| known != token.system_identifier) {
                 return Err(QueryError::Token("it belongs to another cluster".into()));
             }
@@ -228,8 +228,8 @@ impl Engine {
     ///
     /// A primary shows a commit a moment after its record stands in the log. So the end of the log that a probe saw
     /// does not count itself; what a writer was told afterwards does.
-    fn shown(&self, node: usize, written: Option<Position>) -> Option<Position> {
-        self.fleet.with_cluster(|cluster| match cluster.place(node, None) {
+    fn shown(&self, node: NodeId, written: Option<Position>) -> Option<Position> {
+        self.fleet.look(|_, cluster| match cluster.place(node, None) {
             Place::Replica { replayed, .. } => replayed,
             Place::Primary { timeline } => {
                 let (_, seen) = cluster.last(node)?;
@@ -242,36 +242,39 @@ impl Engine {
     }
 
     /// Chooses a node; waits a little for a replica that only lacks the token.
-    async fn route(&self, read: &Read, needs: &ReadNeeds, tried: Option<usize>) -> Result<Pick, QueryError> {
+    async fn route(
+        &self,
+        read: &Read,
+        needs: &ReadNeeds,
+        tried: Option<NodeId>,
+    ) -> Result<Choice, QueryError> {
         let span = info_span!("replica.route", node = Empty, reason = Empty);
-        let pick = self.wait_and_choose(read, needs, tried).instrument(span.clone()).await?;
-        span.record("node", &self.fleet.names[pick.node]).record("reason", pick.reason.as_str());
-        self.metrics.routed(pick.reason);
-        if self.fleet.is_elsewhere(pick.node, needs) {
+        let choice = self.wait_and_choose(read, needs, tried).instrument(span.clone()).await?;
+        span.record("node", &*choice.node.name).record("reason", choice.reason.as_str());
+        self.metrics.routed(choice.reason);
+        if choice.elsewhere {
             self.metrics.other_zone.inc();
         }
-        Ok(pick)
+        Ok(choice)
     }
 
     async fn wait_and_choose(
         &self,
         read: &Read,
         needs: &ReadNeeds,
-        tried: Option<usize>,
-    ) -> Result<Pick, QueryError> {
-        let patience = Instant::now() + self.fleet.routing.token_wait_within;
+        tried: Option<NodeId>,
+    ) -> Result<Choice, QueryError> {
+        let patience = Instant::now() + self.fleet.topology().routing.token_wait_within;
         let patience = patience.min(read.until.at);
         let mut news = self.fleet.news();
         let [mut pause, longest] = LOOK_AGAIN;
         loop {
-            let decision = self.fleet.choose(needs, tried);
-            let settled = matches!(decision.pick, Ok(Pick { reason: Reason::Replica, .. }));
-            if settled || decision.behind_token.is_empty() || Instant::now() >= patience {
-                return decision.pick.map_err(|refused| QueryError::from((refused, &*self.fleet.names)));
+            let Chosen { choice, behind_token } = self.fleet.choose(needs, tried);
+            let settled = matches!(choice, Ok(Choice { reason: Reason::Replica, .. }));
+            if settled || behind_token.is_empty() || Instant::now() >= patience {
+                return choice;
             }
-            for node in decision.behind_token {
-                self.fleet.nodes[node].probe_now();
-            }
+            behind_token.iter().for_each(|node| node.probe_now());
             // Out of patience is seen above, with what is known by then.
             let _ = timeout_at(patience, news.changed()).await;
             sleep(pause.min(patience.saturating_duration_since(Instant::now()))).await;
@@ -279,8 +282,8 @@ impl Engine {
         }
     }
 
-    fn standing(&self, node: usize) -> (bool, Option<Duration>) {
-        match self.fleet.with_cluster(|cluster| cluster.place(node, Some(Instant::now().into_std()))) {
+    fn standing(&self, node: NodeId) -> (bool, Option<Duration>) {
+        match self.fleet.look(|_, cluster| cluster.place(node, Some(Instant::now().into_std()))) {
             Place::Primary { .. } => (true, None),
             Place::Replica { staleness, .. } => (false, staleness),
             Place::Neither => (false, None),
@@ -289,12 +292,11 @@ impl Engine {
 
     async fn read_on(
         &self,
-        index: usize,
+        node: &Arc<Node>,
         is_primary: bool,
         read: &Read,
         needs: &ReadNeeds,
     ) -> Result<Answer, QueryError> {
-        let node = &self.fleet.nodes[index];
         let flight = node.begin()?;
         let span = statement_span(node, &read.statement);
         let run = async {
@@ -303,7 +305,7 @@ impl Engine {
                 let (pool, pgbouncer) = node.way(sql, Kind::Query);
                 let road = Road { node: &node.name, pgbouncer, is_primary };
                 let lease = pool.lease().await?;
-                read.statement.stopwatch.start(index);
+                read.statement.stopwatch.start(&node.name);
                 match session::read(lease, road, &read.statement, read.until.left()).await {
                     Err(error) if pgbouncer && error.is_lost_statement() => node.keep_from_pooler(sql),
                     result => return result.inspect(|answer| learn(node, pgbouncer, sql, answer)),
@@ -314,7 +316,9 @@ impl Engine {
         let result = tokio::select! {
             biased;
             result = run.instrument(span.clone()) => result,
-            () = self.fleet.wait_replaceable(index, needs) => Err(QueryError::Broken { node: node.name.clone(), source: None }),
+            () = self.fleet.wait_replaceable(node.id, needs) => {
+                Err(QueryError::Broken { node: node.name.to_string(), source: None })
+            }
         }
         .inspect_err(|error| mark(&span, error));
         flight.end(&result);
@@ -342,7 +346,7 @@ fn statement_span(node: &Node, statement: &Statement) -> Span {
         db.response.status_code = Empty,
         server.address = node.host,
         server.port = node.port,
-        node = node.name,
+        node = &*node.name,
     )
 }
 

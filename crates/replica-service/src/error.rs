@@ -5,7 +5,7 @@ use std::{borrow::Cow, time::Duration};
 use mainstay_rpc::{ErrorCode, Failure};
 use tokio_postgres::error::{DbError, ErrorPosition, Severity, SqlState};
 
-use crate::route::{Refusal, Refused};
+use crate::route::Refusal;
 
 mod sqlstate;
 
@@ -398,12 +398,6 @@ fn with_cause(failure: Failure, source: Option<tokio_postgres::Error>) -> Failur
     match source {
         Some(source) => failure.caused_by(source),
         None => failure,
-    }
-}
-
-impl From<(Refused, &[String])> for QueryError {
-    fn from((refused, names): (Refused, &[String])) -> Self {
-        Self::NoFitNode { refused: names.iter().cloned().zip(refused.refusals).collect() }
     }
 }
 

@@ -1,128 +1,212 @@
 //! All nodes, what is known about them, and who waits for news.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
 
 use mainstay_runtime::Context;
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant as TokioInstant};
 
 use crate::{
-    cluster::{Change, Cluster, Limits, Moment, Observation, Primary},
-    config::{NodeConfig, ReplicaConfig, RoutingConfig},
+    cluster::{Change, Cluster, Limits, Moment, NodeId, Observation, Primary},
+    config::{NodeConfig, ReplicaConfig},
+    error::QueryError,
     metrics::Metrics,
-    node::Node,
+    node::{Node, World},
     pool::Tls,
-    route::{Candidate, Decision, FULL_WARMTH, Prefer, ReadNeeds, Refusal, Router, warmth},
+    route::{Candidate, ReadNeeds, Reason, Refusal, Router},
+    topology::{Member, Topology},
 };
 
 /// Joins the pure decisions to the nodes that they are about.
 pub(crate) struct Fleet {
-    pub nodes: Vec<Node>,
-    pub names: Vec<String>,
-    /// All zones that nodes are in; their place is their number.
-    zones: Vec<String>,
-    /// Of each node.
-    zone_of: Vec<Option<u16>>,
-    pub routing: RoutingConfig,
-    pub tls: Tls,
+    /// Under one lock, so that the nodes that are watched are always those of the topology.
     state: Mutex<State>,
+    /// Of the next node.
+    next_id: AtomicU32,
+    pub world: World,
     /// Counts what was learned; who waits for a change of any node waits for this.
     news: watch::Sender<u64>,
 }
 
 struct State {
+    topology: Arc<Topology>,
     cluster: Cluster,
     router: Router,
 }
 
+/// A node for a statement, which stays what it is while the statement runs.
+#[derive(Clone)]
+pub(crate) struct Choice {
+    pub node: Arc<Node>,
+    pub reason: Reason,
+    /// It is in another zone than the one that was wanted.
+    pub elsewhere: bool,
+}
+
+/// Where one read goes.
+pub(crate) struct Chosen {
+    pub choice: Result<Choice, QueryError>,
+    /// Replicas that are fit in everything but have not replayed the position asked for yet.
+    pub behind_token: Vec<Arc<Node>>,
+}
+
 impl Fleet {
     pub(crate) fn new(config: &ReplicaConfig, metrics: &Metrics, cx: &Context) -> anyhow::Result<Arc<Self>> {
-        let tls = Tls::new(&config.postgres.tls)?;
-        let node = |(name, node): (&String, &NodeConfig)| Node::new(name, node, config, &tls, metrics, cx);
-        let nodes = config.nodes.iter().map(node).collect::<anyhow::Result<Vec<_>>>()?;
-        let mut zones: Vec<_> =
-            nodes.iter().map(|node| node.zone.clone()).filter(|zone| !zone.is_empty()).collect();
-        zones.sort_unstable();
-        zones.dedup();
-        let limits = Limits {
-            down_after: config.health.down_after,
-            up_after: config.health.up_after,
-            max_staleness: config.routing.max_staleness,
-            max_lag_bytes: config.routing.max_lag_bytes.as_u64(),
+        let world = World { tls: Tls::new(&config.postgres.tls)?, metrics: metrics.clone(), cx: cx.clone() };
+        let nodes = config.nodes.iter().zip(0..);
+        let node = |((name, node), id): ((&String, &NodeConfig), u32)| {
+            Node::new(NodeId(id), name, node, config, &world)
         };
-        let with_pgbouncer: Vec<_> = nodes.iter().map(|node| node.pgbouncer).collect();
-        let cluster = Cluster::new(limits, &with_pgbouncer);
-        let router = Router::new(config.routing.strategy, nodes.len(), rand::random());
+        let nodes = nodes.map(|node_and_id| node(node_and_id).map(Arc::new));
+        let topology = Arc::new(Topology::new(config, nodes.collect::<anyhow::Result<_>>()?));
+        let limits = Limits::of(config);
+        let mut cluster = Cluster::new(limits.clone());
+        cluster.watch(limits, &watched(&topology));
+        let router = Router::new(config.routing.strategy, topology.members.len(), rand::random());
         Ok(Arc::new(Self {
-            names: nodes.iter().map(|node| node.name.clone()).collect(),
-            zone_of: nodes.iter().map(|node| number_of(&zones, &node.zone)).collect(),
-            zones,
-            nodes,
-            tls,
-            routing: config.routing.clone(),
-            state: Mutex::new(State { cluster, router }),
+            next_id: AtomicU32::new(topology.members.len() as u32),
+            world,
+            state: Mutex::new(State { topology, cluster, router }),
             news: watch::Sender::new(0),
         }))
     }
 
+    /// Follows another configuration from now on; `before` is the one until now.
+    ///
+    /// A node that is where it was is the same one: its connections, its breaker, its figures and what is known of it
+    /// stay. One that is configured no more gets no new statements. Fails before anything is changed.
+    pub(crate) fn follow(
+        &self,
+        config: &ReplicaConfig,
+        before: &ReplicaConfig,
+    ) -> anyhow::Result<Arc<Topology>> {
+        let old = self.topology();
+        let node = |(name, wanted): (&String, &NodeConfig)| {
+            let known = old.named(name).map(|member| &member.node);
+            if let Some(node) = known.filter(|node| node.is_at(wanted)) {
+                return Ok(Arc::clone(node));
+            }
+            let id = NodeId(self.next_id.fetch_add(1, Ordering::Relaxed));
+            let node = Node::new(id, name, wanted, config, &self.world)?;
+            // Whom an operator has taken out of reads stays out, wherever he moves it.
+            node.set_drained(known.is_some_and(|node| node.is_drained()));
+            anyhow::Ok(Arc::new(node))
+        };
+        let nodes = config.nodes.iter().map(node).collect::<anyhow::Result<Vec<_>>>()?;
+        let topology = Arc::new(Topology::new(config, nodes));
+        for node in topology.nodes().filter(|node| old.node(node.id).is_some()) {
+            if config.opens_connections_unlike(before) {
+                node.renew_pools(config);
+            }
+            if config.breaker != before.breaker {
+                node.set_breaker(&config.breaker);
+            }
+        }
+        let change = {
+            let mut state = self.state.lock();
+            state.topology = Arc::clone(&topology);
+            state.router = Router::new(config.routing.strategy, topology.members.len(), rand::random());
+            state.cluster.watch(Limits::of(config), &watched(&topology))
+        };
+        if let Some(change) = change {
+            self.tell(&change, None);
+        }
+        self.news.send_modify(|n| *n += 1);
+        Ok(topology)
+    }
+
+    /// Returns the nodes and rules of this moment.
+    pub(crate) fn topology(&self) -> Arc<Topology> {
+        Arc::clone(&self.state.lock().topology)
+    }
+
     /// Takes in one probe of a node.
-    pub(crate) fn observe(&self, index: usize, moment: Moment, result: Result<Observation, String>) {
+    pub(crate) fn observe(&self, node: NodeId, moment: Moment, result: Result<Observation, String>) {
         let failure = result.as_ref().err().cloned();
-        let changes = self.state.lock().cluster.observe(index, moment, result);
+        let changes = self.state.lock().cluster.observe(node, moment, result);
         for change in changes {
             self.tell(&change, failure.as_deref());
         }
         self.news.send_modify(|n| *n += 1);
     }
 
-    pub(crate) fn observe_pgbouncer(&self, index: usize, result: Result<(), String>) {
-        self.state.lock().cluster.observe_pgbouncer(index, result);
+    pub(crate) fn observe_pgbouncer(&self, node: NodeId, result: Result<(), String>) {
+        self.state.lock().cluster.observe_pgbouncer(node, result);
         self.news.send_modify(|n| *n += 1);
     }
 
     /// Decides where a read goes; `tried` is left out.
-    pub(crate) fn choose(&self, needs: &ReadNeeds, tried: Option<usize>) -> Decision {
+    pub(crate) fn choose(&self, needs: &ReadNeeds, tried: Option<NodeId>) -> Chosen {
         let now = TokioInstant::now().into_std();
         let mut state = self.state.lock();
-        let mut candidates = self.candidates(&state.cluster, now);
-        if let Some(tried) = tried {
-            candidates[tried].barred = Some(Refusal::AlreadyTried);
-        }
-        state.router.choose(&candidates, needs)
+        let State { topology, cluster, router } = &mut *state;
+        let candidate = |member: &Member| {
+            let candidate = topology.candidate(cluster, member, now);
+            let barred = (Some(member.node.id) == tried).then_some(Refusal::AlreadyTried);
+            Candidate { barred: barred.or(candidate.barred), ..candidate }
+        };
+        let candidates: Vec<_> = topology.members.iter().map(candidate).collect();
+        let decision = router.choose(&candidates, needs);
+        let node = |index: usize| Arc::clone(&topology.members[index].node);
+        let choice = match decision.pick {
+            Ok(pick) => Ok(Choice {
+                node: node(pick.node),
+                reason: pick.reason,
+                elsewhere: needs.zone.is_some() && candidates[pick.node].zone != needs.zone,
+            }),
+            Err(refused) => {
+                let names = topology.nodes().map(|node| node.name.to_string());
+                Err(QueryError::NoFitNode { refused: names.zip(refused.refusals).collect() })
+            }
+        };
+        Chosen { choice, behind_token: decision.behind_token.into_iter().map(node).collect() }
+    }
+
+    /// Returns the node that takes writes; the flag of the error says that waiting does not help.
+    pub(crate) fn primary(&self) -> Result<Arc<Node>, (QueryError, bool)> {
+        self.look(|topology, cluster| match cluster.primary() {
+            Primary::Node { node, .. } => match (cluster.barred(*node), topology.node(*node)) {
+                (None, Some(node)) => Ok(Arc::clone(node)),
+                (refusal, _) => {
+                    let why = refusal.unwrap_or(Refusal::NotSeen);
+                    Err((QueryError::NoPrimary(format!("{}: {why}", topology.name(*node))), false))
+                }
+            },
+            Primary::None => {
+                let why = |id| {
+                    cluster.barred(id).map_or_else(|| "a replica".to_owned(), |refusal| refusal.to_string())
+                };
+                let nodes: Vec<_> =
+                    topology.nodes().map(|node| format!("{} is {}", node.name, why(node.id))).collect();
+                Err((QueryError::NoPrimary(nodes.join(", ")), false))
+            }
+            Primary::SplitBrain(nodes) => {
+                let nodes: Vec<_> = nodes.iter().map(|node| topology.name(*node)).collect();
+                Err((QueryError::NoPrimary(format!("split brain of {}", nodes.join(" and "))), true))
+            }
+        })
     }
 
     /// Tells whether any node can answer a read that asks for nothing special.
     pub(crate) fn can_read(&self) -> bool {
         let now = TokioInstant::now().into_std();
-        let state = self.state.lock();
-        let needs = self.needs_under(state.cluster.primary());
-        let candidate = |index| self.candidate(&state.cluster, index, now);
-        (0..self.nodes.len()).any(|index| candidate(index).refusal(&needs).is_none())
+        self.look(|topology, cluster| {
+            topology.members.iter().any(|member| topology.takes_reads(cluster, member, now))
+        })
     }
 
     /// Returns what a read needs that asks for nothing special.
     pub(crate) fn default_needs(&self) -> ReadNeeds {
-        self.needs_under(self.state.lock().cluster.primary())
+        self.look(|topology, cluster| topology.needs_under(cluster.primary()))
     }
 
-    /// Returns the number of a zone; `None` when no node is in it.
-    pub(crate) fn zone(&self, name: &str) -> Option<u16> {
-        number_of(&self.zones, name)
-    }
-
-    /// Tells whether a node is in another zone than the one that a read wants.
-    pub(crate) fn is_elsewhere(&self, index: usize, needs: &ReadNeeds) -> bool {
-        needs.zone.is_some() && self.zone_of[index] != needs.zone
-    }
-
-    /// Looks at what is known.
-    pub(crate) fn with_cluster<T>(&self, look: impl FnOnce(&Cluster) -> T) -> T {
-        look(&self.state.lock().cluster)
-    }
-
-    /// Tells whether reads that ask for nothing special may be sent to a node.
-    pub(crate) fn takes_reads(&self, cluster: &Cluster, index: usize, now: Instant) -> bool {
-        self.candidate(cluster, index, now).refusal(&self.needs_under(cluster.primary())).is_none()
+    /// Looks at what there is and what is known of it, at one moment.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&Arc<Topology>, &Cluster) -> T) -> T {
+        let state = self.state.lock();
+        look(&state.topology, &state.cluster)
     }
 
     /// Subscribes to news about any node.
@@ -130,82 +214,64 @@ impl Fleet {
         self.news.subscribe()
     }
 
-    /// Waits until a node is down and another one could answer in its place.
-    pub(crate) async fn wait_replaceable(&self, index: usize, needs: &ReadNeeds) {
+    /// Waits until a node is down and another one could answer in its place. A node that is configured no more is not
+    /// watched: what runs there ends there.
+    pub(crate) async fn wait_replaceable(&self, node: NodeId, needs: &ReadNeeds) {
         let mut news = self.news();
-        while !self.is_replaceable(index, needs) {
+        while !self.is_replaceable(node, needs) {
             if news.changed().await.is_err() {
                 return;
             }
         }
     }
 
-    fn is_replaceable(&self, index: usize, needs: &ReadNeeds) -> bool {
+    fn is_replaceable(&self, id: NodeId, needs: &ReadNeeds) -> bool {
         let now = TokioInstant::now().into_std();
-        self.with_cluster(|cluster| {
-            let fit = |other| self.candidate(cluster, other, now).refusal(needs).is_none();
-            !cluster.is_up(index) && (0..self.nodes.len()).any(|other| other != index && fit(other))
+        self.look(|topology, cluster| {
+            let fit = |member: &Member| topology.candidate(cluster, member, now).refusal(needs).is_none();
+            let mut others = topology.members.iter().filter(|member| member.node.id != id);
+            cluster.is_down(id) && others.any(fit)
         })
     }
 
-    fn needs_under(&self, primary: &Primary) -> ReadNeeds {
-        let routing = &self.routing;
-        let max_staleness = match primary {
-            Primary::Node { .. } => routing.max_staleness,
-            Primary::None | Primary::SplitBrain(_) => routing.max_staleness_without_primary,
-        };
-        ReadNeeds {
-            max_staleness,
-            max_lag_bytes: Some(routing.max_lag_bytes.as_u64()),
-            after: None,
-            prefer: Prefer::Replica,
-            primary_fallback: routing.primary_fallback,
-            zone: self.zone(&routing.zone),
-        }
-    }
-
-    fn candidates(&self, cluster: &Cluster, now: Instant) -> Vec<Candidate> {
-        (0..self.nodes.len()).map(|index| self.candidate(cluster, index, now)).collect()
-    }
-
-    fn candidate(&self, cluster: &Cluster, index: usize, now: Instant) -> Candidate {
-        let node = &self.nodes[index];
-        let (latency, back_for) = node.pace(now);
-        let drained = || node.is_drained().then_some(Refusal::Drained);
-        let open = || node.is_breaker_open(now).then_some(Refusal::BreakerOpen);
-        Candidate {
-            barred: cluster.barred(index).or_else(drained).or_else(open),
-            place: cluster.place(index, Some(now)),
-            in_flight: node.in_flight(),
-            weight: node.weight,
-            warmth: back_for.map_or(FULL_WARMTH, |back_for| warmth(back_for, self.routing.slow_start)),
-            latency,
-            zone: self.zone_of[index],
-        }
-    }
-
     fn tell(&self, change: &Change, failure: Option<&str>) {
+        let topology = self.topology();
         match change {
-            Change::Up(index) => {
-                self.nodes[*index].came_up(TokioInstant::now().into_std());
-                tracing::info!(node = self.names[*index], "node is up");
+            Change::Up(id) => {
+                if let Some(node) = topology.node(*id) {
+                    node.came_up(TokioInstant::now().into_std());
+                    tracing::info!(node = &*node.name, "node is up");
+                }
             }
-            Change::Down(index) => {
-                self.nodes[*index].went_down();
-                tracing::warn!(node = self.names[*index], failure, "node is down");
+            Change::Down(id) => {
+                if let Some(node) = topology.node(*id) {
+                    node.went_down();
+                    tracing::warn!(node = &*node.name, failure, "node is down");
+                }
             }
             Change::Primary { to: Primary::Node { node, timeline }, .. } => {
-                tracing::info!(node = self.names[*node], timeline, "primary is known");
+                tracing::info!(node = topology.name(*node), timeline, "primary is known");
             }
             Change::Primary { to: Primary::None, .. } => tracing::warn!("no primary: writes are refused"),
             Change::Primary { to: Primary::SplitBrain(nodes), .. } => {
-                let nodes: Vec<_> = nodes.iter().map(|node| self.names[*node].as_str()).collect();
+                let nodes: Vec<_> = nodes.iter().map(|node| topology.name(*node)).collect();
                 tracing::error!(?nodes, "split brain: several primaries on one timeline, writes are refused");
             }
         }
     }
 }
 
-fn number_of(zones: &[String], name: &str) -> Option<u16> {
-    zones.iter().position(|zone| zone == name).and_then(|number| u16::try_from(number).ok())
+impl Limits {
+    fn of(config: &ReplicaConfig) -> Self {
+        Self {
+            down_after: config.health.down_after,
+            up_after: config.health.up_after,
+            max_staleness: config.routing.max_staleness,
+            max_lag_bytes: config.routing.max_lag_bytes.as_u64(),
+        }
+    }
+}
+
+fn watched(topology: &Topology) -> Vec<(NodeId, bool)> {
+    topology.nodes().map(|node| (node.id, node.pgbouncer)).collect()
 }

@@ -24,6 +24,7 @@ use crate::{
 };
 
 mod cache;
+mod configuration;
 mod decode;
 mod encode;
 mod insight;
@@ -37,6 +38,7 @@ mod topology;
 mod value;
 
 pub(crate) use cache::CacheDoor;
+pub(crate) use configuration::ConfigurationDoor;
 use named::Named;
 pub(crate) use nodes::NodeDoor;
 pub(crate) use partitions::PartitionDoor;
@@ -197,8 +199,8 @@ impl ReplicaService for Door {
     }
 
     async fn statements(&self, request: Request<StatementsRequest>) -> Reply<StatementsResponse> {
-        let (summary, names) = (self.engine.insight.summary(), &self.engine.fleet.names);
-        let response = insight::statements(request.into_inner(), summary, names).map_err(refuse)?;
+        let summary = self.engine.insight.summary();
+        let response = insight::statements(request.into_inner(), summary).map_err(refuse)?;
         Ok(Response::new(response))
     }
 

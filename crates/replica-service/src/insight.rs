@@ -1,8 +1,9 @@
 //! What each kind of statement has cost.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     hash::{BuildHasher as _, RandomState},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -17,19 +18,18 @@ use sketch::Sketch;
 /// Counts calls by fingerprint; bounded, the statement called longest ago is forgotten first.
 pub(crate) struct Insight {
     max_statements: usize,
-    n_nodes: usize,
     hasher: RandomState,
     book: Mutex<Book>,
 }
 
 /// One call of a statement.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Call {
     pub took: Duration,
     pub ok: bool,
     pub rows: u64,
     /// Who answered.
-    pub node: Option<usize>,
+    pub node: Option<Arc<str>>,
 }
 
 /// What is known about one kind of statement.
@@ -42,7 +42,8 @@ pub(crate) struct Entry {
     pub errors: u64,
     pub rows: u64,
     pub times: Sketch,
-    pub calls_by_node: Vec<u64>,
+    /// By name, also of nodes that are configured no more.
+    pub calls_by_node: BTreeMap<Arc<str>, u64>,
     pub last_call_at: SystemTime,
     /// Number of the last call among all calls.
     turn: u64,
@@ -69,12 +70,12 @@ const TEXTS_PER_STATEMENT: usize = 4;
 
 impl Insight {
     /// Remembers at most `max_statements`; 0 turns it off.
-    pub(crate) fn new(max_statements: usize, n_nodes: usize) -> Self {
-        Self { max_statements, n_nodes, hasher: RandomState::new(), book: Mutex::default() }
+    pub(crate) fn new(max_statements: usize) -> Self {
+        Self { max_statements, hasher: RandomState::new(), book: Mutex::default() }
     }
 
     /// Notes one call.
-    pub(crate) fn record(&self, sql: &str, call: Call, now: SystemTime) {
+    pub(crate) fn record(&self, sql: &str, call: &Call, now: SystemTime) {
         if self.max_statements == 0 {
             return;
         }
@@ -91,7 +92,7 @@ impl Insight {
             }
             (_, shape) => {
                 let shape = shape.unwrap_or_else(|| Shape::of(sql));
-                book.learn(text, shape, self.max_statements, self.n_nodes, now)
+                book.learn(text, shape, self.max_statements, now)
             }
         };
         if let Some(entry) = entry {
@@ -124,7 +125,6 @@ impl Book {
         text: u64,
         shape: Shape,
         max_statements: usize,
-        n_nodes: usize,
         now: SystemTime,
     ) -> Option<&mut Entry> {
         if self.by_text.len() >= max_statements * TEXTS_PER_STATEMENT {
@@ -144,7 +144,7 @@ impl Book {
             errors: 0,
             rows: 0,
             times: Sketch::default(),
-            calls_by_node: vec![0; n_nodes],
+            calls_by_node: BTreeMap::new(),
             last_call_at: now,
             turn: 0,
         }))
@@ -152,13 +152,13 @@ impl Book {
 }
 
 impl Entry {
-    fn note(&mut self, call: Call, now: SystemTime, turn: u64) {
+    fn note(&mut self, call: &Call, now: SystemTime, turn: u64) {
         self.calls += 1;
         self.errors += u64::from(!call.ok);
         self.rows += call.rows;
         self.times.record(call.took);
-        if let Some(calls) = call.node.and_then(|node| self.calls_by_node.get_mut(node)) {
-            *calls += 1;
+        if let Some(node) = &call.node {
+            *self.calls_by_node.entry(Arc::clone(node)).or_default() += 1;
         }
         self.last_call_at = now;
         self.turn = turn;
@@ -169,28 +169,29 @@ impl Entry {
 mod tests {
     use super::*;
 
-    fn call(ms: u64, node: Option<usize>) -> Call {
+    fn call(ms: u64, node: Option<&str>) -> Call {
+        let node = node.map(Into::into);
         Call { took: Duration::from_millis(ms), ok: node.is_some(), rows: 2, node }
     }
 
     #[test]
     fn statements_that_differ_in_literals_only_are_counted_together() {
-        let insight = Insight::new(10, 2);
-        insight.record("SELECT 1", call(1, Some(0)), SystemTime::UNIX_EPOCH);
-        insight.record("SELECT  2 -- two", call(3, Some(1)), SystemTime::UNIX_EPOCH);
-        insight.record("SELECT 3", call(2, None), SystemTime::UNIX_EPOCH);
+        let insight = Insight::new(10);
+        insight.record("SELECT 1", &call(1, Some("a")), SystemTime::UNIX_EPOCH);
+        insight.record("SELECT  2 -- two", &call(3, Some("b")), SystemTime::UNIX_EPOCH);
+        insight.record("SELECT 3", &call(2, None), SystemTime::UNIX_EPOCH);
         let summary = insight.summary();
         let [entry] = &summary.entries[..] else { panic!("{summary:?}") };
         assert_eq!((entry.sql.as_str(), entry.calls, entry.errors, entry.rows), ("SELECT ?", 3, 1, 6));
-        assert_eq!(entry.calls_by_node, [1, 1]);
+        assert_eq!(entry.calls_by_node, [("a".into(), 1), ("b".into(), 1)].into());
         assert_eq!(entry.times.max(), Duration::from_millis(3));
     }
 
     #[test]
     fn the_statement_called_longest_ago_is_forgotten_first() {
-        let insight = Insight::new(2, 1);
+        let insight = Insight::new(2);
         for sql in ["SELECT a", "SELECT b", "SELECT a", "SELECT c"] {
-            insight.record(sql, call(1, Some(0)), SystemTime::UNIX_EPOCH);
+            insight.record(sql, &call(1, Some("a")), SystemTime::UNIX_EPOCH);
         }
         let summary = insight.summary();
         let mut known: Vec<_> = summary.entries.iter().map(|entry| entry.sql.as_str()).collect();
@@ -200,8 +201,8 @@ mod tests {
 
     #[test]
     fn nothing_is_kept_when_it_is_off() {
-        let insight = Insight::new(0, 1);
-        insight.record("SELECT 1", call(1, Some(0)), SystemTime::UNIX_EPOCH);
+        let insight = Insight::new(0);
+        insight.record("SELECT 1", &call(1, Some("a")), SystemTime::UNIX_EPOCH);
         assert!(insight.summary().entries.is_empty());
     }
 }

@@ -15,6 +15,7 @@ mod metrics;
 mod node;
 mod pool;
 mod probe;
+mod reload;
 mod report;
 mod route;
 mod service;
@@ -24,6 +25,8 @@ mod sql;
 mod statements;
 mod switchover;
 mod token;
+mod topology;
+mod watch;
 
 pub use config::{
     AdvanceConfig, CacheConfig, HealthConfig, HedgeConfig, InsightConfig, LimitsConfig, NamedConfig,

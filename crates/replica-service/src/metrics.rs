@@ -16,6 +16,7 @@ mod named;
 mod pair;
 mod pgbouncer;
 mod pools;
+mod reload;
 mod slow;
 
 pub(crate) use cache::CacheMetrics;
@@ -23,6 +24,7 @@ pub(crate) use named::NamedMetrics;
 pub(crate) use pair::{OfPair, PairMetrics};
 pub(crate) use pgbouncer::PgBouncerMetrics;
 pub(crate) use pools::PoolMetrics;
+pub(crate) use reload::ReloadMetrics;
 pub(crate) use slow::SlowMetrics;
 
 /// Everything that this service counts; figures of nodes are as of their last probe.
@@ -42,6 +44,7 @@ pub(crate) struct Metrics {
     pub pgbouncer: PgBouncerMetrics,
     pub slow: SlowMetrics,
     pub named: NamedMetrics,
+    pub reload: ReloadMetrics,
 }
 
 /// Gauges by node; node names come from the configuration.
@@ -101,6 +104,7 @@ impl Metrics {
             pgbouncer: PgBouncerMetrics::default(),
             slow: SlowMetrics::default(),
             named: NamedMetrics::default(),
+            reload: ReloadMetrics::default(),
         };
         let registry = registry.sub_registry_with_prefix("mainstay_replica");
         registry.register("queries", "Statements answered, by kind and result", metrics.queries.clone());
@@ -129,6 +133,7 @@ impl Metrics {
         metrics.pgbouncer.register(registry);
         metrics.slow.register(registry);
         metrics.named.register(registry);
+        metrics.reload.register(registry);
         metrics
     }
 
@@ -149,6 +154,16 @@ impl Metrics {
 }
 
 impl NodeMetrics {
+    /// Tells nothing more of a server; `replaced` where another one has its name, whose counters begin anew.
+    pub(crate) fn forget(&self, node: &str, replaced: bool) {
+        let label = OfNode { node: node.to_owned() };
+        for family in [&self.up, &self.primary, &self.drained, &self.lag_bytes] {
+            family.remove(&label);
+        }
+        self.staleness_seconds.remove(&label);
+        self.pools.forget(node, replaced);
+    }
+
     fn register(&self, registry: &mut Registry) {
         registry.register("node_up", "1 when the node answers probes", self.up.clone());
         registry.register("node_primary", "1 when the node takes writes", self.primary.clone());

@@ -4,18 +4,20 @@ use std::{
     collections::HashSet,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::{
-        OnceLock,
+        Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use mainstay_resilience::breaker::{Breaker, BreakerConfig, Outcome, Permit, State};
+use mainstay_resilience::breaker::{Breaker, Outcome, Permit, State};
+use mainstay_rpc::BreakerSection;
 use mainstay_runtime::{Context, Trigger};
 use parking_lot::Mutex;
 use tokio::time::Instant as TokioInstant;
 
 use crate::{
+    cluster::NodeId,
     config::{NodeConfig, ReplicaConfig, split_address},
     error::{Kind, QueryError},
     figures::Figures,
@@ -25,18 +27,18 @@ use crate::{
     route::PeakEwma,
 };
 
-/// A server that statements may be sent to.
+/// A server that statements may be sent to; it lives until the last of them has ended, also when it is configured no more.
 pub(crate) struct Node {
-    pub name: String,
+    pub id: NodeId,
+    pub name: Arc<str>,
     /// Where queries go: the server, or the `PgBouncer` before it.
     pub address: String,
     pub host: String,
     pub port: u16,
     /// Whether `address` is that of a `PgBouncer`.
     pub pgbouncer: bool,
-    pub weight: u32,
-    /// Empty for none.
-    pub zone: String,
+    /// What it was made of.
+    place: NodePlace,
     pools: Pools,
     /// Past the `PgBouncer`, for statements that do not work behind it.
     direct: Option<Pools>,
@@ -46,12 +48,19 @@ pub(crate) struct Node {
     in_flight: AtomicU32,
     drained: AtomicBool,
     pgbouncer_figures: Mutex<Option<PgBouncerFigures>>,
-    probe: OnceLock<Trigger>,
+    probe: Mutex<Option<Trigger>>,
 }
 
-#[derive(Default)]
+/// Where a server is to be found; at another place it is another server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct NodePlace {
+    address: String,
+    pgbouncer: String,
+}
+
 struct Load {
     breaker: Breaker,
+    limits: BreakerSection,
     /// The SQLSTATE by which it refused the last log-in that counted for the breaker.
     refused_with: Option<String>,
     figures: Figures,
@@ -66,7 +75,15 @@ struct Pools {
     writes: Pool,
 }
 
+/// What all nodes are made with.
+pub(crate) struct World {
+    pub tls: Tls,
+    pub metrics: Metrics,
+    pub cx: Context,
+}
+
 /// Roles of pools, as metrics name them.
+pub(crate) const ROLES: [&str; 2] = [READ, WRITE];
 const READ: &str = "read";
 const WRITE: &str = "write";
 /// Above this many the fingerprints are learned anew.
@@ -83,46 +100,74 @@ pub(crate) struct Traffic {
 }
 
 impl Node {
+    /// Opens no connection yet.
     pub(crate) fn new(
+        id: NodeId,
         name: &str,
         node: &NodeConfig,
         config: &ReplicaConfig,
-        tls: &Tls,
-        metrics: &Metrics,
-        cx: &Context,
+        world: &World,
     ) -> anyhow::Result<Self> {
-        let pgbouncer = !node.pgbouncer.is_empty();
-        let address = if pgbouncer { &node.pgbouncer } else { &node.address };
+        let place = NodePlace::of(node);
+        let pgbouncer = !place.pgbouncer.is_empty();
+        let address = if pgbouncer { &place.pgbouncer } else { &place.address };
         let (host, port) = host_and_port(address)?;
+        let name: Arc<str> = name.into();
+        let World { tls, metrics, cx } = world;
         let pools = |address: &str, pgbouncer| {
             let (host, port) = host_and_port(address)?;
-            let pool = |role| {
-                let endpoint = Endpoint { node: name, address, host, port, pgbouncer, tls };
-                let wait_seconds = metrics.node.pools.wait_seconds(name, role);
-                let figures = PoolFigures { cancels: metrics.cancels.clone(), wait_seconds };
-                Pool::new(&endpoint, &config.postgres, &config.pool, figures, cx)
+            let endpoint = Endpoint {
+                node: Arc::clone(&name),
+                address: address.into(),
+                host: host.into(),
+                port,
+                pgbouncer,
+                tls: tls.clone(),
             };
-            anyhow::Ok(Pools { reads: pool(READ)?, writes: pool(WRITE)? })
+            let pool = |role| {
+                let wait_seconds = metrics.node.pools.wait_seconds(&name, role);
+                let figures = PoolFigures { cancels: metrics.cancels.clone(), wait_seconds };
+                Pool::new(endpoint.clone(), &config.postgres, &config.pool, figures, cx)
+            };
+            anyhow::Ok(Pools { reads: pool(READ), writes: pool(WRITE) })
         };
-        // Errors that the database answers do not count, and slow statements are their callers' business.
-        let breaker = BreakerConfig { slow_after: Duration::from_hours(1), ..BreakerConfig::default() };
         Ok(Self {
-            name: name.to_owned(),
+            id,
             address: address.clone(),
             host: host.to_owned(),
             port,
             pgbouncer,
-            weight: node.weight,
-            zone: node.zone.clone(),
             pools: pools(address, pgbouncer)?,
-            direct: if pgbouncer { Some(pools(&node.address, false)?) } else { None },
+            direct: if pgbouncer { Some(pools(&place.address, false)?) } else { None },
+            name,
+            place,
             unpoolable: Mutex::default(),
-            load: Mutex::new(Load { breaker: Breaker::new(breaker), ..Load::default() }),
+            load: Mutex::new(Load::new(&config.breaker)),
             in_flight: AtomicU32::new(0),
             drained: AtomicBool::new(false),
             pgbouncer_figures: Mutex::default(),
-            probe: OnceLock::new(),
+            probe: Mutex::default(),
         })
+    }
+
+    /// Tells whether the configuration still means this server, at the place where it is.
+    pub(crate) fn is_at(&self, node: &NodeConfig) -> bool {
+        self.place == NodePlace::of(node)
+    }
+
+    /// Opens its connections in another way from now on; those in use are used to the end.
+    pub(crate) fn renew_pools(&self, config: &ReplicaConfig) {
+        for pools in std::iter::once(&self.pools).chain(&self.direct) {
+            pools.reads.renew(&config.postgres, &config.pool);
+            pools.writes.renew(&config.postgres, &config.pool);
+        }
+    }
+
+    /// Judges failures by other limits from now on; what was counted is forgotten.
+    pub(crate) fn set_breaker(&self, limits: &BreakerSection) {
+        let mut load = self.load.lock();
+        load.limits = limits.clone();
+        load.breaker = Breaker::new(limits.clone().into());
     }
 
     /// Returns the way for a statement: the pool, and whether it leads through a `PgBouncer`.
@@ -149,13 +194,12 @@ impl Node {
 
     /// Tells the node how to be probed at once.
     pub(crate) fn set_probe(&self, trigger: Trigger) {
-        // Set once, at assembly; a second trigger would be for the same task.
-        let _ = self.probe.set(trigger);
+        *self.probe.lock() = Some(trigger);
     }
 
     /// Asks for a probe now.
     pub(crate) fn probe_now(&self) {
-        if let Some(trigger) = self.probe.get() {
+        if let Some(trigger) = &*self.probe.lock() {
             trigger.fire();
         }
     }
@@ -165,7 +209,7 @@ impl Node {
         let begun_at = TokioInstant::now().into_std();
         let mut load = self.load.lock();
         let permit = load.breaker.admit(begun_at).map_err(|rejected| QueryError::Breaker {
-            node: self.name.clone(),
+            node: self.name.to_string(),
             retry_after: rejected.retry_after,
             refused_with: load.refused_with.clone(),
         })?;
@@ -176,9 +220,8 @@ impl Node {
 
     /// Forgets past failures: the node is known to be back, and starts slowly.
     pub(crate) fn came_up(&self, now: Instant) {
-        let config = BreakerConfig { slow_after: Duration::from_hours(1), ..BreakerConfig::default() };
         let mut load = self.load.lock();
-        load.breaker = Breaker::new(config);
+        load.breaker = Breaker::new(load.limits.clone().into());
         load.latency = PeakEwma::default();
         if load.was_down {
             load.back_at = Some(now);
@@ -253,6 +296,26 @@ impl Node {
     }
 }
 
+impl NodePlace {
+    fn of(node: &NodeConfig) -> Self {
+        Self { address: node.address.clone(), pgbouncer: node.pgbouncer.clone() }
+    }
+}
+
+impl Load {
+    fn new(limits: &BreakerSection) -> Self {
+        Self {
+            breaker: Breaker::new(limits.clone().into()),
+            limits: limits.clone(),
+            refused_with: None,
+            figures: Figures::default(),
+            latency: PeakEwma::default(),
+            back_at: None,
+            was_down: false,
+        }
+    }
+}
+
 impl Pools {
     fn of(&self, kind: Kind) -> &Pool {
         if kind.is_read() { &self.reads } else { &self.writes }
@@ -297,7 +360,7 @@ impl Flight<'_> {
             self.permit.take().and_then(|permit| load.breaker.record(permit, outcome, took, now));
         drop(load);
         if let Some(change) = transition {
-            tracing::warn!(node = self.node.name, from = %change.from, to = %change.to, "breaker changed");
+            tracing::warn!(node = &*self.node.name, from = %change.from, to = %change.to, "breaker changed");
         }
         if blamed {
             self.node.probe_now();

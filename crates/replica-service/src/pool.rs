@@ -12,6 +12,7 @@ use deadpool_postgres::{
     Client, ClientWrapper, Hook, HookError, Manager, ManagerConfig, Object, PoolError, Runtime, TimeoutType,
 };
 use mainstay_runtime::Context;
+use parking_lot::RwLock;
 use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 use tokio::time::{Instant, timeout};
 
@@ -27,15 +28,11 @@ pub(crate) use tls::Tls;
 
 /// Hands out connections to one node for one kind of statement.
 pub(crate) struct Pool {
-    inner: deadpool_postgres::Pool,
-    node: String,
+    /// Who has one keeps it until his statement has ended, also when it is replaced.
+    inner: RwLock<deadpool_postgres::Pool>,
+    endpoint: Endpoint,
     tally: Arc<Tally>,
-    wait_seconds: Histogram,
-    /// `host:port`, where cancel requests go.
-    address: Arc<str>,
-    host: Arc<str>,
-    tls: Tls,
-    cancels: Counter,
+    figures: PoolFigures,
     cx: Context,
 }
 
@@ -51,16 +48,19 @@ struct Tally {
 }
 
 /// Where a pool leads and what for.
-pub(crate) struct Endpoint<'a> {
-    pub node: &'a str,
-    pub address: &'a str,
-    pub host: &'a str,
+#[derive(Clone)]
+pub(crate) struct Endpoint {
+    pub node: Arc<str>,
+    /// `host:port`, where cancel requests go too.
+    pub address: Arc<str>,
+    pub host: Arc<str>,
     pub port: u16,
     pub pgbouncer: bool,
-    pub tls: &'a Tls,
+    pub tls: Tls,
 }
 
 /// Where a pool tells what it does.
+#[derive(Clone)]
 pub(crate) struct PoolFigures {
     /// Statements cancelled in the database.
     pub cancels: Counter,
@@ -97,54 +97,33 @@ const IDLE_WITHIN: Duration = Duration::from_millis(250);
 impl Pool {
     /// Opens no connection yet.
     pub(crate) fn new(
-        endpoint: &Endpoint<'_>,
+        endpoint: Endpoint,
         postgres: &PostgresConfig,
         pool: &PoolConfig,
-        metrics: PoolFigures,
+        figures: PoolFigures,
         cx: &Context,
-    ) -> Result<Self, deadpool_postgres::BuildError> {
+    ) -> Self {
         let tally = Arc::new(Tally::default());
-        let (created, recycled) = (Arc::clone(&tally), Arc::clone(&tally));
-        let max_age = pool.max_age;
-        let manager =
-            Manager::from_config(login(endpoint, postgres), endpoint.tls.clone(), ManagerConfig::default());
-        let inner = deadpool_postgres::Pool::builder(manager)
-            .runtime(Runtime::Tokio1)
-            .max_size(pool.max_size as usize)
-            .wait_timeout(Some(pool.wait_within))
-            .create_timeout(Some(postgres.connect_within))
-            .recycle_timeout(Some(postgres.connect_within))
-            .queue_mode(deadpool_postgres::QueueMode::Lifo)
-            .post_create(Hook::sync_fn(move |_, _| {
-                created.created.fetch_add(1, Ordering::Relaxed);
-                Ok(())
-            }))
-            .post_recycle(Hook::sync_fn(move |_, _| {
-                recycled.recycled.fetch_add(1, Ordering::Relaxed);
-                Ok(())
-            }))
-            .pre_recycle(Hook::sync_fn(move |_, metrics| {
-                if metrics.age() < max_age { Ok(()) } else { Err(HookError::message("too old")) }
-            }))
-            .build()?;
-        Ok(Self {
-            inner,
-            node: endpoint.node.to_owned(),
-            tally,
-            wait_seconds: metrics.wait_seconds,
-            address: endpoint.address.into(),
-            host: endpoint.host.into(),
-            tls: endpoint.tls.clone(),
-            cancels: metrics.cancels,
-            cx: cx.clone(),
-        })
+        let inner = RwLock::new(build(&endpoint, postgres, pool, &tally));
+        Self { inner, endpoint, tally, figures, cx: cx.clone() }
+    }
+
+    /// Gives out other connections from now on. Those in use, and who waits for one of them, keep theirs to the end, so for
+    /// that long there may be as many as both sizes together; idle ones are closed.
+    ///
+    /// The library's own `resize` takes away no permit of a pool that is not full, and gives new ones when it grows.
+    pub(crate) fn renew(&self, postgres: &PostgresConfig, pool: &PoolConfig) {
+        let new = build(&self.endpoint, postgres, pool, &self.tally);
+        let old = std::mem::replace(&mut *self.inner.write(), new);
+        old.retain(|_, _| false);
     }
 
     /// Takes a connection, or opens one.
     pub(crate) async fn lease(&self) -> Result<Lease, QueryError> {
-        let node = self.node.clone();
+        let node = self.endpoint.node.to_string();
         let asked_at = Instant::now();
-        let got = self.inner.get().await;
+        let pool = self.inner.read().clone();
+        let got = pool.get().await;
         self.note(asked_at.elapsed(), got.as_ref().err());
         let object = got.map_err(|error| match error {
             PoolError::Timeout(TimeoutType::Wait) => QueryError::PoolExhausted { node },
@@ -155,20 +134,20 @@ impl Pool {
             | PoolError::PostCreateHook(_) => QueryError::Connect { node, source: None },
         })?;
         let target = cancel::Target {
-            address: Arc::clone(&self.address),
-            host: Arc::clone(&self.host),
-            tls: self.tls.clone(),
+            address: Arc::clone(&self.endpoint.address),
+            host: Arc::clone(&self.endpoint.host),
+            tls: self.endpoint.tls.clone(),
         };
         Ok(Lease {
             object: Some(object),
             target: Some(target),
-            cancels: self.cancels.clone(),
+            cancels: self.figures.cancels.clone(),
             cx: self.cx.clone(),
         })
     }
 
     fn note(&self, waited: Duration, failed: Option<&PoolError>) {
-        self.wait_seconds.observe(waited.as_secs_f64());
+        self.figures.wait_seconds.observe(waited.as_secs_f64());
         self.tally.asked.fetch_add(1, Ordering::Relaxed);
         let us = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
         self.tally.waited_us.fetch_add(us, Ordering::Relaxed);
@@ -182,11 +161,11 @@ impl Pool {
 
     /// Closes idle connections that are too old, or all idle ones.
     pub(crate) fn shed(&self, older_than: Duration) {
-        self.inner.retain(|_, metrics| metrics.age() < older_than);
+        self.inner.read().retain(|_, metrics| metrics.age() < older_than);
     }
 
     pub(crate) fn status(&self) -> PoolStatus {
-        let status = self.inner.status();
+        let status = self.inner.read().status();
         let figure = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let total = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         PoolStatus {
@@ -278,9 +257,41 @@ impl Drop for Lease {
     }
 }
 
-fn login(endpoint: &Endpoint<'_>, postgres: &PostgresConfig) -> tokio_postgres::Config {
+fn build(
+    endpoint: &Endpoint,
+    postgres: &PostgresConfig,
+    pool: &PoolConfig,
+    tally: &Arc<Tally>,
+) -> deadpool_postgres::Pool {
+    let (created, recycled) = (Arc::clone(tally), Arc::clone(tally));
+    let max_age = pool.max_age;
+    let manager =
+        Manager::from_config(login(endpoint, postgres), endpoint.tls.clone(), ManagerConfig::default());
+    deadpool_postgres::Pool::builder(manager)
+        .runtime(Runtime::Tokio1)
+        .max_size(pool.max_size as usize)
+        .wait_timeout(Some(pool.wait_within))
+        .create_timeout(Some(postgres.connect_within))
+        .recycle_timeout(Some(postgres.connect_within))
+        .queue_mode(deadpool_postgres::QueueMode::Lifo)
+        .post_create(Hook::sync_fn(move |_, _| {
+            created.created.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }))
+        .post_recycle(Hook::sync_fn(move |_, _| {
+            recycled.recycled.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }))
+        .pre_recycle(Hook::sync_fn(move |_, metrics| {
+            if metrics.age() < max_age { Ok(()) } else { Err(HookError::message("too old")) }
+        }))
+        .build()
+        .expect("timeouts need a runtime, and nothing else is needed")
+}
+
+fn login(endpoint: &Endpoint, postgres: &PostgresConfig) -> tokio_postgres::Config {
     let (user, password) = (&postgres.user, postgres.password.expose());
-    let mut config = base_login(endpoint.host, endpoint.port, postgres, user, password);
+    let mut config = base_login(&endpoint.host, endpoint.port, postgres, user, password);
     config.ssl_mode(postgres.tls.ssl_mode(endpoint.pgbouncer));
     if !endpoint.pgbouncer {
         // Each transaction says whether it writes, and how long its statements may take. A statement whose BEGIN was

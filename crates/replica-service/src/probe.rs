@@ -5,9 +5,10 @@ use std::{sync::Arc, time::Duration};
 use mainstay_runtime::{Activate, Context};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::{Client, Config, SimpleQueryMessage, SimpleQueryRow};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cluster::{Moment, Observation},
+    cluster::{Moment, NodeId, Observation},
     fleet::Fleet,
     lag::common::Sender,
     lsn::{Lsn, WalShape},
@@ -25,10 +26,12 @@ pub(crate) use pgbouncer::{PgBouncerConsole, PgBouncerFigures};
 /// at once, so that a node that is really gone is known to be down within one round.
 pub(crate) struct NodeProbe {
     pub fleet: Arc<Fleet>,
-    pub index: usize,
+    pub node: NodeId,
     pub line: Line,
     pub reports: Arc<Reports>,
     pub cx: Context,
+    /// The node is probed no more, or in another way.
+    pub over: CancellationToken,
     /// Where the log on disk ended when the last probe found more of it that is not.
     pub held_back: Option<Lsn>,
 }
@@ -36,7 +39,7 @@ pub(crate) struct NodeProbe {
 /// Probes the `PgBouncer` of one node, and the way through it to the server.
 pub(crate) struct PgBouncerProbe {
     pub fleet: Arc<Fleet>,
-    pub index: usize,
+    pub node: NodeId,
     pub line: Line,
     pub reports: Arc<Reports>,
 }
@@ -95,8 +98,8 @@ impl Activate for NodeProbe {
         loop {
             let failed = self.probe().await;
             self.reports.publish(&self.fleet);
-            let stopping = self.cx.stopping().is_cancelled();
-            if !failed || stopping || !self.fleet.with_cluster(|cluster| cluster.is_up(self.index)) {
+            let stopping = self.over.is_cancelled();
+            if !failed || stopping || !self.fleet.look(|_, cluster| cluster.is_up(self.node)) {
                 // A node that is down is news of the component, not an error of the probe.
                 return Ok(());
             }
@@ -115,8 +118,8 @@ impl NodeProbe {
         let took = asked_at.elapsed();
         let moment = Moment { asked_at: asked_at.into_std(), wall, took };
         let held_back = result.as_ref().ok().and_then(Observation::held_back);
-        self.fleet.observe(self.index, moment, result.map(|seen| Observation { fresh, ..seen }));
-        self.reports.latency(self.index, took);
+        self.fleet.observe(self.node, moment, result.map(|seen| Observation { fresh, ..seen }));
+        self.reports.latency(self.node, took);
         self.flush(held_back).await;
         failed
     }
@@ -139,7 +142,7 @@ impl NodeProbe {
 impl Activate for PgBouncerProbe {
     async fn activate(&mut self) -> anyhow::Result<()> {
         let answer = self.line.ask("SELECT 1").await;
-        self.fleet.observe_pgbouncer(self.index, answer.map(|_| ()));
+        self.fleet.observe_pgbouncer(self.node, answer.map(|_| ()));
         self.reports.publish(&self.fleet);
         Ok(())
     }

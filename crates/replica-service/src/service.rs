@@ -3,35 +3,36 @@
 use std::sync::{Arc, OnceLock};
 
 use mainstay_proto::replica::v1::{
-    node_service_server::NodeServiceServer, partition_service_server::PartitionServiceServer,
-    query_cache_service_server::QueryCacheServiceServer, replica_service_server::ReplicaServiceServer,
-    slow_log_service_server::SlowLogServiceServer, statement_service_server::StatementServiceServer,
-    switchover_service_server::SwitchoverServiceServer,
+    configuration_service_server::ConfigurationServiceServer, node_service_server::NodeServiceServer,
+    partition_service_server::PartitionServiceServer, query_cache_service_server::QueryCacheServiceServer,
+    replica_service_server::ReplicaServiceServer, slow_log_service_server::SlowLogServiceServer,
+    statement_service_server::StatementServiceServer, switchover_service_server::SwitchoverServiceServer,
 };
 use mainstay_rpc::Routes;
 use mainstay_runtime::{Context, Schedule};
 
 use crate::{
     cache::QueryCache,
-    config::{PairConfig, ReplicaConfig, split_address},
+    config::{PairConfig, ReplicaConfig},
     engine::{Engine, Hedge},
     fleet::Fleet,
-    grpc::{CacheDoor, Door, NodeDoor, PartitionDoor, SlowLogDoor, StatementDoor, Stepping, SwitchoverDoor},
+    grpc::{
+        CacheDoor, ConfigurationDoor, Door, NodeDoor, PartitionDoor, SlowLogDoor, StatementDoor, Stepping,
+        SwitchoverDoor,
+    },
     insight::Insight,
-    metrics::{Metrics, PgBouncerMetrics},
-    pool::base_login,
-    probe::{Line, NodeProbe, PgBouncerConsole, PgBouncerProbe},
+    metrics::Metrics,
+    reload::Reloader,
     report::Reports,
     slow_log::SlowLog,
-    switchover::{Pair, Runner, Steps, Watch},
+    switchover::{self, Pair, Runner, Steps},
+    watch::Watch,
 };
 
 /// A statement of the largest legal size and as many parameters.
 const MAX_REQUEST_BYTES: usize = 32 << 20;
 /// How often idle connections are looked at for their age.
 const SHED_EVERY: std::time::Duration = std::time::Duration::from_secs(30);
-/// The database of a `PgBouncer` in which it answers questions about itself.
-const CONSOLE: &str = "pgbouncer";
 /// How soon the cache is told again what it could not be told.
 const DELIVER_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 /// How soon another process knows of a step.
@@ -44,18 +45,22 @@ pub async fn start(cx: Context, config: ReplicaConfig) -> anyhow::Result<()> {
     let fleet = Fleet::new(&config, &metrics, &cx)?;
     let reports = Arc::new(Reports::new(&fleet, &metrics, &cx));
 
-    // 2. Probes find out who is who, and go on finding out.
-    watch(&cx, &config, &fleet, &reports, &metrics.pgbouncer)?;
+    // 2. Probes find out who is who, and go on finding out; of other nodes when the configuration is read again.
+    let watch = Watch::new(&fleet, &reports, &cx);
+    watch.follow(&config, None);
+    let reloader = Reloader::new(&fleet, &reports, watch, &config, &cx);
+    reloader.listen()?;
 
     // 3. Old idle connections are closed even when nobody asks for one.
-    let (idle, max_age) = (Arc::clone(&fleet), config.pool.max_age);
+    let idle = Arc::clone(&fleet);
     cx.background("pools", Schedule::Every(SHED_EVERY), move || {
-        idle.nodes.iter().for_each(|node| node.shed(max_age));
+        let topology = idle.topology();
+        topology.nodes().for_each(|node| node.shed(topology.pool.max_age));
         std::future::ready(Ok(()))
     });
 
     // 4. Pairs of tables are compared in the background, and taken over where asked for.
-    let insight = Insight::new(config.insight.max_statements as usize, fleet.nodes.len());
+    let insight = Insight::new(config.insight.max_statements as usize);
     let hedge = Hedge::new(&config.hedge);
     let slow_log = SlowLog::new(&config.slow_log);
     let engine = Arc::new(Engine { fleet, metrics, insight, slow_log, hedge, cx: cx.clone() });
@@ -74,7 +79,10 @@ pub async fn start(cx: Context, config: ReplicaConfig) -> anyhow::Result<()> {
     let server = ReplicaServiceServer::from_arc(door).max_decoding_message_size(MAX_REQUEST_BYTES);
     let partitions = PartitionServiceServer::new(PartitionDoor::new(pairs));
     let switchover = SwitchoverServiceServer::new(SwitchoverDoor::new(stepping));
-    let routes = Routes::new(server).add_service(partitions).add_service(switchover);
+    let configuration = ConfigurationDoor::new(reloader, cx.identity().instance.clone());
+    let configuration = ConfigurationServiceServer::new(configuration);
+    let routes =
+        Routes::new(server).add_service(partitions).add_service(switchover).add_service(configuration);
     let routes = routes.add_service(nodes).add_service(answers).add_service(slow_log).add_service(statements);
     cx.serve(routes).await
 }
@@ -82,7 +90,7 @@ pub async fn start(cx: Context, config: ReplicaConfig) -> anyhow::Result<()> {
 fn compare(cx: &Context, config: &ReplicaConfig, engine: &Arc<Engine>) -> Vec<Arc<Pair>> {
     let start = |(name, pair): (&String, &PairConfig)| {
         let pair = Arc::new(Pair::new(name, pair, &config.parity, &config.advance, &engine.metrics.pair, cx));
-        let watch = Watch::new(Arc::clone(&pair), Arc::clone(engine), &config.parity);
+        let watch = switchover::Watch::new(Arc::clone(&pair), Arc::clone(engine), &config.parity);
         cx.background(format!("switchover.{name}"), Schedule::Every(config.parity.check_every), watch);
         pair
     };
@@ -125,60 +133,4 @@ fn take_steps(
         Stepping { steps, trigger }
     };
     pairs.iter().map(start).collect()
-}
-
-fn watch(
-    cx: &Context,
-    config: &ReplicaConfig,
-    fleet: &Arc<Fleet>,
-    reports: &Arc<Reports>,
-    pgbouncers: &PgBouncerMetrics,
-) -> anyhow::Result<()> {
-    let (postgres, health) = (&config.postgres, &config.health);
-    let (user, password) = match health.user.as_str() {
-        "" => (postgres.user.as_str(), &postgres.password),
-        user => (user, &health.password),
-    };
-    for (index, (name, node)) in config.nodes.iter().enumerate() {
-        let line = |address: &str, user: &str, password: &str, pgbouncer: bool| {
-            let (host, port) =
-                split_address(address).ok_or_else(|| anyhow::anyhow!("{address:?} is not host:port"))?;
-            let mut login = base_login(host, port, postgres, user, password);
-            login.ssl_mode(postgres.tls.ssl_mode(pgbouncer));
-            anyhow::Ok(Line::new(login, fleet.tls.clone(), health.probe_within, cx.clone()))
-        };
-        let line_to_node = line(&node.address, user, password.expose(), false)?;
-        let schedule = Schedule::EveryOrTrigger(health.probe_every);
-        if !node.pgbouncer.is_empty() {
-            let line = line(&node.pgbouncer, &postgres.user, postgres.password.expose(), true)?;
-            let probe =
-                PgBouncerProbe { fleet: Arc::clone(fleet), index, line, reports: Arc::clone(reports) };
-            cx.background(format!("probe.pgbouncer.{name}"), schedule, probe);
-            // Never as the role of the pools: an old PgBouncer that knows it by auth_query dies of its login to the console.
-            if !health.pgbouncer_stats_every.is_zero() && !health.user.is_empty() {
-                let (host, port) = split_address(&node.pgbouncer).expect("it was split above");
-                let mut login = base_login(host, port, postgres, user, password.expose());
-                login.dbname(CONSOLE).ssl_mode(postgres.tls.ssl_mode(true));
-                let console = PgBouncerConsole {
-                    fleet: Arc::clone(fleet),
-                    index,
-                    line: Line::new(login, fleet.tls.clone(), health.probe_within, cx.clone()),
-                    database: postgres.database.clone(),
-                    metrics: pgbouncers.clone(),
-                };
-                let every = Schedule::Every(health.pgbouncer_stats_every);
-                cx.background(format!("pgbouncer.{name}"), every, console);
-            }
-        }
-        let probe = NodeProbe {
-            fleet: Arc::clone(fleet),
-            index,
-            line: line_to_node,
-            reports: Arc::clone(reports),
-            cx: cx.clone(),
-            held_back: None,
-        };
-        fleet.nodes[index].set_probe(cx.background(format!("probe.{name}"), schedule, probe));
-    }
-    Ok(())
 }

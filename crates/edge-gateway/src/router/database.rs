@@ -20,6 +20,8 @@ pub(super) fn paths(map: Map) -> Map {
         .viewer("/database/statements/{name}", routes!(database::run_statement))
         .viewer("/database/cache", routes!(database::query_cache))
         .operator("/database/cache/purge", routes!(database::purge_query_cache))
+        .viewer("/database/configuration", routes!(database::configuration))
+        .admin("/database/configuration/reload", routes!(database::reload))
         .operator("/database/nodes/{node}/drain", routes!(database::drain))
         .operator("/database/nodes/{node}/resume", routes!(database::resume))
         .viewer("/monitoring/partitions/metrics", routes!(partitions::metrics))

@@ -20,6 +20,7 @@ use utoipa::ToSchema;
 
 mod answer;
 mod cache;
+mod configuration;
 mod drain;
 mod ndjson;
 mod slow_log;
@@ -29,6 +30,7 @@ mod transaction;
 pub(crate) use answer::{DatabaseInfo, SqlColumn};
 use answer::{ExecuteAnswer, NodeHealth, NodeLag, NodePool, NodeTraffic, Nodes, QueryAnswer};
 pub(crate) use cache::{__path_purge_query_cache, __path_query_cache, purge_query_cache, query_cache};
+pub(crate) use configuration::{__path_configuration, __path_reload, configuration, reload};
 pub(crate) use drain::{__path_drain, __path_resume, drain, resume};
 pub(crate) use slow_log::{__path_explain, __path_slow_statements, explain, slow_statements};
 pub(crate) use statements::{__path_run_statement, __path_statements, run_statement, statements};

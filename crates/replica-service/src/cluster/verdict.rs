@@ -1,6 +1,6 @@
 use std::time::Instant;
 
-use super::Cluster;
+use super::{Cluster, NodeId};
 use crate::route::{Place, Refusal};
 
 /// How well one node does its work, and why.
@@ -24,17 +24,18 @@ const UNSTEADY: &str = "answers again, not steadily enough yet";
 
 impl Cluster {
     /// Judges one node at `now`.
-    pub(crate) fn verdict(&self, node: usize, now: Instant) -> Verdict {
+    pub(crate) fn verdict(&self, node: NodeId, now: Instant) -> Verdict {
         match self.barred(node) {
             Some(Refusal::NotSeen) => Verdict::new(Health::Unknown, "not probed yet"),
             Some(Refusal::Down) => {
-                let failure = self.nodes[node].reach.failure.as_deref();
+                let failure = self.reach_failure(node);
                 let detail = failure
                     .map_or_else(|| UNSTEADY.to_owned(), |failure| format!("does not answer: {failure}"));
                 Verdict::new(Health::Unhealthy, detail)
             }
             Some(Refusal::PgBouncerDown) => {
-                let failure = self.nodes[node].pgbouncer.as_ref().and_then(|reach| reach.failure.as_deref());
+                let reach = self.nodes.get(&node).and_then(|node| node.pgbouncer.as_ref());
+                let failure = reach.and_then(|reach| reach.failure.as_deref());
                 Verdict::new(
                     Health::Unhealthy,
                     format!("its pgbouncer is down: {}", failure.unwrap_or("not probed yet")),
@@ -47,8 +48,8 @@ impl Cluster {
     }
 
     /// Judges the PgBouncer of a node; `None` when it has none.
-    pub(crate) fn pgbouncer_verdict(&self, node: usize) -> Option<Verdict> {
-        let reach = self.nodes[node].pgbouncer.as_ref()?;
+    pub(crate) fn pgbouncer_verdict(&self, node: NodeId) -> Option<Verdict> {
+        let reach = self.nodes.get(&node)?.pgbouncer.as_ref()?;
         Some(match &reach.failure {
             _ if !reach.probed => Verdict::new(Health::Unknown, "not probed yet"),
             None if reach.is_up() => Verdict::new(Health::Healthy, "answers"),
@@ -60,8 +61,8 @@ impl Cluster {
         })
     }
 
-    fn fit(&self, node: usize, now: Instant) -> Verdict {
-        if let Some(failure) = &self.nodes[node].reach.failure {
+    fn fit(&self, node: NodeId, now: Instant) -> Verdict {
+        if let Some(failure) = self.reach_failure(node) {
             return Verdict::new(Health::Degraded, format!("last probe failed: {failure}"));
         }
         let Some(lag) = self.lag(node, now) else { return Verdict::new(Health::Healthy, "primary") };
@@ -88,16 +89,20 @@ impl Cluster {
         Verdict::new(Health::Degraded, format!("{why}{receiver}"))
     }
 
-    fn fenced(&self, node: usize) -> String {
+    fn reach_failure(&self, node: NodeId) -> Option<&str> {
+        self.nodes.get(&node)?.reach.failure.as_deref()
+    }
+
+    fn fenced(&self, node: NodeId) -> String {
         match &self.primary {
             super::Primary::SplitBrain(nodes) if nodes.contains(&node) => format!(
                 "split brain: {} nodes are out of recovery on timeline {}",
                 nodes.len(),
-                self.nodes[node].timeline.unwrap_or(0)
+                self.timeline(node).unwrap_or(0)
             ),
             _ => format!(
                 "fenced: out of recovery on timeline {}, but the cluster has been on {}",
-                self.nodes[node].timeline.unwrap_or(0),
+                self.timeline(node).unwrap_or(0),
                 self.log_timeline()
             ),
         }

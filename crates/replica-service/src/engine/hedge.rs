@@ -1,4 +1,4 @@
-use std::{pin::pin, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use mainstay_resilience::budget::RetryBudget;
 use parking_lot::Mutex;
@@ -8,9 +8,10 @@ use super::{Engine, Read};
 use crate::{
     config::HedgeConfig,
     error::QueryError,
+    fleet::Choice,
     insight::Insight,
     lsn::Position,
-    route::{Pick, ReadNeeds, Reason},
+    route::{ReadNeeds, Reason},
     session::Answer,
 };
 
@@ -26,7 +27,7 @@ pub(crate) struct Hedge {
 
 /// One node that is asked, and what was known about it before.
 pub(super) struct Asked {
-    pub pick: Pick,
+    pub choice: Choice,
     pub is_primary: bool,
     /// Proven upper bound of its staleness then.
     pub proven: Option<Duration>,
@@ -63,10 +64,10 @@ impl Hedge {
 }
 
 impl Engine {
-    pub(super) fn asked(&self, pick: Pick, read: &Read, hedged: bool) -> Asked {
-        let (is_primary, proven) = self.standing(pick.node);
-        let shown = self.shown(pick.node, read.written);
-        Asked { pick, is_primary, proven, shown, at: Instant::now(), hedged }
+    pub(super) fn asked(&self, choice: Choice, read: &Read, hedged: bool) -> Asked {
+        let (is_primary, proven) = self.standing(choice.node.id);
+        let shown = self.shown(choice.node.id, read.written);
+        Asked { choice, is_primary, proven, shown, at: Instant::now(), hedged }
     }
 
     /// Asks one node, and another replica too when that one is slow; who answers first is returned.
@@ -74,14 +75,15 @@ impl Engine {
     /// Dropping the slower question cancels its statement in the database.
     pub(super) async fn ask_hedged(
         &self,
-        pick: Pick,
+        choice: Choice,
         read: &Read,
         needs: &ReadNeeds,
     ) -> (Asked, Result<Answer, QueryError>) {
-        let mut first = self.asked(pick, read, false);
-        let mut run_first = pin!(self.read_on(pick.node, first.is_primary, read, needs));
+        let node = Arc::clone(&choice.node);
+        let mut first = self.asked(choice, read, false);
+        let mut run_first = pin!(self.read_on(&node, first.is_primary, read, needs));
         let patience = match &self.hedge {
-            Some(hedge) if pick.reason == Reason::Replica => {
+            Some(hedge) if first.choice.reason == Reason::Replica => {
                 hedge.patience(&read.statement.sql, &self.insight).map(|patience| (hedge, patience))
             }
             _ => None,
@@ -90,12 +92,13 @@ impl Engine {
         if let Ok(result) = timeout(patience, &mut run_first).await {
             return (first, result);
         }
-        let other = self.fleet.choose(needs, Some(pick.node)).pick.ok();
+        let other = self.fleet.choose(needs, Some(node.id)).choice.ok();
         let other = other.filter(|other| other.reason == Reason::Replica && hedge.is_affordable());
         let Some(other) = other else { return (first, run_first.await) };
         first.hedged = true;
+        let other_node = Arc::clone(&other.node);
         let second = self.asked(other, read, true);
-        let mut run_second = pin!(self.read_on(other.node, second.is_primary, read, needs));
+        let mut run_second = pin!(self.read_on(&other_node, second.is_primary, read, needs));
         let hopeless =
             |result: &Result<_, QueryError>| result.as_ref().is_err_and(QueryError::may_succeed_elsewhere);
         let (first_won, result) = tokio::select! {

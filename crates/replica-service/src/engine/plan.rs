@@ -4,6 +4,7 @@ use tracing::Instrument as _;
 use super::{Engine, MAX_ATTEMPTS, Read, mark, statement_span};
 use crate::{
     error::{Kind, QueryError},
+    node::Node,
     session::{
         Road,
         plan::{self, Plan, Wanted},
@@ -25,11 +26,11 @@ impl Engine {
         let needs = self.needs(read)?;
         let mut tried = None;
         for attempts in 1.. {
-            let pick = self.route(read, &needs, tried).await?;
-            match self.plan_on(pick.node, read, wanted).await {
-                Ok(plan) => return Ok((self.fleet.names[pick.node].clone(), plan)),
+            let node = self.route(read, &needs, tried).await?.node;
+            match self.plan_on(&node, read, wanted).await {
+                Ok(plan) => return Ok((node.name.to_string(), plan)),
                 Err(error) if error.may_succeed_elsewhere() && attempts < MAX_ATTEMPTS => {
-                    tried = Some(pick.node)
+                    tried = Some(node.id)
                 }
                 Err(error) => return Err(error),
             }
@@ -37,13 +38,12 @@ impl Engine {
         unreachable!("the loop ends by returning")
     }
 
-    async fn plan_on(&self, index: usize, read: &Read, wanted: &Wanted) -> Result<Plan, QueryError> {
-        let node = &self.fleet.nodes[index];
+    async fn plan_on(&self, node: &Node, read: &Read, wanted: &Wanted) -> Result<Plan, QueryError> {
         let flight = node.begin()?;
         let span = statement_span(node, &read.statement);
         let run = async {
             let (pool, pgbouncer) = node.way(&wanted.sql, Kind::Query);
-            let (is_primary, _) = self.standing(index);
+            let (is_primary, _) = self.standing(node.id);
             let road = Road { node: &node.name, pgbouncer, is_primary };
             plan::plan(pool.lease().await?, road, wanted, read.until.left()).await
         };

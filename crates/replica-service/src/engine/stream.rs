@@ -10,6 +10,8 @@ use tracing::Instrument as _;
 use super::{Engine, MAX_ATTEMPTS, Read, Served, mark, statement_span};
 use crate::{
     error::{Kind, QueryError},
+    fleet::Choice,
+    node::Node,
     session::{
         self, Road,
         stream::{Chunk, Sink, StreamLimits, WAITING_CHUNKS},
@@ -71,18 +73,18 @@ impl Engine {
         let needs = self.needs(&stream.read)?;
         let mut tried = None;
         for attempts in 1.. {
-            let pick = self.route(&stream.read, &needs, tried).await?;
-            let (is_primary, staleness) = self.standing(pick.node);
-            let node = self.fleet.names[pick.node].clone();
-            let served = Served { node, is_primary, staleness, reason: pick.reason, attempts, hedged: false };
-            match self.pour_from(pick.node, served.clone(), stream, sink).await {
+            let Choice { node, reason, .. } = self.route(&stream.read, &needs, tried).await?;
+            let (is_primary, staleness) = self.standing(node.id);
+            let name = Arc::clone(&node.name);
+            let served = Served { node: name, is_primary, staleness, reason, attempts, hedged: false };
+            match self.pour_from(&node, served.clone(), stream, sink).await {
                 Ok(rows) => return Ok((served, rows)),
                 Err(error)
                     if error.may_succeed_elsewhere() && !sink.has_begun() && attempts < MAX_ATTEMPTS =>
                 {
-                    tracing::debug!(node = served.node, %error, "stream tried again");
+                    tracing::debug!(node = &*served.node, %error, "stream tried again");
                     self.metrics.retries.inc();
-                    tried = Some(pick.node);
+                    tried = Some(node.id);
                 }
                 Err(error) => return Err(error),
             }
@@ -92,12 +94,11 @@ impl Engine {
 
     async fn pour_from(
         &self,
-        index: usize,
+        node: &Node,
         served: Served,
         stream: &StreamRead,
         sink: &Sink,
     ) -> Result<u64, QueryError> {
-        let node = &self.fleet.nodes[index];
         let flight = node.begin()?;
         let statement = &stream.read.statement;
         let span = statement_span(node, statement);
@@ -106,7 +107,7 @@ impl Engine {
                 let (pool, pgbouncer) = node.way(&statement.sql, Kind::Stream);
                 let road = Road { node: &node.name, pgbouncer, is_primary: served.is_primary };
                 let lease = pool.lease().await?;
-                statement.stopwatch.start(index);
+                statement.stopwatch.start(&node.name);
                 let left = stream.read.until.left();
                 let out = (served.clone(), sink);
                 match session::stream::stream(lease, road, statement, stream.limits, left, out).await {

@@ -1,5 +1,8 @@
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -9,10 +12,11 @@ use tracing::Instrument as _;
 
 use super::{Answered, Engine, Served, Until, learn, mark, statement_span};
 use crate::{
-    cluster::Primary,
+    cluster::NodeId,
     error::{Kind, QueryError},
     lsn::Position,
-    route::{Reason, Refusal},
+    node::Node,
+    route::Reason,
     session::{
         self, Answer, Road, Statement,
         transaction::{Answers, Isolation, Progress},
@@ -53,7 +57,7 @@ pub(crate) struct TransactionFailed {
     pub error: QueryError,
 }
 
-type Written<T> = (T, usize, Option<Position>);
+type Written<T> = (T, Arc<Node>, Option<Position>);
 
 /// Between two looks at a primary that refuses connections.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -67,7 +71,7 @@ impl Engine {
     pub(crate) async fn execute(&self, write: Write) -> Result<Answered, QueryError> {
         let begun_at = Instant::now();
         let committing = AtomicBool::new(false);
-        let attempt = |index| self.write_on(index, &write, &committing);
+        let attempt = |node| self.write_on(node, &write, &committing);
         let result = match timeout_at(write.until.at, self.on_primary(write.until, attempt)).await {
             Ok(result) => result,
             Err(_) => {
@@ -77,10 +81,10 @@ impl Engine {
         };
         let took = begun_at.elapsed();
         self.metrics.answered(Kind::Execute, result.as_ref().err().map(QueryError::code), took);
-        let result = result.map(|(answer, index, position)| Answered {
+        let result = result.map(|(answer, node, position)| Answered {
             answer,
-            served: self.served_by_primary(index, 1),
-            token: self.token(index, position),
+            served: served_by_primary(&node, 1),
+            token: position.and_then(|position| self.token_of(position)),
             shown: None,
         });
         let done = result.as_ref().map(|done| (&done.served, done.answer.n_rows()));
@@ -107,14 +111,15 @@ impl Engine {
         self.metrics.answered(Kind::Transaction, result.as_ref().err().map(QueryError::code), took);
         let statement = progress.statement.load(Ordering::Relaxed);
         match result {
-            Ok(((answers, index, position), attempts)) => {
-                let served = self.served_by_primary(index, attempts);
+            Ok(((answers, node, position), attempts)) => {
+                let served = served_by_primary(&node, attempts);
                 for (statement, (answer, took)) in transaction.statements.iter().zip(&answers) {
                     let done = Ok((&served, answer.n_rows()));
                     self.note(Kind::Transaction, statement, *took, done, trace::trace_id);
                 }
                 let answers = answers.into_iter().map(|(answer, _)| answer).collect();
-                Ok(TransactionDone { answers, served, token: self.token(index, position) })
+                let token = position.and_then(|position| self.token_of(position));
+                Ok(TransactionDone { answers, served, token })
             }
             Err(error) => {
                 if let Some(failed) = transaction.statements.get(statement) {
@@ -132,7 +137,7 @@ impl Engine {
     ) -> Result<(Written<Answers>, u32), QueryError> {
         let [mut pause, longest] = RACE_PAUSE;
         for attempts in 1.. {
-            let attempt = |index| self.transact_on(index, transaction, progress);
+            let attempt = |node| self.transact_on(node, transaction, progress);
             match self.on_primary(transaction.until, attempt).await {
                 Ok(written) => return Ok((written, attempts)),
                 Err(error) if transaction.idempotent && error.is_lost_race() => {
@@ -154,24 +159,25 @@ impl Engine {
     /// one, for `routing.write_wait_within` at most.
     async fn on_primary<T, F, Fut>(&self, until: Until, attempt: F) -> Result<T, QueryError>
     where
-        F: Fn(usize) -> Fut,
+        F: Fn(Arc<Node>) -> Fut,
         Fut: Future<Output = Result<T, QueryError>>,
     {
         let now = Instant::now();
-        let wait = self.fleet.routing.write_wait_within.min(until.left().saturating_sub(LAST_WORD));
+        let wait =
+            self.fleet.topology().routing.write_wait_within.min(until.left().saturating_sub(LAST_WORD));
         let patience = now + wait;
         let mut news = self.fleet.news();
-        let mut refused: Option<(usize, QueryError)> = None;
+        let mut refused: Option<(NodeId, QueryError)> = None;
         loop {
-            match (self.primary(), refused.take()) {
+            match (self.fleet.primary(), refused.take()) {
                 // It says that it is none (any more): only news can change that.
-                (Ok(index), Some((same, error))) if index == same && error.is_read_only() => {
+                (Ok(node), Some((same, error))) if node.id == same && error.is_read_only() => {
                     refused = Some((same, error));
                 }
-                (Ok(index), _) => match attempt(index).await {
+                (Ok(node), _) => match attempt(Arc::clone(&node)).await {
                     Err(error) if error.is_not_sent() || error.is_read_only() => {
-                        self.fleet.nodes[index].probe_now();
-                        refused = Some((index, error));
+                        node.probe_now();
+                        refused = Some((node.id, error));
                     }
                     result => return result,
                 },
@@ -193,21 +199,20 @@ impl Engine {
 
     async fn write_on(
         &self,
-        index: usize,
+        node: Arc<Node>,
         write: &Write,
         committing: &AtomicBool,
     ) -> Result<Written<Answer>, QueryError> {
         self.metrics.routed(Reason::Write);
-        let node = &self.fleet.nodes[index];
         let flight = node.begin()?;
-        let span = statement_span(node, &write.statement);
+        let span = statement_span(&node, &write.statement);
         let run = async {
             let sql = &write.statement.sql;
             loop {
                 let (pool, pgbouncer) = node.way(sql, Kind::Execute);
                 let road = Road { node: &node.name, pgbouncer, is_primary: true };
                 let lease = pool.lease().await?;
-                write.statement.stopwatch.start(index);
+                write.statement.stopwatch.start(&node.name);
                 match session::write(lease, road, &write.statement, write.until.left(), committing).await {
                     // It was rolled back before its commit, so it has not happened.
                     Err(error)
@@ -215,26 +220,25 @@ impl Engine {
                     {
                         node.keep_from_pooler(sql);
                     }
-                    result => return result.inspect(|(answer, _)| learn(node, pgbouncer, sql, answer)),
+                    result => return result.inspect(|(answer, _)| learn(&node, pgbouncer, sql, answer)),
                 }
             }
         };
         let result = run.instrument(span.clone()).await.inspect_err(|error| mark(&span, error));
         flight.end(&result);
-        result.map(|(answer, position)| (answer, index, position))
+        result.map(|(answer, position)| (answer, node, position))
     }
 
     async fn transact_on(
         &self,
-        index: usize,
+        node: Arc<Node>,
         transaction: &Transaction,
         progress: &Progress,
     ) -> Result<Written<Answers>, QueryError> {
         self.metrics.routed(Reason::Write);
-        let node = &self.fleet.nodes[index];
         let flight = node.begin()?;
         let statements = &transaction.statements;
-        let span = statement_span(node, &statements[0]);
+        let span = statement_span(&node, &statements[0]);
         let run = async {
             loop {
                 let way = |statement: &Statement| node.way(&statement.sql, Kind::Transaction);
@@ -244,7 +248,7 @@ impl Engine {
                     ways.min_by_key(|(_, pgbouncer)| *pgbouncer).expect("a transaction has statements");
                 let road = Road { node: &node.name, pgbouncer, is_primary: true };
                 let lease = pool.lease().await?;
-                statements.iter().for_each(|statement| statement.stopwatch.start(index));
+                statements.iter().for_each(|statement| statement.stopwatch.start(&node.name));
                 let left = transaction.until.left();
                 match session::transaction::transaction(
                     lease,
@@ -266,7 +270,7 @@ impl Engine {
                     }
                     Ok((answers, position)) => {
                         for (statement, (answer, _)) in statements.iter().zip(&answers) {
-                            learn(node, pgbouncer, &statement.sql, answer);
+                            learn(&node, pgbouncer, &statement.sql, answer);
                         }
                         return Ok((answers, position));
                     }
@@ -276,57 +280,21 @@ impl Engine {
         };
         let result = run.instrument(span.clone()).await.inspect_err(|error| mark(&span, error));
         flight.end(&result);
-        result.map(|(answers, position)| (answers, index, position))
-    }
-
-    /// Returns the primary; the flag of the error says that waiting does not help.
-    fn primary(&self) -> Result<usize, (QueryError, bool)> {
-        self.fleet.with_cluster(|cluster| match cluster.primary() {
-            Primary::Node { node, .. } => match cluster.barred(*node) {
-                None => Ok(*node),
-                Some(refusal) => {
-                    let why = format!("{}: {refusal}", self.fleet.names[*node]);
-                    Err((QueryError::NoPrimary(why), false))
-                }
-            },
-            Primary::None => {
-                let why = |index| {
-                    cluster
-                        .barred(index)
-                        .map_or_else(|| "a replica".to_owned(), |refusal: Refusal| refusal.to_string())
-                };
-                let names = self.fleet.names.iter().enumerate();
-                let nodes: Vec<_> = names.map(|(index, name)| format!("{name} is {}", why(index))).collect();
-                Err((QueryError::NoPrimary(nodes.join(", ")), false))
-            }
-            Primary::SplitBrain(nodes) => {
-                let nodes: Vec<_> = nodes.iter().map(|node| self.fleet.names[*node].as_str()).collect();
-                Err((QueryError::NoPrimary(format!("split brain of {}", nodes.join(" and "))), true))
-            }
-        })
+        result.map(|(answers, position)| (answers, node, position))
     }
 
     /// Returns the node that takes writes.
-    pub(crate) fn primary_index(&self) -> Result<usize, QueryError> {
-        self.primary().map_err(|(error, _)| error)
+    pub(crate) fn primary(&self) -> Result<Arc<Node>, QueryError> {
+        self.fleet.primary().map_err(|(error, _)| error)
     }
 
     /// Makes the token of a position in the log of the primary.
     pub(crate) fn token_of(&self, position: Position) -> Option<Token> {
-        self.token(self.primary_index().ok()?, Some(position))
+        self.fleet.look(|_, cluster| cluster.token(position))
     }
+}
 
-    fn served_by_primary(&self, index: usize, attempts: u32) -> Served {
-        let node = self.fleet.names[index].clone();
-        Served { node, is_primary: true, staleness: None, reason: Reason::Write, attempts, hedged: false }
-    }
-
-    fn token(&self, node: usize, position: Option<Position>) -> Option<Token> {
-        let position = position?;
-        self.fleet.with_cluster(|cluster| {
-            let (_, seen) = cluster.last(node)?;
-            let lsn = position.lsn.end_of_record(seen.shape);
-            Some(Token { system_identifier: seen.system_identifier, position: Position { lsn, ..position } })
-        })
-    }
+fn served_by_primary(node: &Node, attempts: u32) -> Served {
+    let node = Arc::clone(&node.name);
+    Served { node, is_primary: true, staleness: None, reason: Reason::Write, attempts, hedged: false }
 }

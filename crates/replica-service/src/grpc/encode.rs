@@ -97,7 +97,7 @@ pub(super) fn of_table<T: Telling>(mut answer: T, table: String) -> T {
 
 fn wire_served(served: Served) -> WireServed {
     WireServed {
-        node: served.node,
+        node: served.node.to_string(),
         role: if served.is_primary { Role::Primary } else { Role::Replica }.into(),
         staleness: served.staleness.and_then(|staleness| staleness.try_into().ok()),
         reason: served.reason.as_str().to_owned(),

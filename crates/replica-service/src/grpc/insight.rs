@@ -1,4 +1,4 @@
-use std::{cmp::Ordering, collections::HashMap};
+use std::cmp::Ordering;
 
 use mainstay_proto::replica::v1::{StatementStats, StatementsOrder, StatementsRequest, StatementsResponse};
 
@@ -10,11 +10,10 @@ use crate::{
 
 const DEFAULT_LIMIT: usize = 50;
 
-/// Sorts and cuts what is known; `names` are those of the nodes.
+/// Sorts and cuts what is known.
 pub(super) fn statements(
     request: StatementsRequest,
     summary: Summary,
-    names: &[String],
 ) -> Result<StatementsResponse, QueryError> {
     let order =
         StatementsOrder::try_from(request.order).map_err(|_| invalid("order", "is not a known order"))?;
@@ -22,7 +21,7 @@ pub(super) fn statements(
     let known = u32::try_from(entries.len()).unwrap_or(u32::MAX);
     entries.sort_by(|a, b| compare(order, b, a).then_with(|| a.fingerprint.cmp(&b.fingerprint)));
     entries.truncate(if request.limit == 0 { DEFAULT_LIMIT } else { request.limit as usize });
-    let statements = entries.into_iter().map(|entry| wire(entry, names)).collect();
+    let statements = entries.into_iter().map(wire).collect();
     Ok(StatementsResponse { statements, known, forgotten })
 }
 
@@ -35,13 +34,8 @@ fn compare(order: StatementsOrder, a: &Entry, b: &Entry) -> Ordering {
     }
 }
 
-fn wire(entry: Entry, names: &[String]) -> StatementStats {
-    let calls_by_node: HashMap<_, _> = names
-        .iter()
-        .cloned()
-        .zip(entry.calls_by_node.iter().copied())
-        .filter(|(_, calls)| *calls > 0)
-        .collect();
+fn wire(entry: Entry) -> StatementStats {
+    let calls_by_node = entry.calls_by_node.iter().map(|(node, calls)| (node.to_string(), *calls)).collect();
     let times = &entry.times;
     StatementStats {
         fingerprint: format!("{:016x}", entry.fingerprint),

@@ -20,14 +20,15 @@ impl NodeDoor {
     }
 
     fn set(&self, name: &str, drained: bool, caller: Option<Caller>) -> Result<Node, Status> {
-        let index = self.fleet.names.iter().position(|known| known == name).ok_or_else(|| {
-            tell(Failure::new(ErrorCode::NotFound, "NODE_UNKNOWN", "no node of this name is configured"))
-        })?;
-        if self.fleet.nodes[index].set_drained(drained) {
+        let unknown =
+            || tell(Failure::new(ErrorCode::NotFound, "NODE_UNKNOWN", "no node of this name is configured"));
+        let topology = self.fleet.topology();
+        let node = &topology.named(name).ok_or_else(unknown)?.node;
+        if node.set_drained(drained) {
             let by = caller.map(|caller| caller.subject).unwrap_or_default();
             tracing::warn!(node = name, drained, by, "node taken out of reads, or back");
         }
-        Ok(describe_node(&self.fleet, index))
+        describe_node(&self.fleet, name).ok_or_else(unknown)
     }
 }
 

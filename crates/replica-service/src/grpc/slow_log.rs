@@ -77,12 +77,10 @@ impl SlowLogService for SlowLogDoor {
         request: Request<SlowStatementsRequest>,
     ) -> Reply<SlowStatementsResponse> {
         let request = request.into_inner();
-        let names = &self.engine.fleet.names;
         let wanted = Filter::of(&request).map_err(refuse)?;
         let limit = if request.limit == 0 { DEFAULT_LIMIT } else { request.limit as usize };
-        let (entries, forgotten) =
-            self.engine.slow_log.newest(limit, |entry| wanted.takes(entry, &request, names));
-        let statements = entries.iter().map(|entry| wire(entry, names)).collect();
+        let (entries, forgotten) = self.engine.slow_log.newest(limit, |entry| wanted.takes(entry, &request));
+        let statements = entries.iter().map(|entry| wire(entry)).collect();
         let after = self.engine.slow_log.after().and_then(|after| after.try_into().ok());
         Ok(Response::new(SlowStatementsResponse { statements, forgotten, after }))
     }
@@ -152,8 +150,8 @@ impl Filter {
         })
     }
 
-    fn takes(&self, entry: &Entry, request: &SlowStatementsRequest, names: &[String]) -> bool {
-        let node = entry.node.map_or("", |node| names[node].as_str());
+    fn takes(&self, entry: &Entry, request: &SlowStatementsRequest) -> bool {
+        let node = entry.node.as_deref().unwrap_or_default();
         (request.node.is_empty() || request.node == node)
             && (request.kind.is_empty() || request.kind == entry.kind.as_str())
             && self.fingerprint.is_none_or(|wanted| wanted == entry.shape.fingerprint)
@@ -164,7 +162,7 @@ impl Filter {
     }
 }
 
-fn wire(entry: &Entry, names: &[String]) -> SlowStatement {
+fn wire(entry: &Entry) -> SlowStatement {
     let kept = entry.kept.as_ref();
     SlowStatement {
         id: entry.id,
@@ -172,7 +170,7 @@ fn wire(entry: &Entry, names: &[String]) -> SlowStatement {
         kind: entry.kind.as_str().to_owned(),
         fingerprint: format!("{:016x}", entry.shape.fingerprint),
         sql: entry.shape.sql.clone(),
-        node: entry.node.map(|node| names[node].clone()).unwrap_or_default(),
+        node: entry.node.as_deref().unwrap_or_default().to_owned(),
         waited: entry.waited.try_into().ok(),
         executed: entry.executed.try_into().ok(),
         rows: entry.rows,

@@ -12,39 +12,42 @@ use crate::{
     cluster::{Cluster, Health, Lag, Primary},
     fleet::Fleet,
     lag::common::{Figure, Formula},
+    node::Node,
     pool::PoolStatus,
     probe::PgBouncerFigures,
     route::Place,
+    topology::{Member, Topology},
 };
 
 /// Describes every node as it is known now.
 pub(super) fn describe(fleet: &Fleet) -> TopologyResponse {
-    fleet.with_cluster(|cluster| {
+    fleet.look(|topology, cluster| {
         let primary = match cluster.primary() {
-            Primary::Node { node, .. } => fleet.names[*node].clone(),
+            Primary::Node { node, .. } => topology.name(*node).to_owned(),
             Primary::None | Primary::SplitBrain(_) => String::new(),
         };
         TopologyResponse {
-            nodes: (0..fleet.nodes.len()).map(|index| node(fleet, cluster, index)).collect(),
+            nodes: topology.members.iter().map(|member| node(topology, cluster, member)).collect(),
             primary,
-            strategy: fleet.routing.strategy.as_str().to_owned(),
-            max_staleness: wire(fleet.routing.max_staleness),
-            max_lag_bytes: fleet.routing.max_lag_bytes.as_u64(),
+            strategy: topology.routing.strategy.as_str().to_owned(),
+            max_staleness: wire(topology.routing.max_staleness),
+            max_lag_bytes: topology.routing.max_lag_bytes.as_u64(),
         }
     })
 }
 
-/// Describes one node as it is known now.
-pub(super) fn describe_node(fleet: &Fleet, index: usize) -> WireNode {
-    fleet.with_cluster(|cluster| node(fleet, cluster, index))
+/// Describes one node as it is known now; `None` where it is not configured.
+pub(super) fn describe_node(fleet: &Fleet, name: &str) -> Option<WireNode> {
+    fleet.look(|topology, cluster| topology.named(name).map(|member| node(topology, cluster, member)))
 }
 
-fn node(fleet: &Fleet, cluster: &Cluster, index: usize) -> WireNode {
+fn node(topology: &Topology, cluster: &Cluster, member: &Member) -> WireNode {
     let now = Instant::now().into_std();
-    let (node, verdict) = (&fleet.nodes[index], cluster.verdict(index, now));
-    let last = cluster.last(index);
-    let role = match cluster.place(index, None) {
-        _ if !cluster.is_up(index) => Role::Unknown,
+    let (node, id) = (&member.node, member.node.id);
+    let verdict = cluster.verdict(id, now);
+    let last = cluster.last(id);
+    let role = match cluster.place(id, None) {
+        _ if !cluster.is_up(id) => Role::Unknown,
         Place::Primary { .. } => Role::Primary,
         Place::Replica { .. } => Role::Replica,
         Place::Neither => Role::Unknown,
@@ -52,27 +55,27 @@ fn node(fleet: &Fleet, cluster: &Cluster, index: usize) -> WireNode {
     let is_primary = role == Role::Primary;
     let [(_, reads), (_, writes)] = node.pool_roles();
     WireNode {
-        name: node.name.clone(),
+        name: node.name.to_string(),
         address: node.address.clone(),
         pgbouncer: node.pgbouncer,
         role: role.into(),
         health: health(verdict.health).into(),
         detail: verdict.detail,
-        since: cluster.since(index).map(Into::into),
+        since: cluster.since(id).map(Into::into),
         seen_at: last.map(|(moment, _)| moment.wall.into()),
         probe_latency: last.and_then(|(moment, _)| wire(moment.took)),
-        reads: fleet.takes_reads(cluster, index, now),
-        writes: is_primary && cluster.barred(index).is_none() && !node.is_breaker_open(now),
+        reads: topology.takes_reads(cluster, member, now),
+        writes: is_primary && cluster.barred(id).is_none() && !node.is_breaker_open(now),
         server_version: last.map(|(_, seen)| seen.server_version.clone()).unwrap_or_default(),
-        timeline: cluster.timeline(index).unwrap_or_default(),
+        timeline: cluster.timeline(id).unwrap_or_default(),
         lsn: last.map(|(_, seen)| seen.lsn.to_string()).unwrap_or_default(),
-        lag: cluster.lag(index, now).map(|found| lag(found, cluster.common_lag(index))),
+        lag: cluster.lag(id, now).map(|found| lag(found, cluster.common_lag(id))),
         pool: Some(pool(reads.plus(writes))),
         read_pool: Some(pool(reads)),
         write_pool: Some(pool(writes)),
-        traffic: Some(traffic(fleet, index)),
+        traffic: Some(traffic(node)),
         drained: node.is_drained(),
-        zone: node.zone.clone(),
+        zone: member.zone.clone(),
         pgbouncer_stats: node.pgbouncer_figures().map(pgbouncer_stats),
     }
 }
@@ -140,8 +143,8 @@ fn pool(status: PoolStatus) -> Pool {
     }
 }
 
-fn traffic(fleet: &Fleet, index: usize) -> Traffic {
-    let traffic = fleet.nodes[index].traffic(Instant::now().into_std());
+fn traffic(node: &Node) -> Traffic {
+    let traffic = node.traffic(Instant::now().into_std());
     Traffic {
         queries: traffic.queries,
         errors: traffic.errors,

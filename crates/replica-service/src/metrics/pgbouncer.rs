@@ -55,6 +55,14 @@ impl PgBouncerMetrics {
         );
     }
 
+    /// Tells nothing more of the `PgBouncer` of a node.
+    pub(crate) fn forget(&self, node: &str) {
+        self.tell(node, None);
+        let label = OfNode { node: node.to_owned() };
+        self.queries.remove(&label);
+        self.transactions.remove(&label);
+    }
+
     /// Takes in what a `PgBouncer` said, or that it said nothing.
     pub(crate) fn tell(&self, node: &str, figures: Option<&PgBouncerFigures>) {
         let label = OfNode { node: node.to_owned() };

@@ -6,7 +6,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::pool::PoolStatus;
+use crate::{node::ROLES, pool::PoolStatus};
 
 /// Connections by node, and by what they are for; as of the last probe, but the waits.
 #[derive(Debug, Clone)]
@@ -69,6 +69,22 @@ impl PoolMetrics {
     /// Gives the histogram of waits for one pool.
     pub(crate) fn wait_seconds(&self, node: &str, role: &'static str) -> Histogram {
         self.wait_seconds.get_or_create(&OfPool { node: node.to_owned(), role }).clone()
+    }
+
+    /// Tells nothing more of the pools of a server; the waits of one that is `replaced` are added up with those before.
+    pub(super) fn forget(&self, node: &str, replaced: bool) {
+        for role in ROLES {
+            let label = OfPool { node: node.to_owned(), role };
+            for family in [&self.size, &self.in_use, &self.waiting] {
+                family.remove(&label);
+            }
+            for family in [&self.created, &self.recycled, &self.errors, &self.timeouts] {
+                family.remove(&label);
+            }
+            if !replaced {
+                self.wait_seconds.remove(&label);
+            }
+        }
     }
 
     /// Takes in how the connections of one role are.

@@ -5,18 +5,17 @@ use mainstay_runtime::Activate;
 use tokio_postgres::SimpleQueryRow;
 
 use super::Line;
-use crate::{fleet::Fleet, metrics::PgBouncerMetrics};
+use crate::{node::Node, report::Reports};
 
 /// Asks the console of one `PgBouncer` what it is doing, by its own SHOW commands.
 ///
 /// Its role must be one of `stats_users` there. One that may not ask, or cannot, leaves no figures behind.
 pub(crate) struct PgBouncerConsole {
-    pub fleet: Arc<Fleet>,
-    pub index: usize,
+    pub node: Arc<Node>,
+    pub reports: Arc<Reports>,
     pub line: Line,
     /// The database whose pools count.
     pub database: String,
-    pub metrics: PgBouncerMetrics,
 }
 
 /// What a `PgBouncer` does for one database: sums over the pools of all users.
@@ -45,10 +44,9 @@ pub(crate) struct PgBouncerFigures {
 impl Activate for PgBouncerConsole {
     async fn activate(&mut self) -> anyhow::Result<()> {
         let asked = self.ask().await;
-        let node = &self.fleet.nodes[self.index];
         let figures = asked.as_ref().ok().copied();
-        self.metrics.tell(&node.name, figures.as_ref());
-        node.set_pgbouncer_figures(figures);
+        self.reports.pgbouncer(&self.node, figures.as_ref());
+        self.node.set_pgbouncer_figures(figures);
         asked.map(|_| ())
     }
 }

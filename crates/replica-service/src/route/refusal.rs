@@ -2,7 +2,7 @@ use std::fmt;
 
 /// Says that no node may answer, and why not for each.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
+pub(crate) struct Refused {
     /// One per candidate, in order.
     pub refusals: Vec<Refusal>,
 }

@@ -60,7 +60,7 @@ impl Asker {
                 _ => anyhow::anyhow!(text),
             }
         })?;
-        Ok(Told { rows: answered.answer.rows, node: answered.served.node })
+        Ok(Told { rows: answered.answer.rows, node: answered.served.node.to_string() })
     }
 }
 

@@ -323,10 +323,10 @@ impl Runner {
         let fleet = &self.steps.engine.fleet;
         let StepsConfig { max_lag, max_lag_bytes, .. } = self.steps.config;
         let now = Instant::now().into_std();
-        fleet.with_cluster(|cluster| {
-            (0..fleet.nodes.len()).filter(|index| cluster.is_up(*index)).find_map(|index| {
-                let lag = cluster.lag(index, now)?;
-                let name = &fleet.names[index];
+        fleet.look(|topology, cluster| {
+            topology.nodes().filter(|node| cluster.is_up(node.id)).find_map(|node| {
+                let lag = cluster.lag(node.id, now)?;
+                let name = &node.name;
                 match (lag.staleness, lag.bytes) {
                     (Some(staleness), _) if staleness > max_lag => {
                         Some(format!("{name} is up to {staleness:.1?} behind"))

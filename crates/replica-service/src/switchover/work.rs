@@ -27,8 +27,7 @@ const LONG: Duration = Duration::from_mins(10);
 
 impl Work {
     pub(super) async fn begin(engine: &Engine, patience: Patience) -> Result<Self, StepError> {
-        let index = engine.primary_index()?;
-        let lease = engine.fleet.nodes[index].direct_writes().lease().await?;
+        let lease = engine.primary()?.direct_writes().lease().await?;
         let work = Self { lease, within: patience.within + MARGIN };
         let sql = format!(
             "BEGIN READ WRITE; SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}",

@@ -12,6 +12,7 @@ mod links;
 mod pgbouncer;
 mod pools;
 mod reads;
+mod reload;
 mod rig;
 mod safety;
 mod slow_log;

@@ -1,9 +1,8 @@
 //! What pools tell: how full they are, what they opened and used again, what failed, and who waited.
 
-use mainstay_devstack::{DATABASE, SUPERUSER, wait_until};
+use mainstay_devstack::wait_until;
 use mainstay_proto::replica::v1::{Node, Pool};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio_postgres::NoTls;
 
 use crate::rig::*;
 
@@ -32,15 +31,7 @@ async fn pools_tell_who_uses_them_who_waits_and_how_long() {
     assert_eq!((before.created, before.recycled, before.asked, before.errors), (1, 0, 1, 0), "{before:?}");
 
     // The first write waits for a lock and keeps the only connection; the second waits for the connection.
-    let mut config = tokio_postgres::Config::new();
-    let address = primary(stack).public_address();
-    config.host(address.ip().to_string()).port(address.port()).dbname(DATABASE).user(SUPERUSER);
-    config.password(&stack.credentials().postgres_superuser_password);
-    let (locker, connection) = config.connect(NoTls).await.unwrap();
-    rig.cx.spawn_work(async move {
-        // The test sees it by its own statement.
-        let _ = connection.await;
-    });
+    let locker = superuser(&rig, stack, primary(stack)).await;
     locker.batch_execute(&format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")).await.unwrap();
     let let_go = async {
         rig.wait("one to use the connection and one to wait", |topology| {

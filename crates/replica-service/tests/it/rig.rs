@@ -2,11 +2,14 @@
 
 use std::{
     net::SocketAddr,
+    path::PathBuf,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
-use mainstay_devstack::{DATABASE, Devstack, MONITOR_ROLE, PostgresNode, SERVICE_ROLE, wait_until};
+use mainstay_devstack::{
+    DATABASE, Devstack, MONITOR_ROLE, PostgresNode, SERVICE_ROLE, SUPERUSER, wait_until,
+};
 use mainstay_proto::replica::v1::{
     ExecuteRequest, ExecuteResponse, Node, Prefer, QueryRequest, QueryResponse, TopologyRequest,
     TopologyResponse, Value, replica_service_client::ReplicaServiceClient, value::Kind,
@@ -49,9 +52,7 @@ pub(crate) struct Rig {
 impl Rig {
     /// Starts a service on all nodes of the stack, and waits until it can read and write.
     pub(crate) async fn start(stack: &Devstack, way: Way, tweak: impl FnOnce(&mut ReplicaConfig)) -> Self {
-        let mut config = config(stack, way);
-        config.health.probe_every = Duration::from_millis(200);
-        patient(&mut config);
+        let mut config = patient_config(stack, way);
         tweak(&mut config);
         let n_nodes = config.nodes.len();
         let rig = Self::launch(config).await;
@@ -63,7 +64,15 @@ impl Rig {
     }
 
     pub(crate) async fn launch(config: ReplicaConfig) -> Self {
-        let cx = Context::for_test("replica-service");
+        Self::launch_in(Context::for_test("replica-service"), config).await
+    }
+
+    /// Starts a service that reads its configuration again from `file`.
+    pub(crate) async fn launch_from(config: ReplicaConfig, file: PathBuf) -> Self {
+        Self::launch_in(Context::for_test_from("replica-service", file), config).await
+    }
+
+    async fn launch_in(cx: Context, config: ReplicaConfig) -> Self {
         replica_service::start(cx.clone(), config).await.unwrap();
         let address = cx.listening()[0].address;
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
@@ -154,6 +163,27 @@ pub(crate) fn config(stack: &Devstack, way: Way) -> ReplicaConfig {
             .insert(node.short_name().to_owned(), NodeConfig { address, pgbouncer, ..NodeConfig::default() });
     }
     config
+}
+
+pub(crate) fn patient_config(stack: &Devstack, way: Way) -> ReplicaConfig {
+    let mut config = config(stack, way);
+    config.health.probe_every = Duration::from_millis(200);
+    patient(&mut config);
+    config
+}
+
+/// Opens a connection to one server as a superuser, which ends with the test.
+pub(crate) async fn superuser(rig: &Rig, stack: &Devstack, server: &PostgresNode) -> tokio_postgres::Client {
+    let mut config = tokio_postgres::Config::new();
+    let address = server.public_address();
+    config.host(address.ip().to_string()).port(address.port()).dbname(DATABASE).user(SUPERUSER);
+    config.password(&stack.credentials().postgres_superuser_password);
+    let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+    rig.cx.spawn_work(async move {
+        // The test sees it by its own statement.
+        let _ = connection.await;
+    });
+    client
 }
 
 /// A machine may stand still for seconds; a test that is about one of these bounds sets its own.
