@@ -34,7 +34,8 @@ const WARM_UP: Duration = Duration::from_secs(10);
 /// How often the target is pulled that must be seen within a second at all events.
 const QUICK: &str = "500ms";
 const BREACHES: u32 = 10;
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Far more than anything takes on a machine that has time for it.
+const PATIENCE: Duration = Duration::from_mins(1);
 /// The argument with which it calls itself, for the memory of a process that has nothing else in it.
 const HOUR: &str = "hour";
 const LABELLED: &str = include_str!("../../crates/monitor-service/data/labelled.csv");
