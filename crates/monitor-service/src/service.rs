@@ -61,7 +61,7 @@ pub async fn start(cx: Context, config: Config) -> anyhow::Result<()> {
 
     // 3. Judgement: rules, alerts, and what the monitor says about itself.
     let collector = cx.component("collector", ComponentKind::Internal, false);
-    let judge = Judge { monitor: Arc::clone(&monitor), collector, judged_at: None };
+    let judge = Judge { monitor: Arc::clone(&monitor), collector, rests_until: Instant::now() };
     let schedule = Schedule::EveryOrTrigger(config.alerts.evaluate_every);
     monitor.judged_by(cx.background("evaluate", schedule, judge));
     let measured = Arc::clone(&monitor);
@@ -216,17 +216,18 @@ fn open_channels(
 struct Judge {
     monitor: Arc<Monitor>,
     collector: Component,
-    judged_at: Option<Instant>,
+    /// Before then it does not begin again.
+    rests_until: Instant,
 }
 
 impl Activate for Judge {
-    /// What is read together is judged together, so that many targets do not cost many evaluations.
+    /// What is read together is judged together, so that many targets do not cost many evaluations; and it rests as long as it
+    /// worked, so that whoever else needs the locks gets them also where an evaluation takes long.
     async fn activate(&mut self) -> anyhow::Result<()> {
-        if let Some(judged_at) = self.judged_at {
-            tokio::time::sleep_until(judged_at + JUDGED_APART).await;
-        }
-        self.judged_at = Some(Instant::now());
+        tokio::time::sleep_until(self.rests_until).await;
+        let began_at = Instant::now();
         self.monitor.evaluate();
+        self.rests_until = began_at + JUDGED_APART.max(began_at.elapsed() * 2);
         tell(&self.collector, self.monitor.reach());
         Ok(())
     }
