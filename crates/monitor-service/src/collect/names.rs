@@ -1,10 +1,10 @@
-//! Instances that DNS names: each address of a name is one, and comes and goes with it.
+//! Instances that DNS names: each address of a name, and each place of a service, is one, and comes and goes with it.
 
 mod dns;
 mod membership;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ pub(super) struct Names {
     resolver: Resolver,
     membership: Membership,
     instances: BTreeMap<Member, Instance>,
+    /// As they were named when they were last found.
+    hosts: BTreeMap<Member, String>,
     component: Component,
 }
 
@@ -60,6 +62,7 @@ impl Names {
             resolver: server.map_or(Resolver::Machine, Resolver::Server),
             membership: Membership::default(),
             instances: BTreeMap::new(),
+            hosts: BTreeMap::new(),
             component,
         }
     }
@@ -83,13 +86,13 @@ impl Names {
     }
 
     fn begin(&mut self, member: Member) -> anyhow::Result<()> {
-        let (endpoint, ip) = (self.endpoints.get(member.0).context("an endpoint of ours")?, member.1);
+        let (endpoint, address) = (self.endpoints.get(member.0).context("an endpoint of ours")?, member.1);
         let target =
-            self.monitor.join(&self.service, endpoint.at(ip), self.config.service_terms(&self.service));
+            self.monitor.join(&self.service, endpoint.at(address), self.config.service_terms(&self.service));
         let mut upstream = self.config.upstream(&target);
         if endpoint.scheme == "https" && upstream.tls.domain.is_empty() {
             // Certificates are for the name.
-            upstream.tls.domain.clone_from(&endpoint.host);
+            upstream.tls.domain.clone_from(self.hosts.get(&member).unwrap_or(&endpoint.host));
         }
         let source = Service::try_new(&self.service, &upstream)?;
         let monitor = Arc::clone(&self.monitor);
@@ -116,12 +119,16 @@ impl Names {
 impl Activate for Names {
     /// A name that gives nothing keeps what it gave last: whether those are down is found out by asking them.
     async fn activate(&mut self) -> anyhow::Result<()> {
-        let lookups = self.endpoints.iter().map(|endpoint| self.resolver.resolve(&endpoint.host));
+        let lookups = self.endpoints.iter().map(|endpoint| self.resolver.places(endpoint));
         let (mut found, mut trouble) = (BTreeMap::new(), None);
-        for (index, addresses) in join_all(lookups).await.into_iter().enumerate() {
-            self.monitor.looked_up(&self.service, addresses.is_ok());
-            match addresses {
-                Ok(addresses) => drop(found.insert(index, addresses)),
+        for (index, places) in join_all(lookups).await.into_iter().enumerate() {
+            self.monitor.looked_up(&self.service, places.is_ok());
+            match places {
+                Ok(places) => {
+                    self.hosts.retain(|(of, _), _| *of != index);
+                    found.insert(index, places.keys().copied().collect());
+                    self.hosts.extend(places.into_iter().map(|(address, host)| ((index, address), host)));
+                }
                 Err(error) => {
                     let host = &self.endpoints[index].host;
                     trouble = Some(format!("addresses of {host}: {}", one_line(&error)));
@@ -157,7 +164,7 @@ async fn pull(mut puller: Puller<Service>, every: Duration, ends: CancellationTo
 }
 
 impl NamedEndpoint {
-    fn at(&self, ip: IpAddr) -> String {
-        format!("{}://{}", self.scheme, SocketAddr::new(ip, self.port))
+    fn at(&self, address: SocketAddr) -> String {
+        format!("{}://{address}", self.scheme)
     }
 }

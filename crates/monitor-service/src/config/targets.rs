@@ -21,7 +21,7 @@ pub struct NamedEndpoint {
     pub scheme: String,
     /// The name.
     pub host: String,
-    /// The port, the same for all of its addresses.
+    /// The port, the same for all of its addresses; of no meaning where it is the name of a service.
     pub port: u16,
 }
 
@@ -33,6 +33,11 @@ impl NamedEndpoint {
         let is_address = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
         let port = uri.port_u16().unwrap_or(if scheme == "https" { 443 } else { 80 });
         (!is_address).then_some(Self { scheme, host, port })
+    }
+
+    /// Tells whether it is the name of a service (RFC 2782), `_grpc._tcp.cache.internal`, whose places have ports of their own.
+    pub fn is_service(&self) -> bool {
+        self.host.starts_with('_')
     }
 }
 

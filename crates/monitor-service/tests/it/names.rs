@@ -21,10 +21,16 @@ use crate::harness::{Spawned, TargetService, Watcher, quick, wait_for};
 const PATIENCE: Duration = Duration::from_mins(3);
 const NAME: &str = "cache.mainstay.test";
 
-/// Answers for one name, over UDP; all others do not exist.
+/// The name of a service, by RFC 2782, and what the names of its places end with.
+const SERVICE: &str = "_grpc._tcp.mainstay.test";
+const PLACE: &str = "place.mainstay.test";
+
+/// Answers for one name, over UDP, and for a service whose places are called `N.place.mainstay.test` and have 127.0.0.N; all
+/// others do not exist.
 struct Dns {
     address: SocketAddr,
     addresses: Arc<Mutex<BTreeSet<Ipv4Addr>>>,
+    places: Arc<Mutex<BTreeSet<(u8, u16)>>>,
     server: Option<Spawned>,
 }
 
@@ -33,16 +39,19 @@ impl Dns {
         let socket = UdpSocket::bind(("127.0.0.1", 0)).await.expect("a port is free");
         let address = socket.local_addr().expect("bound");
         let addresses: Arc<Mutex<BTreeSet<Ipv4Addr>>> = Arc::default();
-        let of_server = Arc::clone(&addresses);
+        let places: Arc<Mutex<BTreeSet<(u8, u16)>>> = Arc::default();
+        let (of_server, its_places) = (Arc::clone(&addresses), Arc::clone(&places));
         let server = Spawned::new(async move {
             let mut question = [0; 512];
             while let Ok((n, from)) = socket.recv_from(&mut question).await {
-                let answer = answer(&question[..n], &of_server.lock());
+                let question = &question[..n];
+                let service = of_service(question, &its_places.lock());
+                let answer = service.unwrap_or_else(|| answer(question, &of_server.lock()));
                 // Who asked may be gone.
                 let _ = socket.send_to(&answer, from).await;
             }
         });
-        Self { address, addresses, server: Some(server) }
+        Self { address, addresses, places, server: Some(server) }
     }
 
     fn names(&self, last: &[u8]) {
@@ -50,11 +59,38 @@ impl Dns {
     }
 }
 
+fn labels(name: &str) -> Vec<u8> {
+    name.split('.').flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat()).collect()
+}
+
+/// Writes what is known of the service, or of one of its places; none of other names.
+fn of_service(question: &[u8], places: &BTreeSet<(u8, u16)>) -> Option<Vec<u8>> {
+    let kind = question[question.len() - 4..question.len() - 2].to_vec();
+    let mut text = question.to_vec();
+    (text[2], text[3]) = (0x81, 0x80);
+    let mut add = |kind: u8, data: &[u8]| {
+        text[7] += 1;
+        text.extend([0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 1, 0, data.len() as u8]);
+        text.extend(data);
+    };
+    if question[12..].starts_with(&labels(SERVICE)) {
+        for (place, port) in places.iter().filter(|_| kind == [0, 33]) {
+            let name = [labels(&format!("{place}.{PLACE}")), vec![0]].concat();
+            add(33, &[&[0, 1, 0, 1][..], &port.to_be_bytes(), &name].concat());
+        }
+        return Some(text);
+    }
+    let asked =
+        places.iter().find(|(place, _)| question[12..].starts_with(&labels(&format!("{place}.{PLACE}"))))?;
+    if kind == [0, 1] {
+        add(1, &[127, 0, 0, asked.0]);
+    }
+    Some(text)
+}
+
 /// Writes an answer as RFC 1035 has it: the question again, and a record for each address, with a pointer to its name.
 fn answer(question: &[u8], addresses: &BTreeSet<Ipv4Addr>) -> Vec<u8> {
-    let name: Vec<u8> =
-        NAME.split('.').flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat()).collect();
-    let is_known = question[12..].starts_with(&name);
+    let is_known = question[12..].starts_with(&labels(NAME));
     let is_v4 = question[question.len() - 4..question.len() - 2] == [0, 1];
     let mut text = question.to_vec();
     (text[2], text[3]) = (0x81, if is_known { 0x80 } else { 0x83 });
@@ -184,5 +220,44 @@ async fn each_address_of_a_name_is_an_instance_that_comes_and_goes_with_dns() {
     assert_eq!(instances(&watcher).await, [(1, true), (3, false)]);
     third.come_back().await;
     down_alert(&watcher, on(3, port), pb::AlertState::Resolved).await;
+    watcher.cx.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_place_of_a_service_is_an_instance_with_a_port_of_its_own() {
+    let dns = Dns::start().await;
+    let on = |last: u8| SocketAddr::from(([127, 0, 0, last], 0));
+    let first = TargetService::start_on("cache-service", on(1)).await;
+    let mut second = TargetService::start_on("cache-service", on(2)).await;
+    let (at_first, at_second) = (first.address().port(), second.address().port());
+    *dns.places.lock() = [(1, at_first), (2, at_second)].into();
+    let mut config = watching(&dns, 0);
+    let endpoints = vec![format!("http://{SERVICE}:0")].into();
+    config.targets.entry("cache-service".to_owned()).or_default().endpoints = endpoints;
+    let watcher = Watcher::start(config).await;
+    instances_are(&watcher, &[(1, true), (2, true)]).await;
+    let mut addresses: Vec<String> =
+        watcher.overview().await.instances.into_iter().map(|instance| instance.address).collect();
+    addresses.sort();
+    assert_eq!(addresses, [first.endpoint(), second.endpoint()]);
+
+    // One leaves, and nobody misses it; then there is none, which is no reason to forget the other.
+    *dns.places.lock() = [(1, at_first)].into();
+    in_dns(&watcher, 1).await;
+    second.vanish().await;
+    instances_are(&watcher, &[(1, true)]).await;
+    dns.places.lock().clear();
+    wait_for(PATIENCE, async || {
+        let call = Call::read("mainstay.introspect.v1.Introspection/Components");
+        let list = |lane| async move {
+            IntrospectionClient::new(lane).components(introspect::ComponentsRequest {}).await
+        };
+        let all = watcher.upstream.call(call, list).await.expect("it tells").components;
+        let names =
+            all.into_iter().find(|component| component.name == "dns.cache-service").expect("it is there");
+        if names.detail.contains("it has no addresses") { Ok(()) } else { Err(format!("{names:?}")) }
+    })
+    .await;
+    instances_are(&watcher, &[(1, true)]).await;
     watcher.cx.shut_down().await;
 }

@@ -1,13 +1,18 @@
-//! The addresses of a name: from the resolver of the machine, or asked of one server (RFC 1035, A and AAAA).
+//! The addresses of a name: from the resolver of the machine, or asked of one server (RFC 1035, A and AAAA); and the places of
+//! a service (RFC 2782, SRV), which only a server of DNS can tell.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
+
+use crate::config::NamedEndpoint;
 
 /// Finds the addresses of names.
 #[derive(Debug, Clone, Copy)]
@@ -36,21 +41,66 @@ pub(super) enum DnsError {
     /// The name exists.
     #[error("it has no addresses")]
     Empty,
+    /// Where the machine would ask is not known.
+    #[error("{RESOLV_CONF} names no server")]
+    NoServer,
 }
 
 const A: u16 = 1;
 const AAAA: u16 = 28;
+const SRV: u16 = 33;
+/// Where a machine keeps whom it asks.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+const DNS_PORT: u16 = 53;
+/// Places of one service that are looked up.
+const PLACES_MAX: usize = 200;
 const INTERNET: u16 = 1;
 /// Bytes of an answer over UDP; a longer one is asked for over TCP.
 const DATAGRAM_MAX: usize = 4_096;
 /// Bytes before the question.
 const HEAD: usize = 12;
 const WITHIN: Duration = Duration::from_secs(2);
+/// Labels and jumps of one name: more is a ring.
+const NAME_STEPS_MAX: usize = 130;
 
 impl Resolver {
+    /// Finds where an endpoint is, with the name of each place: at least one.
+    ///
+    /// The name of a service, which begins with an underscore, tells the port of each of its places; priorities and weights are
+    /// for those who choose one.
+    pub(super) async fn places(
+        self,
+        endpoint: &NamedEndpoint,
+    ) -> Result<BTreeMap<SocketAddr, String>, DnsError> {
+        let named = if endpoint.is_service() {
+            self.places_of_service(&endpoint.host).await?
+        } else {
+            BTreeSet::from([(endpoint.host.clone(), endpoint.port)])
+        };
+        let lookups = named.into_iter().take(PLACES_MAX).map(|(host, port)| async move {
+            let addresses = self.resolve(&host).await?;
+            let place = |ip| (SocketAddr::new(ip, port), host.clone());
+            Ok::<Vec<_>, DnsError>(addresses.into_iter().map(place).collect())
+        });
+        let places: BTreeMap<_, _> = try_join_all(lookups).await?.into_iter().flatten().collect();
+        if places.is_empty() { Err(DnsError::Empty) } else { Ok(places) }
+    }
+
+    async fn places_of_service(self, name: &str) -> Result<BTreeSet<(String, u16)>, DnsError> {
+        let server = match self {
+            Self::Server(server) => server,
+            Self::Machine => {
+                let text = tokio::fs::read_to_string(RESOLV_CONF).await.map_err(DnsError::Io)?;
+                server_of(&text).ok_or(DnsError::NoServer)?
+            }
+        };
+        let answer = timeout(WITHIN, ask(server, name, SRV)).await;
+        services(&answer.map_err(|_| DnsError::Late(WITHIN))??)
+    }
+
     /// Finds the addresses of a name: at least one.
-    pub(super) async fn resolve(self, host: &str) -> Result<BTreeSet<IpAddr>, DnsError> {
-        let addresses = timeout(WITHIN, async {
+    async fn resolve(self, host: &str) -> Result<BTreeSet<IpAddr>, DnsError> {
+        let found = timeout(WITHIN, async {
             match self {
                 Self::Machine => {
                     let found = tokio::net::lookup_host((host, 0)).await.map_err(DnsError::Io)?;
@@ -58,18 +108,18 @@ impl Resolver {
                 }
                 Self::Server(server) => {
                     let (v4, v6) = tokio::join!(ask(server, host, A), ask(server, host, AAAA));
-                    let mut addresses = v4?;
-                    addresses.extend(v6?);
-                    Ok(addresses)
+                    let mut found = addresses(&v4?)?;
+                    found.extend(addresses(&v6?)?);
+                    Ok(found)
                 }
             }
         });
-        let addresses = addresses.await.map_err(|_| DnsError::Late(WITHIN))??;
-        if addresses.is_empty() { Err(DnsError::Empty) } else { Ok(addresses) }
+        let found = found.await.map_err(|_| DnsError::Late(WITHIN))??;
+        if found.is_empty() { Err(DnsError::Empty) } else { Ok(found) }
     }
 }
 
-async fn ask(server: SocketAddr, host: &str, kind: u16) -> Result<BTreeSet<IpAddr>, DnsError> {
+async fn ask(server: SocketAddr, host: &str, kind: u16) -> Result<Records, DnsError> {
     let question = question(rand::random(), host, kind).ok_or(DnsError::Unreadable)?;
     let from: IpAddr =
         if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
@@ -84,14 +134,14 @@ async fn ask(server: SocketAddr, host: &str, kind: u16) -> Result<BTreeSet<IpAdd
             // Late, of an earlier question, or forged.
             Err(DnsError::Unreadable) => {}
             Ok(None) => return ask_at_length(server, &question).await,
-            Ok(Some(addresses)) => return Ok(addresses),
+            Ok(Some(records)) => return Ok(records),
             Err(error) => return Err(error),
         }
     }
 }
 
 /// Asks over TCP, where an answer may be longer.
-async fn ask_at_length(server: SocketAddr, question: &[u8]) -> Result<BTreeSet<IpAddr>, DnsError> {
+async fn ask_at_length(server: SocketAddr, question: &[u8]) -> Result<Records, DnsError> {
     let mut stream = TcpStream::connect(server).await.map_err(DnsError::Io)?;
     let length = u16::try_from(question.len()).map_err(|_| DnsError::Unreadable)?;
     stream.write_all(&[&length.to_be_bytes(), question].concat()).await.map_err(DnsError::Io)?;
@@ -115,8 +165,15 @@ fn question(id: u16, host: &str, kind: u16) -> Option<Vec<u8>> {
     (text.len() - HEAD <= 255 + 4).then_some(text)
 }
 
-/// Reads the addresses out of an answer to this question; none where it was cut short.
-fn read(question: &[u8], answer: &[u8]) -> Result<Option<BTreeSet<IpAddr>>, DnsError> {
+/// Holds an answer, and where in it the data of each record lies.
+#[derive(Debug)]
+struct Records {
+    message: Vec<u8>,
+    records: Vec<(u16, Range<usize>)>,
+}
+
+/// Reads an answer to this question; none where it was cut short.
+fn read(question: &[u8], answer: &[u8]) -> Result<Option<Records>, DnsError> {
     let unreadable = || DnsError::Unreadable;
     let head = answer.get(..HEAD).ok_or_else(unreadable)?;
     let (flags, code) = (head[2], head[3] & 0x0f);
@@ -133,28 +190,78 @@ fn read(question: &[u8], answer: &[u8]) -> Result<Option<BTreeSet<IpAddr>>, DnsE
     }
     let n_answers = u16::from_be_bytes([head[6], head[7]]);
     let mut rest = &answer[question.len()..];
-    let mut addresses = BTreeSet::new();
+    let mut records = Vec::new();
     for _ in 0..n_answers {
         rest = after_name(rest).ok_or_else(unreadable)?;
         let (fields, data) = rest.split_at_checked(10).ok_or_else(unreadable)?;
         let kind = u16::from_be_bytes([fields[0], fields[1]]);
-        let length = u16::from_be_bytes([fields[8], fields[9]]);
-        let (data, next) = data.split_at_checked(length.into()).ok_or_else(unreadable)?;
-        // Of other kinds is what leads to the name that has the addresses: they follow.
-        match kind {
+        let length = usize::from(u16::from_be_bytes([fields[8], fields[9]]));
+        let begin = answer.len() - data.len();
+        rest = data.get(length..).ok_or_else(unreadable)?;
+        records.push((kind, begin..begin + length));
+    }
+    Ok(Some(Records { message: answer.to_vec(), records }))
+}
+
+/// Picks the addresses. Of other kinds is what leads to the name that has them: they follow.
+fn addresses(Records { message, records }: &Records) -> Result<BTreeSet<IpAddr>, DnsError> {
+    let unreadable = |_| DnsError::Unreadable;
+    let mut addresses = BTreeSet::new();
+    for (kind, range) in records {
+        let data = &message[range.clone()];
+        match *kind {
             A => {
-                let octets: [u8; 4] = data.try_into().map_err(|_| unreadable())?;
-                addresses.insert(octets.into());
+                let octets: [u8; 4] = data.try_into().map_err(unreadable)?;
+                addresses.insert(IpAddr::from(octets));
             }
             AAAA => {
-                let octets: [u8; 16] = data.try_into().map_err(|_| unreadable())?;
-                addresses.insert(octets.into());
+                let octets: [u8; 16] = data.try_into().map_err(unreadable)?;
+                addresses.insert(IpAddr::from(octets));
             }
             _ => {}
         }
-        rest = next;
     }
-    Ok(Some(addresses))
+    Ok(addresses)
+}
+
+/// Picks the places of a service: names and ports. A single one that is the root means that there is no such service.
+fn services(Records { message, records }: &Records) -> Result<BTreeSet<(String, u16)>, DnsError> {
+    let mut places = BTreeSet::new();
+    for (_, range) in records.iter().filter(|(kind, _)| *kind == SRV) {
+        // Priority, weight, port, and the name.
+        let port = message.get(range.start + 4..range.start + 6).filter(|_| range.len() > 6);
+        let port = port.and_then(|port| port.try_into().ok()).map(u16::from_be_bytes);
+        let place = name_at(message, range.start + 6).zip(port).ok_or(DnsError::Unreadable)?;
+        if !place.0.is_empty() {
+            places.insert(place);
+        }
+    }
+    if places.is_empty() { Err(DnsError::Empty) } else { Ok(places) }
+}
+
+/// Reads a name, also where it goes on elsewhere; without the last point.
+fn name_at(message: &[u8], mut at: usize) -> Option<String> {
+    let mut labels: Vec<&str> = Vec::new();
+    for _ in 0..NAME_STEPS_MAX {
+        let length = usize::from(*message.get(at)?);
+        match length {
+            0 => return Some(labels.join(".")),
+            1..=63 => {
+                labels.push(std::str::from_utf8(message.get(at + 1..at + 1 + length)?).ok()?);
+                at += 1 + length;
+            }
+            length if length >= 0xc0 => at = (length & 0x3f) << 8 | usize::from(*message.get(at + 1)?),
+            _ => return None,
+        }
+    }
+    None
+}
+
+/// Finds the first server that a machine asks.
+fn server_of(resolv_conf: &str) -> Option<SocketAddr> {
+    let servers = resolv_conf.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
+    let mut servers = servers.filter_map(|rest| rest.trim().parse::<IpAddr>().ok());
+    servers.next().map(|ip| SocketAddr::new(ip, DNS_PORT))
 }
 
 /// Skips a name: labels up to an empty one, or up to where it goes on elsewhere.
@@ -192,7 +299,7 @@ mod tests {
         let question = question(7, "cache.internal", A).unwrap();
         let alias = [3, b'o', b'n', b'e', 0xc0, 18];
         let text = answer(&question, [0x81, 0x80], &[(5, &alias), (A, &[10, 0, 0, 7]), (A, &[10, 0, 0, 8])]);
-        let found = read(&question, &text).unwrap().unwrap();
+        let found = addresses(&read(&question, &text).unwrap().unwrap()).unwrap();
         assert_eq!(
             found.into_iter().collect::<Vec<_>>(),
             [IpAddr::from([10, 0, 0, 7]), [10, 0, 0, 8].into()]
@@ -200,7 +307,35 @@ mod tests {
         let long = answer(&question, [0x83, 0x80], &[]);
         assert!(read(&question, &long).unwrap().is_none(), "cut short");
         let v6 = answer(&question, [0x81, 0x80], &[(AAAA, &Ipv6Addr::LOCALHOST.octets())]);
-        assert!(read(&question, &v6).unwrap().unwrap().contains(&IpAddr::from(Ipv6Addr::LOCALHOST)));
+        let found = addresses(&read(&question, &v6).unwrap().unwrap()).unwrap();
+        assert!(found.contains(&IpAddr::from(Ipv6Addr::LOCALHOST)));
+        let short = answer(&question, [0x81, 0x80], &[(A, &[10, 0, 0])]);
+        assert!(addresses(&read(&question, &short).unwrap().unwrap()).is_err());
+    }
+
+    #[test]
+    fn places_of_a_service_are_read_with_their_ports_also_where_names_are_shortened() {
+        let question = question(7, "_grpc._tcp.cache.internal", SRV).unwrap();
+        let plain = [&[0, 1, 0, 5, 0x0f, 0xaa][..], b"\x03one\x05other\x04test\x00"].concat();
+        // `two`, and then as the question goes on behind its second label.
+        let behind = (HEAD + 1 + "_grpc".len() + 1 + "_tcp".len()) as u8;
+        let shortened = [&[0, 1, 0, 5, 0x0f, 0xab][..], b"\x03two", &[0xc0, behind]].concat();
+        let text = answer(&question, [0x81, 0x80], &[(SRV, &plain), (SRV, &shortened)]);
+        let found = services(&read(&question, &text).unwrap().unwrap()).unwrap();
+        let expected = [("one.other.test".to_owned(), 4_010), ("two.cache.internal".to_owned(), 4_011)];
+        assert_eq!(found, BTreeSet::from(expected));
+        for wrong in [&[0, 0, 0, 0, 0x0f, 0xaa, 0][..], &[0, 0, 0, 0][..], &[0, 0, 0, 0, 1, 1, 0xc0, 35][..]]
+        {
+            let text = answer(&question, [0x81, 0x80], &[(SRV, wrong)]);
+            assert!(services(&read(&question, &text).unwrap().unwrap()).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn server_of_the_machine_is_the_first_that_is_an_address() {
+        let text = "# nameserver 1.1.1.1\nsearch a b\nnameserver nonsense\n nameserver  10.0.0.2 \nnameserver 10.0.0.3\n";
+        assert_eq!(server_of(text), Some(SocketAddr::from(([10, 0, 0, 2], 53))));
+        assert_eq!(server_of("search a\n"), None);
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! Which addresses the names of a service have, and since when one has gone; pure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 /// One address of one of the endpoints that are names; the first is the endpoint's number.
-pub(super) type Member = (usize, IpAddr);
+pub(super) type Member = (usize, SocketAddr);
 
 /// Remembers the addresses, also for a while those that are not in DNS any more.
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ impl Membership {
     /// Takes what was found for each endpoint; of one that is not there nothing is known, and all stays as it was.
     pub(super) fn update(
         &mut self,
-        found: &BTreeMap<usize, BTreeSet<IpAddr>>,
+        found: &BTreeMap<usize, BTreeSet<SocketAddr>>,
         forget_after: Duration,
         now: Instant,
     ) -> Vec<Change> {
@@ -63,7 +63,8 @@ impl Membership {
             self.members.remove(&member);
             changes.push(Change::Forgotten(member));
         }
-        let all = found.iter().flat_map(|(name, addresses)| addresses.iter().map(|ip| (*name, *ip)));
+        let all =
+            found.iter().flat_map(|(name, addresses)| addresses.iter().map(|address| (*name, *address)));
         for member in all {
             if self.members.len() < MEMBERS_MAX && !self.members.contains_key(&member) {
                 self.members.insert(member, None);
@@ -85,8 +86,8 @@ mod tests {
 
     const NOTHING: [Change; 0] = [];
 
-    fn ip(last: u8) -> IpAddr {
-        IpAddr::from([10, 0, 0, last])
+    fn ip(last: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, last], 4010))
     }
 
     #[test]
