@@ -136,12 +136,28 @@ async fn feeds_are_run_by_one_node_over_a_cluster() {
     stack.stop().await.unwrap();
 }
 
-/// The primary of one shard is killed; the channels of the others do not notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loss {
+    Killed,
+    /// It holds its connections and says nothing.
+    Frozen,
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_shard_that_loses_its_primary_comes_back_and_the_others_go_on() {
+async fn a_shard_whose_primary_is_killed_comes_back_and_the_others_go_on() {
+    Box::pin(a_primary_is_lost(Loss::Killed)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shard_whose_primary_freezes_comes_back_and_the_others_go_on() {
+    Box::pin(a_primary_is_lost(Loss::Frozen)).await;
+}
+
+/// The channels of other shards do not notice.
+async fn a_primary_is_lost(loss: Loss) {
     let stack = stack().await;
     let cluster = stack.redis_cluster().unwrap();
-    let nodes = pair(&sharded(&stack, "killed:")).await;
+    let nodes = pair(&sharded(&stack, "lost:")).await;
     let channels = spread(cluster, &nodes[0]).await;
     let (lost_channel, lost, slot) = &channels[0];
     let kept = channels.iter().find(|(_, holder, _)| holder.address() != lost.address());
@@ -149,7 +165,10 @@ async fn a_shard_that_loses_its_primary_comes_back_and_the_others_go_on() {
     let [hit, spared] = [Crowd::start(&nodes, lost_channel, 1), Crowd::start(&nodes, kept_channel, 2)];
     tokio::join!(hit.returns(1), spared.returns(1));
 
-    lost.kill().await.unwrap();
+    match loss {
+        Loss::Killed => lost.kill().await.unwrap(),
+        Loss::Frozen => lost.pause().await.unwrap(),
+    }
     let lost_at = Instant::now();
     let metric = |line: &str| nodes[0].metrics().lines().any(|found| found == line);
     wait_until("the loss to be seen", LOOK_EVERY, PATIENCE, || async {
@@ -158,27 +177,55 @@ async fn a_shard_that_loses_its_primary_comes_back_and_the_others_go_on() {
     .await
     .unwrap();
     assert!(!metric("mainstay_ws_broker_deaf_partitions 8"), "the others are heard");
+    let others: Vec<&RedisNode> =
+        cluster.nodes().iter().filter(|node| node.address() != lost.address()).collect();
     wait_until("a replica to be promoted", LOOK_EVERY, PATIENCE, || async {
-        cluster.owner(*slot).await.map(drop).map_err(|error| error.to_string())
+        match owner(&others, *slot).await {
+            Some(_) => Ok(()),
+            None => Err("nobody has the slot".to_owned()),
+        }
     })
     .await
     .unwrap();
-    println!("kill -9: a replica was promoted after {:?}", lost_at.elapsed());
+    println!("{loss:?}: a replica was promoted after {:?}", lost_at.elapsed());
     for node in nodes.iter() {
         node.wait_until_heard(true).await;
     }
-    println!("kill -9: everything is heard again after {:?}", lost_at.elapsed());
+    println!("{loss:?}: everything is heard again after {:?}", lost_at.elapsed());
     tokio::join!(hit.returns(6), spared.returns(6));
-    lost.start().await.unwrap();
+    match loss {
+        Loss::Killed => lost.start().await.unwrap(),
+        Loss::Frozen => lost.resume().await.unwrap(),
+    }
     cluster.wait_settled().await.unwrap();
     let (hit, spared) = (hit.settle().await, spared.settle().await);
-    println!("kill -9: the shard: {hit:?}");
-    println!("kill -9: elsewhere: {spared:?}");
+    println!("{loss:?}: the shard: {hit:?}");
+    println!("{loss:?}: elsewhere: {spared:?}");
     // A numbering ends with its server, and who counts positions is told so.
     assert!(hit.n_lost > 0);
     assert_eq!(spared.n_lost, 0);
     assert!(spared.gap < hit.gap, "{spared:?} {hit:?}");
     end(stack, &nodes).await;
+}
+
+/// Asks for the primary of a slot those that can answer.
+async fn owner<'n>(nodes: &[&'n RedisNode], slot: u16) -> Option<&'n RedisNode> {
+    for node in nodes {
+        let RedisReply::List(ranges) = node.command(&["CLUSTER", "SLOTS"]).await.unwrap() else { continue };
+        for range in ranges {
+            let RedisReply::List(range) = range else { continue };
+            let [RedisReply::Integer(first), RedisReply::Integer(last), RedisReply::List(primary), ..] =
+                &range[..]
+            else {
+                continue;
+            };
+            let RedisReply::Integer(port) = primary[1] else { continue };
+            if (*first..=*last).contains(&i64::from(slot)) && i64::from(node.address().port()) == port {
+                return Some(node);
+            }
+        }
+    }
+    None
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -212,4 +259,43 @@ async fn a_slot_is_moved_while_it_is_published_into() {
     assert_eq!(kept.n_lost, 0);
     assert_eq!(cluster.owner(*slot).await.unwrap().address(), to.address());
     end(stack, &nodes).await;
+}
+
+/// All subscriptions in a slot end when it leaves a server, without a word that fred passes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_goes_and_comes_back_at_once_is_listened_to_again() {
+    let stack = stack().await;
+    let cluster = stack.redis_cluster().unwrap();
+    let config = with_redis(sharded(&stack, "back:"));
+    // Nobody else is to find what is missing.
+    let broker = BrokerConfig { check_positions_every: Duration::from_hours(1), ..config.broker.clone() };
+    let node = Node::joined(GatewayConfig { broker, ..config }).await;
+    let mut client = Client::connected(&node, &token(&user("a"))).await;
+    subscribe(&mut client, json!({"channel": "m:x", "recoverable": true})).await;
+    node.publish_with_key("m:x", "1", "").await.unwrap();
+    while !is_published_in(&client.line().await, "m:x") {}
+    let (from, slot) = holder(cluster, "m:x").await;
+    let to = cluster.nodes()[..3].iter().find(|node| node.address() != from.address()).unwrap();
+    for (from, to) in [(from, to), (to, from)] {
+        cluster.begin_move(slot, from, to).await.unwrap();
+        while cluster.move_keys(slot, from, to, 100).await.unwrap() > 0 {}
+        cluster.end_move(slot, from, to).await.unwrap();
+    }
+    let published = node.publish_with_key("m:x", "2", "").await.unwrap();
+    assert_eq!(published.reach(), Reach::EveryNode);
+    loop {
+        let line = client.line().await;
+        if is_published_in(&line, "m:x") {
+            assert_eq!(line["push"]["pub"]["data"], json!(2));
+            break;
+        }
+        // A node that looked in between has begun a new numbering.
+        if line["push"]["unsubscribe"]["code"] == json!(2500) {
+            subscribe(&mut client, json!({"channel": "m:x", "recoverable": true})).await;
+            node.publish_with_key("m:x", "2", "").await.unwrap();
+        }
+    }
+    assert!(node.metrics().contains("mainstay_ws_canary_silences_total 0\n"), "{}", node.metrics());
+    drop(client);
+    end(stack, &[node]).await;
 }
