@@ -151,6 +151,8 @@ impl Store {
     ) -> Result<Placed, RedisError> {
         let key = &*message.idempotency_key;
         let seen_ttl = if key.is_empty() { 0 } else { ms(self.terms.idempotency_ttl) };
+        // The last one is named also where there is none: while a slot is being moved a script whose keys are not all in one
+        // place runs nowhere, so nothing is sent from a node to which nobody listens yet.
         let keys = [meta(channel), stream(channel), ["ws:{", channel.as_str(), "}i:", key].concat()];
         let payload = Value::from(pack(&message.publication, message.exclusion.as_deref()));
         let arguments = |server: &str| {

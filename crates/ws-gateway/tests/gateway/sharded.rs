@@ -7,7 +7,7 @@ use mainstay_devstack::{Devstack, RedisCluster, RedisNode, RedisReply, wait_unti
 use mainstay_proto::realtime::v1::Reach;
 use mainstay_runtime::Secret;
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use ws_gateway::{BrokerConfig, GatewayConfig, RedisConfig, RedisMode};
 
 use crate::client::Client;
@@ -245,7 +245,12 @@ async fn a_slot_is_moved_while_it_is_published_into() {
     let began = Instant::now();
     cluster.begin_move(*slot, from, to).await.unwrap();
     while cluster.move_keys(*slot, from, to, 100).await.unwrap() > 0 {}
+    // All keys are at the new place, where nobody listens yet.
+    let mut waits = Box::pin(nodes[0].publish_with_key(moved_channel, "\"waits\"", "waits"));
+    let early = timeout(Duration::from_millis(200), &mut waits).await;
+    assert!(early.is_err(), "{early:?}");
     cluster.end_move(*slot, from, to).await.unwrap();
+    assert_eq!(waits.await.unwrap().reach(), Reach::EveryNode);
     println!("moved: {:?}", began.elapsed());
     let mut late = Client::connected(&nodes[1], &token(&user("l"))).await;
     subscribe(&mut late, json!({"channel": moved_channel, "recoverable": true})).await;
