@@ -24,6 +24,7 @@ mod network;
 mod outages;
 mod pgbouncer;
 mod query_cache;
+mod reload;
 mod switchover;
 mod tokens;
 mod write_behind;
