@@ -98,3 +98,45 @@ async fn the_bound_is_right_where_each_common_formula_misleads() {
     })
     .await;
 }
+
+/// A statement on a replica holds replay back as surely as an operator does, and nothing calls it paused.
+#[tokio::test(flavor = "multi_thread")]
+async fn replay_that_a_statement_holds_back_is_lag_past_the_bound_until_it_ends() {
+    let stack = start_stack(false).await;
+    let rig = Rig::start(&stack, Way::Direct, |config| {
+        config.routing.max_staleness = std::time::Duration::from_secs(2);
+    })
+    .await;
+    let table = table(&stack, "n int").await;
+    let held = replica(&stack, "replica1");
+    // Else the server ends the statement after 30 s, and this would be a race against it.
+    held.query_text("ALTER SYSTEM SET max_standby_streaming_delay = -1").await.unwrap();
+    held.query_text("SELECT pg_reload_conf()").await.unwrap();
+    let reader = superuser(&rig, &stack, held).await;
+    reader.batch_execute(&format!("BEGIN; SELECT FROM {table}")).await.unwrap();
+    sql(primary(&stack), &format!("ALTER TABLE {table} ADD COLUMN more int")).await;
+
+    rig.wait("replica1 to lag past the bound", |topology| {
+        let node = topology.nodes.iter().find(|node| node.name == "replica1").unwrap();
+        let behind =
+            |lag: &Lag| lag.bytes > 0 && !lag.replay_paused && proven(lag).is_some_and(|proven| proven > 2.0);
+        !node.reads && node.detail.contains("stale, above 2.0 s") && node.lag.as_ref().is_some_and(behind)
+    })
+    .await;
+    for _ in 0..6 {
+        assert_ne!(served_by(&rig.query("SELECT 1").await).0, "replica1");
+    }
+    // It grows by itself: nobody writes.
+    let before = proven(lag(&rig.topology().await, "replica1").unwrap()).unwrap();
+    rig.wait("the lag to grow", |topology| {
+        lag(topology, "replica1").and_then(proven).is_some_and(|proven| proven > before + 1.0)
+    })
+    .await;
+    reader.batch_execute("COMMIT").await.unwrap();
+    rig.wait("replica1 to be back", |topology| {
+        topology.nodes.iter().all(|node| node.reads)
+            && lag(topology, "replica1").is_some_and(|lag| lag.bytes == 0)
+    })
+    .await;
+    rig.execute(&format!("INSERT INTO {table} VALUES (1, 2)")).await.unwrap();
+}
