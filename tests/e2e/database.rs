@@ -218,3 +218,40 @@ async fn poolers_tell_their_own_figures() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn the_configuration_is_told_to_viewers_and_reloaded_for_admins() {
+    let house = shared().await;
+    let told = house.rest(Role::Viewer).get("/database/configuration").await.ok();
+    let generation = told["generation"].as_u64().unwrap();
+    assert!(generation >= 1 && told["needsRestart"] == json!([]), "{told}");
+    let path = "/database/configuration/reload";
+    house.rest(Role::Operator).post(path, &json!({})).await.problem(403, "ROLE_TOO_LOW");
+    // Its file and environment are what they were.
+    let reloaded = house.rest(Role::Admin).post(path, &json!({})).await.ok();
+    assert_eq!(reloaded["generation"], generation, "{reloaded}");
+    assert_eq!(reloaded["lastReload"]["outcome"], "unchanged", "{reloaded}");
+    assert_eq!(reloaded["instance"], told["instance"]);
+    let by = reloaded["lastReload"]["by"].as_str().unwrap();
+    assert!(!by.is_empty() && by != "unknown", "{reloaded}");
+}
+
+#[tokio::test]
+async fn what_the_servers_count_is_told_of_each_of_them() {
+    let rest = shared().await.rest(Role::Viewer);
+    let read = |node: &Value| node["readAt"].is_string() && node["database"]["commits"].as_u64() > Some(0);
+    let answer = eventually("a reading of every server", || async {
+        let answer = rest.get("/database/statistics").await.ok();
+        let nodes = answer["nodes"].as_array().unwrap();
+        if nodes.len() == 3 && nodes.iter().all(read) { Ok(answer) } else { Err(answer.to_string()) }
+    })
+    .await;
+    let primary =
+        answer["nodes"].as_array().unwrap().iter().find(|node| node["inRecovery"] == false).unwrap();
+    let tables = primary["tables"].as_array().unwrap();
+    assert!(tables.iter().any(|table| table["table"] == "revenue_transactions"), "{primary}");
+    assert!(primary["writer"]["buffersAllocated"].as_u64() > Some(0), "{primary}");
+    let one = rest.get("/database/statistics?node=replica1").await.ok();
+    assert_eq!((one["nodes"].as_array().unwrap().len(), &one["nodes"][0]["inRecovery"]), (1, &json!(true)));
+    rest.get("/database/statistics?node=nobody").await.problem(404, "NODE_UNKNOWN");
+}

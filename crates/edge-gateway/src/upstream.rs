@@ -27,6 +27,7 @@ use mainstay_proto::realtime::v1::realtime_journey_service_client::RealtimeJourn
 use mainstay_proto::realtime::v1::realtime_service_client::RealtimeServiceClient;
 use mainstay_proto::realtime::v1::realtime_watch_service_client::RealtimeWatchServiceClient;
 use mainstay_proto::replica::v1::configuration_service_client::ConfigurationServiceClient;
+use mainstay_proto::replica::v1::database_stats_service_client::DatabaseStatsServiceClient;
 use mainstay_proto::replica::v1::node_service_client::NodeServiceClient;
 use mainstay_proto::replica::v1::partition_service_client::PartitionServiceClient;
 use mainstay_proto::replica::v1::query_cache_service_client::QueryCacheServiceClient;
@@ -112,6 +113,7 @@ impl Upstreams {
     typed_call!(nodes, replica, NodeServiceClient);
     typed_call!(query_cache, replica, QueryCacheServiceClient);
     typed_call!(slow_log, replica, SlowLogServiceClient);
+    typed_call!(database_stats, replica, DatabaseStatsServiceClient);
     typed_call!(configuration, replica, ConfigurationServiceClient);
     typed_call!(statements, replica, StatementServiceClient);
     typed_call!(partitions, replica, PartitionServiceClient);

@@ -15,6 +15,7 @@ mod change;
 mod hedge;
 mod slow_log;
 mod statements;
+mod stats;
 mod switchover;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ pub(crate) use change::Change;
 pub use hedge::HedgeConfig;
 pub use slow_log::SlowLogConfig;
 pub use statements::{NamedConfig, NamedKind, StatementsConfig};
+pub use stats::StatsConfig;
 pub use switchover::{AdvanceConfig, PairConfig, ParityConfig, StepsConfig};
 pub use tls::{PostgresTls, TlsMode};
 
@@ -48,6 +50,7 @@ pub struct ReplicaConfig {
     pub limits: LimitsConfig,
     pub insight: InsightConfig,
     pub slow_log: SlowLogConfig,
+    pub stats: StatsConfig,
     pub statements: StatementsConfig,
     pub hedge: HedgeConfig,
     pub cache: CacheConfig,
@@ -241,6 +244,7 @@ impl ServiceConfig for ReplicaConfig {
         switchover::check_steps(&self.steps, &self.advance, problems);
         problems.range("insight.max_statements", self.insight.max_statements, 0..=10_000);
         self.slow_log.check(problems);
+        self.stats.check(problems);
         self.statements.check(&self.cache, limits.max_sql_size.as_u64(), problems);
         self.hedge.check(&self.insight, problems);
         self.cache.check(problems);
@@ -301,6 +305,7 @@ impl Default for ReplicaConfig {
             limits: LimitsConfig::default(),
             insight: InsightConfig::default(),
             slow_log: SlowLogConfig::default(),
+            stats: StatsConfig::default(),
             statements: StatementsConfig::default(),
             hedge: HedgeConfig::default(),
             cache: CacheConfig::default(),

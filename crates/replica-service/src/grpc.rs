@@ -25,6 +25,7 @@ use crate::{
 
 mod cache;
 mod configuration;
+mod database_stats;
 mod decode;
 mod encode;
 mod insight;
@@ -39,6 +40,7 @@ mod value;
 
 pub(crate) use cache::CacheDoor;
 pub(crate) use configuration::ConfigurationDoor;
+pub(crate) use database_stats::StatsDoor;
 use named::Named;
 pub(crate) use nodes::NodeDoor;
 pub(crate) use partitions::PartitionDoor;

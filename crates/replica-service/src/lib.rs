@@ -18,6 +18,7 @@ mod probe;
 mod reload;
 mod report;
 mod route;
+mod server_stats;
 mod service;
 mod session;
 mod slow_log;
@@ -31,7 +32,7 @@ mod watch;
 pub use config::{
     AdvanceConfig, CacheConfig, HealthConfig, HedgeConfig, InsightConfig, LimitsConfig, NamedConfig,
     NamedKind, NodeConfig, PairConfig, ParityConfig, PoolConfig, PostgresConfig, PostgresTls, ReplicaConfig,
-    RoutingConfig, SlowLogConfig, StatementsConfig, StepsConfig, TlsMode,
+    RoutingConfig, SlowLogConfig, StatementsConfig, StatsConfig, StepsConfig, TlsMode,
 };
 pub use route::Strategy;
 pub use service::start;

@@ -12,6 +12,7 @@ use prometheus_client::{
 use crate::{error::Kind, route::Reason};
 
 mod cache;
+mod database;
 mod named;
 mod pair;
 mod pgbouncer;
@@ -20,6 +21,7 @@ mod reload;
 mod slow;
 
 pub(crate) use cache::CacheMetrics;
+pub(crate) use database::DatabaseMetrics;
 pub(crate) use named::NamedMetrics;
 pub(crate) use pair::{OfPair, PairMetrics};
 pub(crate) use pgbouncer::PgBouncerMetrics;
@@ -45,6 +47,7 @@ pub(crate) struct Metrics {
     pub slow: SlowMetrics,
     pub named: NamedMetrics,
     pub reload: ReloadMetrics,
+    pub database: DatabaseMetrics,
 }
 
 /// Gauges by node; node names come from the configuration.
@@ -105,6 +108,7 @@ impl Metrics {
             slow: SlowMetrics::default(),
             named: NamedMetrics::default(),
             reload: ReloadMetrics::default(),
+            database: DatabaseMetrics::default(),
         };
         let registry = registry.sub_registry_with_prefix("mainstay_replica");
         registry.register("queries", "Statements answered, by kind and result", metrics.queries.clone());
@@ -134,6 +138,7 @@ impl Metrics {
         metrics.slow.register(registry);
         metrics.named.register(registry);
         metrics.reload.register(registry);
+        metrics.database.register(registry);
         metrics
     }
 

@@ -158,7 +158,7 @@ impl Line {
     }
 
     /// Asks one question and returns the first row; the error is one line for a person.
-    async fn ask(&mut self, question: &str) -> Result<Option<SimpleQueryRow>, String> {
+    pub(crate) async fn ask(&mut self, question: &str) -> Result<Option<SimpleQueryRow>, String> {
         Ok(self.ask_all(question).await?.into_iter().next())
     }
 

@@ -3,7 +3,8 @@
 use std::sync::{Arc, OnceLock};
 
 use mainstay_proto::replica::v1::{
-    configuration_service_server::ConfigurationServiceServer, node_service_server::NodeServiceServer,
+    configuration_service_server::ConfigurationServiceServer,
+    database_stats_service_server::DatabaseStatsServiceServer, node_service_server::NodeServiceServer,
     partition_service_server::PartitionServiceServer, query_cache_service_server::QueryCacheServiceServer,
     replica_service_server::ReplicaServiceServer, slow_log_service_server::SlowLogServiceServer,
     statement_service_server::StatementServiceServer, switchover_service_server::SwitchoverServiceServer,
@@ -17,13 +18,14 @@ use crate::{
     engine::{Engine, Hedge},
     fleet::Fleet,
     grpc::{
-        CacheDoor, ConfigurationDoor, Door, NodeDoor, PartitionDoor, SlowLogDoor, StatementDoor, Stepping,
-        SwitchoverDoor,
+        CacheDoor, ConfigurationDoor, Door, NodeDoor, PartitionDoor, SlowLogDoor, StatementDoor, StatsDoor,
+        Stepping, SwitchoverDoor,
     },
     insight::Insight,
     metrics::Metrics,
     reload::Reloader,
     report::Reports,
+    server_stats::ServerStats,
     slow_log::SlowLog,
     switchover::{self, Pair, Runner, Steps},
     watch::Watch,
@@ -46,7 +48,8 @@ pub async fn start(cx: Context, config: ReplicaConfig) -> anyhow::Result<()> {
     let reports = Arc::new(Reports::new(&fleet, &metrics, &cx));
 
     // 2. Probes find out who is who, and go on finding out; of other nodes when the configuration is read again.
-    let watch = Watch::new(&fleet, &reports, &cx);
+    let stats = ServerStats::new(&config.stats, &metrics.database);
+    let watch = Watch::new(&fleet, &reports, &stats, &cx);
     watch.follow(&config, None);
     let reloader = Reloader::new(&fleet, &reports, watch, &config, &cx);
     reloader.listen()?;
@@ -63,7 +66,8 @@ pub async fn start(cx: Context, config: ReplicaConfig) -> anyhow::Result<()> {
     let insight = Insight::new(config.insight.max_statements as usize);
     let hedge = Hedge::new(&config.hedge);
     let slow_log = SlowLog::new(&config.slow_log);
-    let engine = Arc::new(Engine { fleet, metrics, insight, slow_log, hedge, cx: cx.clone() });
+    let engine =
+        Arc::new(Engine { fleet: Arc::clone(&fleet), metrics, insight, slow_log, hedge, cx: cx.clone() });
     let pairs = compare(&cx, &config, &engine);
 
     // 5. The query cache, and what it must still be told of writes.
@@ -79,10 +83,12 @@ pub async fn start(cx: Context, config: ReplicaConfig) -> anyhow::Result<()> {
     let server = ReplicaServiceServer::from_arc(door).max_decoding_message_size(MAX_REQUEST_BYTES);
     let partitions = PartitionServiceServer::new(PartitionDoor::new(pairs));
     let switchover = SwitchoverServiceServer::new(SwitchoverDoor::new(stepping));
+    let stats = DatabaseStatsServiceServer::new(StatsDoor::new(fleet, stats));
     let configuration = ConfigurationDoor::new(reloader, cx.identity().instance.clone());
     let configuration = ConfigurationServiceServer::new(configuration);
     let routes =
         Routes::new(server).add_service(partitions).add_service(switchover).add_service(configuration);
+    let routes = routes.add_service(stats);
     let routes = routes.add_service(nodes).add_service(answers).add_service(slow_log).add_service(statements);
     cx.serve(routes).await
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use mainstay_runtime::{Context, Schedule};
+use mainstay_runtime::{Context, Schedule, Secret};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -14,12 +14,14 @@ use crate::{
     pool::base_login,
     probe::{Line, NodeProbe, PgBouncerConsole, PgBouncerProbe},
     report::Reports,
+    server_stats::{ServerStats, StatsReader},
 };
 
 /// Keeps every node that is configured under observation, and no other.
 pub(crate) struct Watch {
     fleet: Arc<Fleet>,
     reports: Arc<Reports>,
+    stats: Arc<ServerStats>,
     cx: Context,
     /// What ends the probes of each node.
     running: Mutex<BTreeMap<NodeId, CancellationToken>>,
@@ -30,10 +32,16 @@ const CONSOLE: &str = "pgbouncer";
 
 impl Watch {
     /// Probes nothing yet.
-    pub(crate) fn new(fleet: &Arc<Fleet>, reports: &Arc<Reports>, cx: &Context) -> Self {
+    pub(crate) fn new(
+        fleet: &Arc<Fleet>,
+        reports: &Arc<Reports>,
+        stats: &Arc<ServerStats>,
+        cx: &Context,
+    ) -> Self {
         Self {
             fleet: Arc::clone(fleet),
             reports: Arc::clone(reports),
+            stats: Arc::clone(stats),
             cx: cx.clone(),
             running: Mutex::default(),
         }
@@ -53,6 +61,7 @@ impl Watch {
             }
             stays
         });
+        self.stats.follow(&topology);
         for (node, wanted) in topology.nodes().zip(config.nodes.values()) {
             running.entry(node.id).or_insert_with(|| {
                 let over = self.cx.stopping().child_token();
@@ -63,46 +72,56 @@ impl Watch {
     }
 
     fn start(&self, node: &Arc<Node>, wanted: &NodeConfig, config: &ReplicaConfig, over: &CancellationToken) {
-        let (postgres, health) = (&config.postgres, &config.health);
-        let (user, password) = match health.user.as_str() {
-            "" => (postgres.user.as_str(), &postgres.password),
+        let (postgres, health, name) = (&config.postgres, &config.health, &node.name);
+        let of_pools = (postgres.user.as_str(), &postgres.password);
+        let of_probes = match health.user.as_str() {
+            "" => of_pools,
             user => (user, &health.password),
         };
-        let line = |address: &str, user: &str, password: &str, pgbouncer: bool, database: Option<&str>| {
+        let login = |address: &str, pgbouncer: bool, (user, password): (&str, &Secret)| {
             let (host, port) = split_address(address).expect("addresses are checked with the configuration");
-            let mut login = base_login(host, port, postgres, user, password);
+            let mut login = base_login(host, port, postgres, user, password.expose());
             login.ssl_mode(postgres.tls.ssl_mode(pgbouncer));
-            if let Some(database) = database {
-                login.dbname(database);
-            }
-            Line::new(login, self.fleet.world.tls.clone(), health.probe_within, self.cx.clone())
+            login
         };
+        let line = |login, within| Line::new(login, self.fleet.world.tls.clone(), within, self.cx.clone());
         let schedule = Schedule::EveryOrTrigger(health.probe_every);
-        let name = &node.name;
         if node.pgbouncer {
             let probe = PgBouncerProbe {
                 fleet: Arc::clone(&self.fleet),
                 node: node.id,
-                line: line(&wanted.pgbouncer, &postgres.user, postgres.password.expose(), true, None),
+                line: line(login(&wanted.pgbouncer, true, of_pools), health.probe_within),
                 reports: Arc::clone(&self.reports),
             };
             self.cx.background_until(over.clone(), format!("probe.pgbouncer.{name}"), schedule, probe);
             // Never as the role of the pools: an old PgBouncer that knows it by auth_query dies of its login to the console.
             if !health.pgbouncer_stats_every.is_zero() && !health.user.is_empty() {
+                let mut login = login(&wanted.pgbouncer, true, of_probes);
+                login.dbname(CONSOLE);
                 let console = PgBouncerConsole {
                     node: Arc::clone(node),
                     reports: Arc::clone(&self.reports),
-                    line: line(&wanted.pgbouncer, user, password.expose(), true, Some(CONSOLE)),
+                    line: line(login, health.probe_within),
                     database: postgres.database.clone(),
                 };
                 let every = Schedule::Every(health.pgbouncer_stats_every);
                 self.cx.background_until(over.clone(), format!("pgbouncer.{name}"), every, console);
             }
         }
+        if let Some(every) = self.stats.every() {
+            let reader = StatsReader {
+                node: Arc::clone(node),
+                line: line(login(&wanted.address, false, of_probes), self.stats.within()),
+                stats: Arc::clone(&self.stats),
+                cx: self.cx.clone(),
+                over: over.clone(),
+            };
+            self.cx.background_until(over.clone(), format!("stats.{name}"), Schedule::Every(every), reader);
+        }
         let probe = NodeProbe {
             fleet: Arc::clone(&self.fleet),
             node: node.id,
-            line: line(&wanted.address, user, password.expose(), false, None),
+            line: line(login(&wanted.address, false, of_probes), health.probe_within),
             reports: Arc::clone(&self.reports),
             cx: self.cx.clone(),
             over: over.clone(),

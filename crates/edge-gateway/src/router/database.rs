@@ -16,6 +16,7 @@ pub(super) fn paths(map: Map) -> Map {
         .admin("/database/transaction", routes!(database::transaction))
         .viewer("/database/slow-statements", routes!(database::slow_statements))
         .operator("/database/explain", routes!(database::explain))
+        .viewer("/database/statistics", routes!(database::server_stats))
         .viewer("/database/statements", routes!(database::statements))
         .viewer("/database/statements/{name}", routes!(database::run_statement))
         .viewer("/database/cache", routes!(database::query_cache))

@@ -23,6 +23,7 @@ mod cache;
 mod configuration;
 mod drain;
 mod ndjson;
+mod server_stats;
 mod slow_log;
 mod statements;
 mod transaction;
@@ -32,6 +33,7 @@ use answer::{ExecuteAnswer, NodeHealth, NodeLag, NodePool, NodeTraffic, Nodes, Q
 pub(crate) use cache::{__path_purge_query_cache, __path_query_cache, purge_query_cache, query_cache};
 pub(crate) use configuration::{__path_configuration, __path_reload, configuration, reload};
 pub(crate) use drain::{__path_drain, __path_resume, drain, resume};
+pub(crate) use server_stats::{__path_server_stats, server_stats};
 pub(crate) use slow_log::{__path_explain, __path_slow_statements, explain, slow_statements};
 pub(crate) use statements::{__path_run_statement, __path_statements, run_statement, statements};
 pub(crate) use transaction::{__path_transaction, transaction};

@@ -15,6 +15,7 @@ mod reads;
 mod reload;
 mod rig;
 mod safety;
+mod server_stats;
 mod slow_log;
 mod statements;
 mod steps;
