@@ -9,6 +9,7 @@ mod access;
 mod alerting;
 mod cache;
 mod cache_doors;
+mod cancels;
 mod channels;
 mod checks;
 mod database;

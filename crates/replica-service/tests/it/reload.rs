@@ -1,7 +1,7 @@
 //! The configuration is read again while statements run: nodes come, go and move, and a bad one changes nothing.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
@@ -84,7 +84,7 @@ fn channel(rig: &Rig) -> Channel {
 }
 
 /// As an operator would write it, secrets included.
-fn write(file: &PathBuf, config: &ReplicaConfig) {
+fn write(file: &Path, config: &ReplicaConfig) {
     let mut tree = toml::Table::try_from(config).unwrap();
     for (section, secret) in [("postgres", &config.postgres.password), ("health", &config.health.password)] {
         tree[section]["password"] = secret.expose().into();
