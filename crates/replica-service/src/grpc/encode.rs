@@ -17,7 +17,7 @@ pub(super) fn query(answered: Answered) -> QueryResponse {
         columns: columns(&answer.columns),
         rows: rows(answer.rows),
         truncated: answer.truncated,
-        served: Some(wire_served(served)),
+        served: Some(wire_served(&served)),
         cache: None,
     }
 }
@@ -29,7 +29,7 @@ pub(super) fn execute(answered: Answered) -> ExecuteResponse {
         columns: columns(&answer.columns),
         rows: rows(answer.rows),
         token: token.as_ref().map(Token::encode).unwrap_or_default(),
-        served: Some(wire_served(served)),
+        served: Some(wire_served(&served)),
         invalidation_pending: false,
     }
 }
@@ -43,7 +43,7 @@ pub(super) fn transaction(done: TransactionDone) -> TransactionResponse {
     TransactionResponse {
         results: done.answers.into_iter().map(result).collect(),
         token: done.token.as_ref().map(Token::encode).unwrap_or_default(),
-        served: Some(wire_served(done.served)),
+        served: Some(wire_served(&done.served)),
         invalidation_pending: false,
     }
 }
@@ -51,7 +51,7 @@ pub(super) fn transaction(done: TransactionDone) -> TransactionResponse {
 pub(super) fn chunk(chunk: Chunk) -> QueryChunk {
     QueryChunk {
         columns: columns(&chunk.columns),
-        served: chunk.served.map(wire_served),
+        served: chunk.served.as_ref().map(wire_served),
         rows: rows(chunk.rows),
         last: chunk.last,
         truncated: chunk.truncated,
@@ -95,7 +95,7 @@ pub(super) fn of_table<T: Telling>(mut answer: T, table: String) -> T {
     answer
 }
 
-fn wire_served(served: Served) -> WireServed {
+fn wire_served(served: &Served) -> WireServed {
     WireServed {
         node: served.node.to_string(),
         role: if served.is_primary { Role::Primary } else { Role::Replica }.into(),
