@@ -17,6 +17,8 @@ mod error;
 mod feed;
 mod filter;
 mod fossil;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod grpc;
 mod hub;
 mod journey;
