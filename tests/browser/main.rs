@@ -162,7 +162,8 @@ async fn what_is_shown_is_marked_as_old_while_the_edge_is_away_and_a_token_outli
     let is_live = "document.querySelector('#live').innerText === 'live'";
     browser.until("live figures", is_live).await;
     browser.press("5").await;
-    let alerts = "document.querySelector('main [aria-live]') !== null && \
+    // The page before also has a live region: only the choice of alerts is on this one alone.
+    let alerts = "document.querySelector('main [aria-label=\"Which alerts\"]') !== null && \
                   !document.querySelector('main .wait, main .stale, main .fault')";
     browser.until("the alerts", alerts).await;
 
