@@ -19,8 +19,8 @@ pub(crate) const MARK: u8 = b'~';
 const OPENS_WITHIN: Duration = Duration::from_secs(60);
 /// Handshakes under way at once.
 const OPENING: usize = 64;
-/// Connections from one source address: a pair of addresses has fewer than 28,000 ports.
-const PER_SOURCE: usize = 20_000;
+/// Connections from one source address. Ports are found by trying some: with many in use that is most of the work.
+const PER_SOURCE: usize = 2_000;
 const READ_BYTES: usize = 64 << 10;
 
 thread_local! {
