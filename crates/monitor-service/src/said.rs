@@ -88,8 +88,9 @@ impl Said {
     /// Tells when nobody needs to know of it any more.
     fn until(&self) -> SystemTime {
         match self {
-            Self::Acknowledged(acknowledgement) => {
-                acknowledgement.expires_at.unwrap_or(acknowledgement.at + REMEMBERED)
+            Self::Acknowledged(Acknowledgement { at, expires_at, .. }) => {
+                // A text in Redis may name a moment after which there are no others.
+                expires_at.or_else(|| at.checked_add(REMEMBERED)).unwrap_or(*at)
             }
             Self::Silenced(silence) => silence.ends_at,
             Self::Ended { until } => *until,

@@ -110,6 +110,16 @@ fn what_is_not_ours_is_left_alone() {
 }
 
 #[test]
+fn a_moment_at_the_end_of_time_is_told_from_others() {
+    let last = SystemTime::UNIX_EPOCH + Duration::from_secs(i64::MAX.unsigned_abs());
+    let Said::Acknowledged(acknowledgement) = acknowledged("ann", 10) else { panic!("it is one") };
+    let text = Said::Acknowledged(Acknowledgement { at: last, ..acknowledgement }).to_text();
+    let board = Board::from([(alert().field(), text)]);
+    let found = compare(&board, &mut Board::new(), &BTreeMap::new(), |_, _| false, at(20));
+    assert_eq!((found.news.len(), found.entries.len()), (1, 0));
+}
+
+#[test]
 fn what_somebody_removed_is_not_written_again_unless_all_was_lost() {
     let own = [(alert(), acknowledged("ann", 4))].into();
     let (mut board, mut once) = (Board::new(), Board::new());
