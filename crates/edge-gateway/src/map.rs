@@ -1,12 +1,15 @@
 //! Turns the URL map into two things that therefore cannot differ: the router and the OpenAPI document.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
+use axum::routing::MethodRouter;
 use mainstay_auth::Role;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::Schema;
 use utoipa_axum::router::UtoipaMethodRouter;
 
 use crate::config::HttpConfig;
@@ -20,12 +23,17 @@ type Handlers = UtoipaMethodRouter<Arc<App>>;
 
 /// All paths, in the order in which they are named.
 #[derive(Default)]
-pub(crate) struct Map(Vec<Door>);
+pub(crate) struct Map {
+    doors: Vec<Door>,
+    operations: Vec<Operation>,
+    /// Every handler brings all that it refers to: most come many times, and are kept once.
+    schemas: BTreeMap<String, RefOr<Schema>>,
+}
 
 struct Door {
     path: &'static str,
     role: Option<Role>,
-    handlers: Handlers,
+    handlers: MethodRouter<Arc<App>>,
 }
 
 impl Map {
@@ -47,43 +55,39 @@ impl Map {
     }
 
     fn with(mut self, path: &'static str, role: Option<Role>, handlers: Handlers) -> Self {
-        self.0.push(Door { path, role, handlers });
+        let (schemas, documented, handlers) = handlers;
+        self.schemas.extend(schemas);
+        let operations = documented.paths.into_iter();
+        self.operations.extend(operations.map(|(documented, item)| Operation {
+            path,
+            documented,
+            role,
+            item,
+        }));
+        self.doors.push(Door { path, role, handlers });
         self
     }
 
     /// Names every path.
     pub(crate) fn paths(&self) -> HashSet<&'static str> {
-        self.0.iter().map(|door| door.path).collect()
+        self.doors.iter().map(|door| door.path).collect()
     }
 
     /// Names every path with the smallest role that may use it.
     #[cfg(test)]
     pub(crate) fn roles(&self) -> Vec<(&'static str, Option<Role>)> {
-        self.0.iter().map(|door| (door.path, door.role)).collect()
+        self.doors.iter().map(|door| (door.path, door.role)).collect()
     }
 
-    /// Writes the OpenAPI document of these paths.
-    pub(crate) fn document(&self) -> serde_json::Value {
-        let mut operations = Vec::new();
-        let mut schemas = Vec::new();
-        for Door { path, role, handlers: (of_door, paths, _) } in &self.0 {
-            schemas.extend(of_door.iter().cloned());
-            for (documented, item) in &paths.paths {
-                operations.push(Operation {
-                    path,
-                    documented: documented.clone(),
-                    role: *role,
-                    item: item.clone(),
-                });
-            }
-        }
-        openapi::document(operations, schemas)
+    /// Writes the OpenAPI document of these paths, which forget what they said of themselves.
+    pub(crate) fn take_document(&mut self) -> serde_json::Value {
+        openapi::document(std::mem::take(&mut self.operations), std::mem::take(&mut self.schemas))
     }
 
     /// Builds the REST door. Health stands outside authentication, limits and load shedding.
     pub(crate) fn router(self, app: Arc<App>, http: &HttpConfig) -> Router {
         let mut router = Router::new();
-        for Door { path, role, handlers: (_, _, handlers) } in self.0 {
+        for Door { path, role, handlers } in self.doors {
             let gated = match role {
                 None => handlers,
                 Some(role) => {

@@ -43,8 +43,8 @@ pub async fn start(cx: Context, config: EdgeConfig) -> anyhow::Result<()> {
     let figures = cx.metrics(Figures::register);
     let cache_streams =
         CacheStreams::try_new(&config.upstreams.cache, &config.cache_stream, figures.clone())?;
-    let map = router::map();
-    let mut document = map.document();
+    let mut map = router::map();
+    let mut document = map.take_document();
     Deprecations::new(&config.http.deprecated).mark(&mut document);
     let pages = Pages::new(&document);
     let upstreams = (upstreams, cache_streams);
