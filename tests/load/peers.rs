@@ -2,9 +2,9 @@
 //! processor time per delivery of one channel that everybody listens to. Prints a table.
 //!
 //! `bench-peers [CONNECTIONS] [--short] [--only NAME] [--gateway PROGRAM] [--nats PROGRAM] [--nginx PROGRAM]
-//! [--nginx-modules FOLDER]`: 5,000 connections by default. npm `ws` and `socket.io` are installed into
-//! `tests/load/peers/node_modules` (`npm install` there); `nats-server` and `nginx` with nchan are Debian packages of
-//! these names. What is not there is left out, and the table says so.
+//! [--nginx-modules FOLDER] [--sockudo PROGRAM]`: 5,000 connections by default. npm `ws` and `socket.io` are installed
+//! into `tests/load/peers/node_modules` (`npm install` there); `nats-server` and `nginx` with nchan are Debian packages
+//! of these names, sockudo comes by `cargo install`. What is not there is left out, and the table says so.
 //!
 //! Every server gets the same: plain TCP, one process, connections without a ping in the measured time, text of 128
 //! bytes, publications in bursts of 32 with one burst on its way while the next is published.
@@ -54,6 +54,7 @@ pub(crate) struct Programs {
     nats: PathBuf,
     nginx: PathBuf,
     nginx_modules: PathBuf,
+    sockudo: PathBuf,
 }
 
 /// What one server did.
@@ -105,6 +106,7 @@ fn arguments() -> anyhow::Result<Plan> {
             nats: "nats-server".into(),
             nginx: "nginx".into(),
             nginx_modules: "/usr/lib/nginx/modules".into(),
+            sockudo: "sockudo".into(),
         },
     };
     let mut arguments = std::env::args().skip(1);
@@ -117,6 +119,7 @@ fn arguments() -> anyhow::Result<Plan> {
             "--nats" => plan.programs.nats = value()?.into(),
             "--nginx" => plan.programs.nginx = value()?.into(),
             "--nginx-modules" => plan.programs.nginx_modules = value()?.into(),
+            "--sockudo" => plan.programs.sockudo = value()?.into(),
             number => {
                 plan.n_connections = number.parse().with_context(|| format!("{number} is no number"))?
             }

@@ -1,14 +1,19 @@
 use std::net::SocketAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::ensure;
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use mainstay_proto::realtime::v1::BroadcastRequest;
 use mainstay_proto::realtime::v1::realtime_service_client::RealtimeServiceClient;
+use md5::{Digest as _, Md5};
+use serde_json::json;
+use sha2::Sha256;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint};
 
 use super::crowd::MARK;
-use super::server::{Peer, Server};
+use super::server::{Peer, SECRET, Server};
 
 const DATA_BYTES: usize = 128;
 
@@ -20,6 +25,8 @@ pub(crate) enum Publisher {
     /// One request for each, all sent before the first answer is read.
     Nchan(Http),
     Nats(TcpStream),
+    /// One signed request for a burst, on a connection of its own: the server closes it after each.
+    Sockudo(SocketAddr),
 }
 
 /// One connection that is kept.
@@ -39,6 +46,7 @@ impl Publisher {
             }
             Peer::Ws | Peer::SocketIo => Self::Node(Http::connect(inlet).await?),
             Peer::Nchan => Self::Nchan(Http::connect(inlet).await?),
+            Peer::Sockudo => Self::Sockudo(inlet),
             Peer::Nats => {
                 let mut stream = TcpStream::connect(inlet).await?;
                 stream.set_nodelay(true)?;
@@ -75,6 +83,13 @@ impl Publisher {
                 stream.write_all(one.repeat(times).as_bytes()).await?;
                 pong(stream).await?;
             }
+            Self::Sockudo(inlet) => {
+                let event = json!({ "name": "bench", "channel": "bench", "data": data });
+                let body = json!({ "batch": vec![event; times] }).to_string();
+                let mut http = Http::connect(*inlet).await?;
+                http.send(&signed("/apps/app/batch_events", &body)?, &body).await?;
+                http.answered().await?;
+            }
         }
         Ok(())
     }
@@ -89,8 +104,9 @@ impl Http {
 
     async fn send(&mut self, path: &str, body: &str) -> anyhow::Result<()> {
         let (address, n_bytes) = (self.address, body.len());
-        let request =
-            format!("POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-length: {n_bytes}\r\n\r\n{body}");
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {n_bytes}\r\n\r\n{body}"
+        );
         Ok(self.stream.write_all(request.as_bytes()).await?)
     }
 
@@ -122,6 +138,17 @@ async fn pong(stream: &mut TcpStream) -> anyhow::Result<()> {
         ensure!(stream.read_buf(&mut read).await? > 0, "the publishing connection was closed");
     }
     Ok(())
+}
+
+/// Returns a path that a server of the Pusher protocol takes a body at.
+fn signed(path: &str, body: &str) -> anyhow::Result<String> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let digest = hex::encode(Md5::digest(body));
+    let query = format!("auth_key=key&auth_timestamp={now}&auth_version=1.0&body_md5={digest}");
+    let mut mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes())?;
+    mac.update(format!("POST\n{path}\n{query}").as_bytes());
+    let signature = hex::encode(mac.finalize().into_bytes());
+    Ok(format!("{path}?{query}&auth_signature={signature}"))
 }
 
 /// Makes a JSON document with one mark in it.

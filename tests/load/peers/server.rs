@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use super::Programs;
 
-const SECRET: &str = "0123456789abcdef0123456789abcdef";
+pub(super) const SECRET: &str = "0123456789abcdef0123456789abcdef";
 const LISTENS_WITHIN: Duration = Duration::from_secs(20);
 const NODE_MODULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/load/peers");
 
@@ -24,6 +24,7 @@ pub(crate) enum Peer {
     SocketIo,
     Nats,
     Nchan,
+    Sockudo,
 }
 
 /// A running server, ended with this value.
@@ -38,7 +39,8 @@ pub(crate) struct Server {
 }
 
 impl Peer {
-    pub(crate) const ALL: [Self; 5] = [Self::Gateway, Self::Ws, Self::SocketIo, Self::Nats, Self::Nchan];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Gateway, Self::Ws, Self::SocketIo, Self::Nats, Self::Nchan, Self::Sockudo];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -47,6 +49,7 @@ impl Peer {
             Self::SocketIo => "socket.io",
             Self::Nats => "nats-server",
             Self::Nchan => "nchan",
+            Self::Sockudo => "sockudo",
         }
     }
 
@@ -57,6 +60,7 @@ impl Peer {
             Self::Ws | Self::SocketIo => "npm install in tests/load/peers",
             Self::Nats => "Debian package nats-server",
             Self::Nchan => "Debian packages nginx and libnginx-mod-nchan",
+            Self::Sockudo => "cargo install sockudo --no-default-features",
         }
     }
 
@@ -67,6 +71,7 @@ impl Peer {
             Self::Ws | Self::Nats => "/",
             Self::SocketIo => "/socket.io/?EIO=4&transport=websocket",
             Self::Nchan => "/sub",
+            Self::Sockudo => "/app/key?protocol=7",
         }
     }
 
@@ -92,6 +97,13 @@ impl Peer {
             ],
             // Who is let in is subscribed.
             Self::Nchan => Vec::new(),
+            Self::Sockudo => vec![
+                (
+                    "connection_established",
+                    r#"{"event":"pusher:subscribe","data":{"channel":"bench"}}"#.to_owned(),
+                ),
+                ("subscription_succeeded", String::new()),
+            ],
         }
     }
 
@@ -101,6 +113,9 @@ impl Peer {
             (Self::Gateway, b"{}") => Some("{}"),
             (Self::SocketIo, b"2") => Some("3"),
             (Self::Nats, b"PING\r\n") => Some("PONG\r\n"),
+            (Self::Sockudo, payload) if payload.starts_with(br#"{"event":"pusher:ping""#) => {
+                Some(r#"{"event":"pusher:pong","data":{}}"#)
+            }
             _ => None,
         }
     }
@@ -109,7 +124,9 @@ impl Peer {
 impl Server {
     /// Starts a server; none when it is not installed.
     pub(crate) async fn start(peer: Peer, programs: &Programs) -> anyhow::Result<Option<Self>> {
-        let (websocket, inlet) = (free()?, free()?);
+        let websocket = free()?;
+        // One door for both.
+        let inlet = if peer == Peer::Sockudo { websocket } else { free()? };
         let files = tempfile::tempdir()?;
         let Some(mut command) = command(peer, programs, (websocket, inlet), files.path())? else {
             return Ok(None);
@@ -186,6 +203,20 @@ fn command(
             std::fs::write(&file, nginx_conf(&module, files, websocket, inlet))?;
             command = Command::new(&programs.nginx);
             command.arg("-p").arg(files).arg("-c").arg(file);
+        }
+        Peer::Sockudo => {
+            command = Command::new(&programs.sockudo);
+            command.env("HOST", websocket.ip().to_string()).env("PORT", websocket.port().to_string());
+            command.envs([
+                ("SOCKUDO_DEFAULT_APP_ID", "app"),
+                ("SOCKUDO_DEFAULT_APP_KEY", "key"),
+                ("SOCKUDO_DEFAULT_APP_SECRET", SECRET),
+                ("SOCKUDO_DEFAULT_APP_MAX_CONNECTIONS", "100000"),
+                ("SOCKUDO_DEFAULT_APP_MAX_EVENT_BATCH_SIZE", "100"),
+                ("RATE_LIMITER_ENABLED", "false"),
+                ("METRICS_ENABLED", "false"),
+                ("RUST_LOG", "error"),
+            ]);
         }
     }
     Ok(Some(command))
