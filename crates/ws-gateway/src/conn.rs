@@ -3,16 +3,16 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use mainstay_runtime::Clock;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
-use crate::codec::{Ended, Lost, Socket, Violation};
+use crate::codec::{Ended, Lost, Violation};
 use crate::codes::Disconnect;
 use crate::desk::carry_out;
 use crate::hub::Seat;
@@ -20,9 +20,11 @@ use crate::session::{Now, Session};
 
 mod form;
 mod stream;
+mod wire;
 
 pub(crate) use form::Form;
 pub(crate) use stream::{Framing, StreamConn};
+pub(crate) use wire::Wire;
 
 /// Messages written with one call when many wait.
 const BATCH_MESSAGES: usize = 16;
@@ -40,8 +42,7 @@ thread_local! {
 ///
 /// An idle one owns no buffer: what is read and what is written stays in memory shared by all tasks of the thread.
 pub(crate) struct Conn {
-    form: Form,
-    socket: Socket<TokioIo<Upgraded>>,
+    wire: Arc<Wire>,
     seat: Seat,
     session: Session,
     clock: Clock,
@@ -72,15 +73,9 @@ impl Conn {
         clock: Clock,
     ) -> Self {
         let armed_at = session.next_at().unwrap_or_else(Instant::now);
-        Self {
-            form,
-            socket: Socket::new(TokioIo::new(stream), max_message_bytes),
-            seat,
-            session,
-            clock,
-            timer: Box::pin(sleep_until(armed_at)),
-            armed_at: Some(armed_at),
-        }
+        let wire = Arc::new(Wire::new(stream, max_message_bytes, form));
+        seat.connection().written_by(&wire);
+        Self { wire, seat, session, clock, timer: Box::pin(sleep_until(armed_at)), armed_at: Some(armed_at) }
     }
 
     /// Serves the client until either side ends it.
@@ -100,12 +95,13 @@ impl Conn {
 
     /// Does everything there is to do, in order of urgency.
     fn poll_live(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        self.seat.connection().outbox.register(cx);
+        self.seat.connection().outbox.attend(cx);
         loop {
             if let Some(disconnect) = self.seat.connection().outbox.closing() {
                 return Poll::Ready(End::Close(disconnect));
             }
-            if let Poll::Ready(Err(Lost)) = self.poll_write(cx) {
+            let written = self.poll_write(cx);
+            if let Poll::Ready(Err(Lost)) = written {
                 return Poll::Ready(End::Gone(Disconnect::WRITE_ERROR));
             }
             self.hear();
@@ -118,7 +114,11 @@ impl Conn {
                     self.session.on_timer(now(&self.clock), &mut actions);
                     carry_out(&self.seat, actions);
                 }
-                Poll::Pending => return Poll::Pending,
+                // What the client does not read waits until it does.
+                Poll::Pending if written.is_pending() || self.seat.connection().outbox.rest() => {
+                    return Poll::Pending;
+                }
+                Poll::Pending => {}
             }
             self.arm();
         }
@@ -136,8 +136,8 @@ impl Conn {
 
     /// Reads once and lets the session answer.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
-        let Self { form, socket, seat, session, clock, .. } = self;
-        socket.poll_read(cx, |message| {
+        let Self { wire, seat, session, clock, .. } = self;
+        wire.poll_read(cx, |form, message| {
             let (connection, metrics) = (seat.connection(), seat.hub().metrics());
             if connection.outbox.closing().is_some() {
                 return;
@@ -157,32 +157,9 @@ impl Conn {
         })
     }
 
-    /// Writes what is queued, batch by batch; is ready when all of it is with the kernel.
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
-        loop {
-            ready!(self.socket.poll_flush(cx))?;
-            let connection = self.seat.connection();
-            let written = BATCH.with_borrow_mut(|batch| {
-                connection.outbox.take(BATCH_MESSAGES, BATCH_BYTES, batch);
-                self.form.translate(batch);
-                let messages = batch.len() as u64;
-                let bytes = batch.iter().map(|message| message.len() as u64).sum();
-                let outcome = match messages {
-                    0 => Ok(()),
-                    _ => self.socket.start_send(cx, self.form.kind(), batch, self.form.separator()),
-                };
-                batch.clear();
-                outcome.map(|()| (messages, bytes))
-            });
-            let (messages, bytes) = written?;
-            if messages == 0 {
-                return Poll::Ready(Ok(()));
-            }
-            connection.traffic.sent(messages, bytes);
-            let metrics = self.seat.hub().metrics();
-            metrics.messages_sent.inc_by(messages);
-            metrics.bytes_sent.inc_by(bytes);
-        }
+    /// Writes what is queued; is ready when all of it is with the kernel.
+    fn poll_write(&self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
+        self.wire.poll_write(cx, self.seat.connection(), self.seat.hub().metrics())
     }
 
     /// Moves the timer only when it would go off too late: going off early costs less than moving it on every frame.
@@ -197,21 +174,22 @@ impl Conn {
 
     /// Ends the WebSocket as RFC 6455 says, section 7.1: both close frames, then our end of the stream, then the peer's.
     async fn farewell(&mut self, end: End) -> Result<(), Lost> {
+        let wire = &self.wire;
         match end {
             End::Gone(_) => return Ok(()),
-            End::Leaving(code) => self.socket.start_close(code, ""),
+            End::Leaving(code) => wire.socket().start_close(code, ""),
             End::Close(disconnect) | End::Broken(disconnect) => {
                 // What was queued before the end is still written.
                 poll_fn(|cx| self.poll_write(cx)).await?;
-                self.socket.start_close(Some(disconnect.code), disconnect.reason);
+                wire.socket().start_close(Some(disconnect.code), disconnect.reason);
             }
         }
-        poll_fn(|cx| self.socket.poll_flush(cx)).await?;
+        poll_fn(|cx| wire.socket().poll_flush(cx)).await?;
         if matches!(end, End::Close(_)) {
-            while poll_fn(|cx| self.socket.poll_read(cx, |_| {})).await.is_ok() {}
+            while poll_fn(|cx| wire.socket().poll_read(cx, |_| {})).await.is_ok() {}
         }
-        poll_fn(|cx| self.socket.poll_shutdown(cx)).await?;
-        poll_fn(|cx| self.socket.poll_drain(cx)).await;
+        poll_fn(|cx| wire.socket().poll_shutdown(cx)).await?;
+        poll_fn(|cx| wire.socket().poll_drain(cx)).await;
         Ok(())
     }
 }

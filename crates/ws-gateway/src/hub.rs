@@ -22,6 +22,7 @@ use crate::broker::Broker;
 use crate::channel::Channel;
 use crate::codes::Disconnect;
 use crate::config::NamespaceConfig;
+use crate::courier::Couriers;
 use crate::engine::{Epoch, Item, Position, Since};
 use crate::filter::Filters;
 use crate::journey::{Journal, Step};
@@ -183,6 +184,15 @@ pub(crate) struct Hub {
     /// Takes who comes and goes, for other nodes.
     untold: OnceLock<Arc<Untold>>,
     backend: OnceLock<Arc<Backend>>,
+    couriers: Couriers,
+}
+
+/// What became of a publication for one connection.
+struct Given {
+    is_sent: bool,
+    has_missed: bool,
+    /// Somebody has to be sent to write it.
+    is_call: bool,
 }
 
 #[derive(Default)]
@@ -211,6 +221,7 @@ impl Hub {
             broker: OnceLock::new(),
             untold: OnceLock::new(),
             backend: OnceLock::new(),
+            couriers: Couriers::new(),
         })
     }
 
@@ -288,16 +299,17 @@ impl Hub {
         self.queued(connection.outbox.push_first(message, self.limits.outbox_bytes))
     }
 
-    /// Queues a publication that the client may be too slow for; says whether the client has missed one.
-    fn send_or_shed(&self, connection: &Connection, publication: Droppable) -> (bool, bool) {
+    /// Queues a publication that the client may be too slow for.
+    fn queue(&self, connection: &Connection, publication: Droppable) -> Given {
         let (policy, counted) = (publication.policy, publication.counted);
-        let Shed { pushed, dropped } = connection.outbox.push_or_shed(publication, self.limits.outbox_bytes);
+        let (Shed { pushed, dropped }, is_call) =
+            connection.outbox.push_publication(publication, self.limits.outbox_bytes);
         if dropped > 0 {
             connection.traffic.left_out(dropped);
             self.metrics.shed(policy, dropped as u64);
         }
-        let missed = dropped > 0 && counted;
-        (self.queued(pushed) && !missed, missed)
+        let has_missed = dropped > 0 && counted;
+        Given { is_sent: self.queued(pushed) && !has_missed, has_missed, is_call }
     }
 
     fn queued(&self, pushed: Pushed) -> bool {
@@ -379,6 +391,11 @@ impl Hub {
     /// Returns what joins this node to others, if anything does.
     pub(crate) fn broker(&self) -> Option<Arc<Broker>> {
         self.broker.get()?.upgrade()
+    }
+
+    /// Returns those who write publications.
+    pub(crate) fn couriers(&self) -> &Couriers {
+        &self.couriers
     }
 
     pub(crate) fn limits(&self) -> &Limits {

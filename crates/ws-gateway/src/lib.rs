@@ -7,6 +7,7 @@ pub mod codec;
 mod codes;
 mod config;
 mod conn;
+mod courier;
 mod desk;
 mod door;
 mod drain;

@@ -21,7 +21,8 @@ const SLOW_FROM: usize = 4;
 /// A queue this long is given back to the allocator as soon as it is empty.
 const KEPT_SLOTS: usize = 16;
 
-/// A bounded queue with one reader, the connection's task, and any number of writers, none of which ever waits.
+/// A bounded queue with any number of writers, none of which ever waits. The connection's task takes out of it, or a
+/// courier that comes by; whoever does goes on until [`Outbox::rest`] finds nothing.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     queue: Mutex<Queue>,
@@ -34,6 +35,8 @@ struct Queue {
     bytes: usize,
     peak_bytes: usize,
     closing: Option<Disconnect>,
+    /// Somebody is there, or on the way, who goes on until nothing waits.
+    is_attended: bool,
 }
 
 /// One place in the queue.
@@ -98,22 +101,25 @@ impl Outbox {
         Self { queue: Mutex::default(), reader: AtomicWaker::new() }
     }
 
-    /// Queues a message unless that makes more than `max_bytes` wait.
+    /// Queues a message unless that makes more than `max_bytes` wait, and has the connection's task look.
     pub(crate) fn push(&self, message: Bytes, max_bytes: usize) -> Pushed {
-        let pushed = self.queue.lock().push(message, Tag::NONE, max_bytes);
-        if pushed != Pushed::Closing {
+        let mut queue = self.queue.lock();
+        let pushed = queue.push(message, Tag::NONE, max_bytes);
+        let is_call = queue.calls(pushed);
+        drop(queue);
+        if is_call {
             self.reader.wake();
         }
         pushed
     }
 
-    /// Queues a publication, and leaves out some of its kind when too much waits.
-    pub(crate) fn push_or_shed(&self, publication: Droppable, max_bytes: usize) -> Shed {
-        let shed = self.queue.lock().push_or_shed(publication, max_bytes);
-        if shed.pushed != Pushed::Closing {
-            self.reader.wake();
-        }
-        shed
+    /// Queues a publication, and leaves out some of its kind when too much waits. Says whether somebody has to be sent to
+    /// look: nobody is told.
+    pub(crate) fn push_publication(&self, publication: Droppable, max_bytes: usize) -> (Shed, bool) {
+        let mut queue = self.queue.lock();
+        let shed = queue.push_or_shed(publication, max_bytes);
+        let is_call = queue.calls(shed.pushed);
+        (shed, is_call)
     }
 
     /// Queues a message before all others: what has to come first is complete only once the rest has begun.
@@ -123,8 +129,11 @@ impl Outbox {
         if pushed == Pushed::Queued {
             queue.messages.rotate_right(1);
         }
+        let is_call = queue.calls(pushed);
         drop(queue);
-        self.reader.wake();
+        if is_call {
+            self.reader.wake();
+        }
         pushed
     }
 
@@ -148,9 +157,18 @@ impl Outbox {
         self.queue.lock().closing
     }
 
-    /// Says whom to wake when something is queued. The reader calls it before it looks.
-    pub(crate) fn register(&self, cx: &Context<'_>) {
+    /// Begins to look: until [`Outbox::rest`] nobody else is sent. Says whom to wake afterwards.
+    pub(crate) fn attend(&self, cx: &Context<'_>) {
         self.reader.register(cx.waker());
+        self.queue.lock().is_attended = true;
+    }
+
+    /// Ends looking, unless something waits: then it is false, and whoever looks has to go on, or to see to it that the
+    /// connection's task does.
+    pub(crate) fn rest(&self) -> bool {
+        let mut queue = self.queue.lock();
+        queue.is_attended = !queue.messages.is_empty() || queue.closing.is_some();
+        !queue.is_attended
     }
 
     pub(crate) fn level(&self) -> Level {
@@ -170,6 +188,16 @@ impl Outbox {
 }
 
 impl Queue {
+    /// Tells whether somebody has to be sent to see what became of a message; once, as long as nobody rests.
+    fn calls(&mut self, pushed: Pushed) -> bool {
+        match pushed {
+            Pushed::Queued => !std::mem::replace(&mut self.is_attended, true),
+            // Who waits for a client to read would not see it.
+            Pushed::Overflowed => true,
+            Pushed::Closing => false,
+        }
+    }
+
     fn push(&mut self, message: Bytes, tag: Tag, max_bytes: usize) -> Pushed {
         if self.closing.is_some() {
             return Pushed::Closing;
@@ -286,7 +314,7 @@ mod tests {
 
     fn shed(outbox: &Outbox, len: usize, tag: u32, policy: Slow, counted: bool) -> (Pushed, usize) {
         let publication = Droppable { message: message(len), tag: Tag(tag), policy, counted };
-        let Shed { pushed, dropped } = outbox.push_or_shed(publication, 1_000);
+        let (Shed { pushed, dropped }, _) = outbox.push_publication(publication, 1_000);
         (pushed, dropped)
     }
 
@@ -330,6 +358,26 @@ mod tests {
         let outbox = Outbox::new();
         let n_queued = (0..1_000).take_while(|_| outbox.push(Bytes::new(), 1_000) == Pushed::Queued).count();
         assert_eq!(n_queued, 1_000 / SLOT_BYTES);
+    }
+
+    #[test]
+    fn somebody_is_sent_once_until_nothing_waits() {
+        let outbox = Outbox::new();
+        let queue = |len| {
+            let publication =
+                Droppable { message: message(len), tag: Tag::NONE, policy: Slow::Disconnect, counted: false };
+            outbox.push_publication(publication, 100).1
+        };
+        assert_eq!([queue(1), queue(2)], [true, false]);
+        assert!(!outbox.rest(), "two messages wait");
+        assert_eq!(take(&outbox, 16, 50), [1, 2]);
+        assert!(!queue(3), "whoever takes is still there");
+        assert!(!outbox.rest());
+        assert_eq!(take(&outbox, 16, 50), [3]);
+        assert!(outbox.rest());
+        assert!(queue(4), "nobody is there");
+        assert!(queue(200), "the end is told to whoever waits for the client");
+        assert!(!outbox.rest(), "the connection is to be closed");
     }
 
     #[test]

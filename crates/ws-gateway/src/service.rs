@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::backend::Backend;
 use crate::broker::{Broker, Listener};
 use crate::config::{GatewayConfig, bytes};
+use crate::courier::Couriers;
 use crate::door::{self, Door};
 use crate::drain::Drain;
 use crate::emulation::Emulation;
@@ -73,6 +74,14 @@ pub async fn start(cx: Context, config: GatewayConfig) -> anyhow::Result<()> {
         swept_hub.sweep(Instant::now());
         std::future::ready(Ok(()))
     });
+
+    for _ in 0..Couriers::useful() {
+        let (hub, stopping) = (Arc::clone(&hub), cx.stopping());
+        cx.spawn("courier", async move {
+            hub.couriers().serve(&hub, stopping).await;
+            Ok(())
+        });
+    }
 
     if let Some(backend) = Backend::try_new(&config.backend, hub.metrics().clone(), &cx).context("backend")? {
         hub.serve_by(Arc::new(backend));

@@ -60,7 +60,7 @@ impl StreamConn {
         if self.ended.is_some() {
             return Poll::Ready(None);
         }
-        self.seat.connection().outbox.register(cx);
+        self.seat.connection().outbox.attend(cx);
         loop {
             while self.seat.connection().outbox.closing().is_none()
                 && let Some(frame) = self.inbox.take()
@@ -79,7 +79,9 @@ impl StreamConn {
             if let Some(disconnect) = self.seat.connection().outbox.closing() {
                 return Poll::Ready(Some(Ok(self.end(disconnect))));
             }
-            ready!(self.poll_timer(cx));
+            if self.poll_timer(cx).is_pending() && self.seat.connection().outbox.rest() {
+                return Poll::Pending;
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::channel::Channel;
+use crate::conn::Wire;
 use crate::errand::{self, Errand, Errands, Queued};
 use crate::outbox::Outbox;
 use crate::protocol::Method;
@@ -28,6 +29,8 @@ pub(crate) struct Connection {
     pub(crate) connected_at: SystemTime,
     pub(crate) outbox: Outbox,
     pub(crate) traffic: Traffic,
+    /// What couriers write to; none where only the connection's task can.
+    wire: OnceLock<Weak<Wire>>,
     profile: OnceLock<Box<Profile>>,
     /// None once the connection is out of the hub: from then on it joins nothing.
     channels: Mutex<Option<Vec<Channel>>>,
@@ -66,6 +69,7 @@ impl Connection {
             connected_at,
             outbox: Outbox::new(),
             traffic: Traffic::default(),
+            wire: OnceLock::new(),
             profile: OnceLock::new(),
             channels: Mutex::new(Some(Vec::new())),
             errands: Mutex::default(),
@@ -100,6 +104,17 @@ impl Connection {
             conn_info: profile.info.clone(),
             chan_info,
         })
+    }
+
+    /// Lets couriers write from now on.
+    pub(crate) fn written_by(&self, wire: &Arc<Wire>) {
+        // A connection has one socket.
+        let _ = self.wire.set(Arc::downgrade(wire));
+    }
+
+    /// Returns what couriers write to, while it is open.
+    pub(crate) fn wire(&self) -> Option<Arc<Wire>> {
+        self.wire.get()?.upgrade()
     }
 
     /// Adds to what waits to be done for this connection.

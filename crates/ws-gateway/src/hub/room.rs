@@ -1,7 +1,7 @@
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use indexmap::IndexMap;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -9,10 +9,10 @@ use uuid::Uuid;
 use super::delta::{Base, DeltaFrames, Deltas};
 use super::frames::Frames;
 use super::relay::Relay;
-use super::{Connection, Followed, Hub, Limits, Message, Subscribed, Subscription};
+use super::{Connection, Followed, Given, Hub, Limits, Message, Subscribed, Subscription};
 use crate::channel::Channel;
 use crate::codes::ReplyError;
-use crate::config::{NamespaceConfig, Recovery, Slow};
+use crate::config::{NamespaceConfig, Recovery};
 use crate::engine::{Item, Position, Stream};
 use crate::filter::Filters;
 use crate::outbox::{Droppable, Tag};
@@ -22,7 +22,8 @@ use crate::publication::{ClientInfo, Exclusion, Publication};
 /// One channel: who listens, and what is remembered.
 pub(super) struct Room {
     options: Arc<NamespaceConfig>,
-    members: HashMap<u64, Member>,
+    /// In the order in which they came, as long as few go: then what belongs to neighbours lies together in memory.
+    members: IndexMap<u64, Member>,
     /// Marks its publications in outboxes.
     tag: Tag,
     stream: Option<Box<Stream>>,
@@ -56,7 +57,7 @@ pub(super) struct Severed {
 
 impl Room {
     pub(super) fn new(options: Arc<NamespaceConfig>) -> Self {
-        Self { options, members: HashMap::new(), tag: Tag::next(), stream: None, deltas: None, relay: None }
+        Self { options, members: IndexMap::new(), tag: Tag::next(), stream: None, deltas: None, relay: None }
     }
 
     /// Says how a subscription begins, without beginning it.
@@ -116,7 +117,7 @@ impl Room {
         id: u64,
         send: impl Fn(&Connection, Bytes) -> bool,
     ) -> bool {
-        let Some(member) = self.members.remove(&id) else { return false };
+        let Some(member) = self.members.swap_remove(&id) else { return false };
         if member.base.is_wanted() {
             self.deltas = self.deltas.take().filter(|deltas| deltas.n_members > 1).map(Deltas::without_one);
         }
@@ -160,7 +161,8 @@ impl Room {
         let shown = publication.shown(position);
         let delta_frames = turn.as_ref().map(|turn| DeltaFrames::new(channel, &shown, turn));
         let frames = Frames::new(channel, Push::Pub(shown.clone()));
-        let (policy, tag, mut severed) = (self.options.slow, self.tag, Vec::new());
+        let (policy, tag) = (self.options.slow, self.tag);
+        let (mut severed, mut calls) = (Vec::new(), Vec::new());
         let offset = position.map_or(0, |position| position.offset);
         let exclusion = message.exclusion.as_deref();
         let mut n_filtered = 0;
@@ -178,18 +180,19 @@ impl Room {
                 Some(frames) if member.base.is_wanted() => frames.next(&mut member.base, hub.metrics()),
                 _ => frames.get(),
             };
-            if policy == Slow::Disconnect {
-                return hub.send(&member.connection, frame).then_some(());
-            }
             let publication = Droppable { message: frame, tag, policy, counted: member.counts_positions };
-            let (sent, missed) = hub.send_or_shed(&member.connection, publication);
-            if missed {
+            let Given { is_sent, has_missed, is_call } = hub.queue(&member.connection, publication);
+            if has_missed {
                 member.is_severed = true;
                 severed.push(member.severed());
             }
-            sent.then_some(())
+            if is_call {
+                calls.push(Arc::clone(&member.connection));
+            }
+            is_sent.then_some(())
         });
         let n_sent = sent.count() as u64;
+        hub.couriers().call(calls);
         hub.metrics().filtered.inc_by(n_filtered);
         (n_sent, severed)
     }
