@@ -13,17 +13,23 @@
 //! `bench-ws --storm [CLIENTS] [--short]`: 18,000 clients by default are cut off at once and come back for what they missed;
 //! each counts by number. It fails when a message was lost or came twice.
 //!
-//! Each figure is printed with its bar, and whether it was met.
+//! Each figure is printed with its bar, and whether it was met. Latencies count from when a publication was due to when
+//! the generator has read it, at even distances. Beside those of the gateway stand those of threads that only write to
+//! sockets, given the same publications in the same run: what the kernel and the generator need on this machine.
 
 #![expect(clippy::print_stdout, reason = "a program for people: its output is the result")]
 #![expect(clippy::disallowed_methods, reason = "measures real time and owns its tasks")]
 
+#[path = "ws/bare.rs"]
+mod bare;
 #[path = "ws/channels.rs"]
 mod channels;
 #[path = "ws/client.rs"]
 mod client;
 #[path = "ws/gateway.rs"]
 mod gateway;
+#[path = "ws/latency.rs"]
+mod latency;
 #[path = "ws/nodes.rs"]
 mod nodes;
 #[path = "ws/storm.rs"]
@@ -36,12 +42,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use bare::Bare;
 use client::{Client, Tally};
 use gateway::Gateway;
+use latency::{Audience, Target};
 use mainstay_tests::binary;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::sleep;
 
 const DEFAULT_CONNECTIONS: usize = 10_000;
 /// The same with several nodes, and in a run that only shows that all works.
@@ -56,8 +64,10 @@ const SHORT_FANOUT: Duration = Duration::from_secs(1);
 const OPENING: usize = 64;
 /// How long things are left alone before they are measured.
 const SETTLE: Duration = Duration::from_secs(3);
-/// Long enough for every connection to be pinged about once.
-const IDLE: Duration = Duration::from_secs(25);
+/// From the last connect until the first ping of every connection is over: from then on they come evenly.
+const STEADY_AFTER: Duration = Duration::from_secs(30);
+/// Every connection is pinged twice.
+const IDLE: Duration = Duration::from_secs(50);
 const FANOUT: Duration = Duration::from_secs(8);
 /// Publications of one call when throughput is measured.
 const BURST: usize = 32;
@@ -74,6 +84,9 @@ const LATENCY_BAR: Duration = Duration::from_millis(50);
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::read()?;
+    if let Some(address) = arguments.bare {
+        return bare::serve(address);
+    }
     if let Some((address, first, n_connections)) = arguments.generate {
         return nodes::generate(address, first, n_connections).await;
     }
@@ -98,12 +111,11 @@ async fn main() -> anyhow::Result<()> {
     let clients = connect(&gateway, n_connections, &tally).await?;
     idle(&gateway, n_connections, clients.before_bytes).await?;
     let per_second = throughput(&gateway, n_connections, &tally).await?;
-    latency(&gateway, n_connections, &tally, per_second / 2.0).await?;
-    sleep(SETTLE).await;
-    let (received, published) = (tally.received(), tally.published());
-    ensure!(received == published, "{received} were received, {published} were to be received");
-    ensure!(tally.lost() == 0, "{} connections were lost", tally.lost());
-    Ok(())
+    one_by_one(&gateway, n_connections, &tally).await?;
+    let audience = Audience { n_channels: 1, each: n_connections };
+    latency(&gateway, audience, per_second, FANOUT, &tally).await?;
+    drop((clients, gateway));
+    bare_latency(audience, per_second, FANOUT).await
 }
 
 /// What is asked for on the command line.
@@ -117,6 +129,8 @@ struct Arguments {
     short: bool,
     /// Given to the processes that hold the connections of one node.
     generate: Option<(SocketAddr, usize, usize)>,
+    /// Given to the process that only writes.
+    bare: Option<SocketAddr>,
 }
 
 impl Arguments {
@@ -131,6 +145,7 @@ impl Arguments {
                 "--channels" => read.channels = Some(value()?.parse().context("--channels")?),
                 "--storm" => read.storm = true,
                 "--short" => read.short = true,
+                "--bare" => read.bare = Some(value()?.parse().context("--bare")?),
                 "--generate" => {
                     read.generate = Some((value()?.parse()?, value()?.parse()?, value()?.parse()?));
                 }
@@ -205,6 +220,7 @@ async fn idle(gateway: &Gateway, n_connections: usize, before_bytes: u64) -> any
         "  memory, idle        {each:>10.0} bytes per connection  {}",
         verdict(each <= IDLE_BYTES_BAR, IDLE_BYTES_BAR)
     );
+    sleep(STEADY_AFTER - SETTLE).await;
     let cpu = gateway.cpu()?;
     sleep(IDLE).await;
     let cores = (gateway.cpu()? - cpu).as_secs_f64() / IDLE.as_secs_f64();
@@ -239,27 +255,9 @@ async fn throughput(gateway: &Gateway, n_connections: usize, tally: &Tally) -> a
     Ok(per_second)
 }
 
-/// Publishes one message at a time at half of the greatest rate and prints how long they take.
-async fn latency(gateway: &Gateway, n_connections: usize, tally: &Tally, rate: f64) -> anyhow::Result<()> {
+/// Publishes one message at a time, each when all have the one before; prints what a delivery costs.
+async fn one_by_one(gateway: &Gateway, n_connections: usize, tally: &Tally) -> anyhow::Result<()> {
     let mut api = gateway.api().await?;
-    sleep(SETTLE).await;
-    tally.forget_latencies();
-    let every = Duration::from_secs_f64(n_connections as f64 / rate);
-    let mut ticks = interval(every);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut expected, began_at) = (tally.received(), Instant::now());
-    while began_at.elapsed() < FANOUT {
-        ticks.tick().await;
-        api.broadcast(gateway::burst(1, tally.now_us(), DATA_BYTES)).await?;
-        expected += tally.will_receive(n_connections);
-    }
-    arrived(tally, expected).await?;
-    let (median, p99) = tally.latencies();
-    println!(
-        "  latency, half rate  {median:>10.1?} median, {p99:.1?} p99  {}",
-        verdict(p99 <= LATENCY_BAR, format_args!("{LATENCY_BAR:?}"))
-    );
-
     let (received, cpu, began_at) = (tally.received(), gateway.cpu()?, Instant::now());
     let mut expected = received;
     while began_at.elapsed() < FANOUT / 2 {
@@ -270,6 +268,49 @@ async fn latency(gateway: &Gateway, n_connections: usize, tally: &Tally, rate: f
     let deliveries = (expected - received) as f64;
     let cpu = (gateway.cpu()? - cpu).as_secs_f64();
     println!("  fan-out, one by one {:>10.2} us of processor time per delivery", cpu / deliveries * 1e6);
+    Ok(())
+}
+
+/// Prints how long deliveries take at half and at a quarter of the greatest rate, and alone.
+async fn latency(
+    gateway: &Gateway,
+    audience: Audience,
+    per_second: f64,
+    length: Duration,
+    tally: &Arc<Tally>,
+) -> anyhow::Result<()> {
+    let target = Target::Gateway(gateway.internal());
+    let half = latency::at_rate(target, audience, per_second / 2.0, length, tally).await?;
+    println!(
+        "  latency, half rate  {half}  {}",
+        verdict(half.p99 <= LATENCY_BAR, format_args!("{LATENCY_BAR:?}"))
+    );
+    let quarter = latency::at_rate(target, audience, per_second / 4.0, length, tally).await?;
+    println!("           a quarter  {quarter}");
+    println!("           alone      {}", latency::alone(target, audience, tally).await?);
+    all_arrived(tally).await
+}
+
+/// Prints the same of threads that only write to sockets.
+async fn bare_latency(audience: Audience, per_second: f64, length: Duration) -> anyhow::Result<()> {
+    let (bare, tally) = (Bare::start().await?, Arc::new(Tally::new()));
+    let n_connections = audience.n_channels * audience.each;
+    let _clients = connect_all(bare.address, 0, n_connections, audience.n_channels, &tally).await?;
+    let target = Target::Bare(bare.address);
+    let half = latency::at_rate(target, audience, per_second / 2.0, length, &tally).await?;
+    println!("  bare writes, half   {half}");
+    let quarter = latency::at_rate(target, audience, per_second / 4.0, length, &tally).await?;
+    println!("           a quarter  {quarter}");
+    println!("           alone      {}", latency::alone(target, audience, &tally).await?);
+    all_arrived(&tally).await
+}
+
+/// Waits until nothing more can come, and looks whether everything came, once.
+async fn all_arrived(tally: &Tally) -> anyhow::Result<()> {
+    sleep(SETTLE).await;
+    let (received, published) = (tally.received(), tally.published());
+    ensure!(received == published, "{received} were received, {published} were to be received");
+    ensure!(tally.lost() == 0, "{} connections were lost", tally.lost());
     Ok(())
 }
 

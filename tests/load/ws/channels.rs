@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::ensure;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, sleep};
 
 use super::client::Tally;
 use super::gateway::{self, Gateway};
-use super::{BURST, DATA_BYTES, DELIVERIES_BAR, LATENCY_BAR, SETTLE, arrived, connect_all, verdict};
+use super::latency::Audience;
+use super::{
+    BURST, DATA_BYTES, DELIVERIES_BAR, SETTLE, arrived, bare_latency, connect_all, latency, verdict,
+};
 
 /// Channels that one call names at most.
 const CHANNELS_OF_CALL: usize = 1_000;
@@ -34,15 +37,13 @@ pub(crate) async fn run(
     let gateway = Gateway::start(program, &[]).await?;
     let tally = Arc::new(Tally::new());
     println!("{n_channels} channels with {each} connections each");
-    let _clients = connect_all(gateway.websocket, 0, n_connections, n_channels, &tally).await?;
+    let clients = connect_all(gateway.websocket, 0, n_connections, n_channels, &tally).await?;
     sleep(SETTLE).await;
     let per_second = throughput(&gateway, n_channels, each, &tally, length).await?;
-    latency(&gateway, n_channels, each, &tally, (per_second / 2.0, length)).await?;
-    sleep(SETTLE).await;
-    let (received, published) = (tally.received(), tally.published());
-    ensure!(received == published, "{received} were received, {published} were to be received");
-    ensure!(tally.lost() == 0, "{} connections were lost", tally.lost());
-    Ok(())
+    let (audience, Length(length)) = (Audience { n_channels, each }, length);
+    latency(&gateway, audience, per_second, length, &tally).await?;
+    drop((clients, gateway));
+    bare_latency(audience, per_second, length).await
 }
 
 /// Publishes bursts into one channel after the other; gives the deliveries per second of this run.
@@ -77,41 +78,4 @@ async fn throughput(
         verdict(per_core >= DELIVERIES_BAR, DELIVERIES_BAR)
     );
     Ok(per_second)
-}
-
-/// Publishes one message at a time into every channel, at a rate of deliveries, and prints how long they take.
-async fn latency(
-    gateway: &Gateway,
-    n_channels: usize,
-    each: usize,
-    tally: &Tally,
-    (rate, Length(length)): (f64, Length),
-) -> anyhow::Result<()> {
-    let mut api = gateway.api().await?;
-    sleep(SETTLE).await;
-    tally.forget_latencies();
-    let calls: Vec<Vec<String>> = (0..n_channels)
-        .map(|index| gateway::channel(index, n_channels))
-        .collect::<Vec<_>>()
-        .chunks(CHANNELS_OF_CALL)
-        .map(<[String]>::to_vec)
-        .collect();
-    let mut ticks = interval(Duration::from_secs_f64((n_channels * each) as f64 / rate));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut expected, began_at) = (tally.received(), Instant::now());
-    while began_at.elapsed() < length {
-        ticks.tick().await;
-        for channels in &calls {
-            let n_deliveries = channels.len() * each;
-            api.broadcast(gateway::publication(channels.clone(), tally.now_us(), DATA_BYTES)).await?;
-            expected += tally.will_receive(n_deliveries);
-        }
-    }
-    arrived(tally, expected).await?;
-    let (median, p99) = tally.latencies();
-    println!(
-        "  latency, half rate  {median:>10.1?} median, {p99:.1?} p99  {}",
-        verdict(p99 <= LATENCY_BAR, format_args!("{LATENCY_BAR:?}"))
-    );
-    Ok(())
 }

@@ -55,8 +55,12 @@ impl Gateway {
     }
 
     pub(crate) async fn api(&self) -> anyhow::Result<Api> {
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.internal))?;
-        Ok(RealtimeServiceClient::new(endpoint.connect().await?))
+        api(self.internal).await
+    }
+
+    /// Returns where servers publish.
+    pub(crate) const fn internal(&self) -> SocketAddr {
+        self.internal
     }
 
     pub(crate) fn resident_bytes(&self) -> anyhow::Result<u64> {
@@ -67,6 +71,12 @@ impl Gateway {
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
         mainstay_tests::cpu_time(self.pid)
     }
+}
+
+/// Connects to where servers publish.
+pub(crate) async fn api(internal: SocketAddr) -> anyhow::Result<Api> {
+    let endpoint = Endpoint::from_shared(format!("http://{internal}"))?;
+    Ok(RealtimeServiceClient::new(endpoint.connect().await?))
 }
 
 /// Signs the token of one user.
@@ -87,15 +97,21 @@ pub(crate) fn burst(n: usize, now_us: u64, data_bytes: usize) -> BroadcastReques
 
 /// Makes a call that publishes `data_bytes` with the time in front.
 pub(crate) fn publication(channels: Vec<String>, now_us: u64, data_bytes: usize) -> BroadcastRequest {
+    let data = data(now_us, data_bytes).into();
+    BroadcastRequest { channels, data, ..BroadcastRequest::default() }
+}
+
+/// Makes a document of `data_bytes` with the time in front.
+pub(crate) fn data(now_us: u64, data_bytes: usize) -> String {
     let mut data = format!("{{\"t\":{now_us},\"x\":\"");
     while data.len() < data_bytes - 2 {
         data.push('x');
     }
     data.push_str("\"}");
-    BroadcastRequest { channels, data: data.into(), ..BroadcastRequest::default() }
+    data
 }
 
 /// Gives an address on which nothing listens now.
-fn free() -> anyhow::Result<SocketAddr> {
+pub(crate) fn free() -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
