@@ -114,7 +114,7 @@ impl Backend {
     ) {
         let turn = connection.begin_call(self.max_per_client);
         let (Some(turn), Ok(slot)) = (turn, Arc::clone(&self.in_flight).try_acquire_owned()) else {
-            self.metrics.backend_answered("refused");
+            self.metrics.backend.answered("refused");
             return Desk { hub, connection }.refuse(id, Method::Rpc, ReplyError::TOO_MANY_REQUESTS);
         };
         let (backend, hub) = (Arc::clone(self), Arc::clone(hub));
@@ -136,7 +136,7 @@ impl Backend {
             }
             Way::Http(server) => server.rpc(&request, self.within).await,
         };
-        self.metrics.backend_seconds.observe(started.elapsed().as_secs_f64());
+        self.metrics.backend.took(started.elapsed());
         answer.and_then(Answer::read)
     }
 
@@ -149,18 +149,18 @@ impl Backend {
                     data: Box<RawValue>,
                 }
                 self.component.healthy("answers");
-                self.metrics.backend_answered("ok");
+                self.metrics.backend.answered("ok");
                 desk.answer(id, Method::Rpc, &RpcResult { data });
             }
             Ok(Answer::Error(error)) => {
                 self.component.healthy("answers");
-                self.metrics.backend_answered("error");
+                self.metrics.backend.answered("error");
                 hub.answered(connection, Method::Rpc, ANY_CODE);
                 hub.send(connection, protocol::told_error(id, error.code, &error.message, error.temporary));
             }
             Err(error) => {
                 self.component.degraded(error.to_string());
-                self.metrics.backend_answered("failed");
+                self.metrics.backend.answered("failed");
                 tracing::debug!(error = &error as &dyn std::error::Error, "the backend has not answered");
                 desk.refuse(id, Method::Rpc, ReplyError::INTERNAL);
             }

@@ -121,7 +121,7 @@ impl Feed {
         self.note(|figures| {
             if figures.state != state {
                 (figures.state, figures.since) = (state, now);
-                self.metrics.feed_is_live(&self.name, state == FeedState::Live);
+                self.metrics.feeds.set_live(&self.name, state == FeedState::Live);
             }
         });
     }

@@ -1,7 +1,6 @@
 //! Every metric of the gateway, once.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -16,12 +15,15 @@ use crate::journey::JournalFigures;
 use crate::protocol::Method;
 use crate::watch::WatchFigures;
 
+mod backend;
+mod feeds;
+
+pub(crate) use backend::BackendFigures;
+pub(crate) use feeds::FeedFigures;
+
 /// Upper bounds of the publish histogram, in seconds: from one subscriber to a hundred thousand.
 const SECONDS: [f64; 11] =
     [0.000_01, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.25];
-
-/// Upper bounds of the histogram of the backend, in seconds.
-const BACKEND_SECONDS: [f64; 10] = [0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0];
 
 /// What the node counts. Clones count together.
 #[derive(Clone)]
@@ -51,15 +53,9 @@ pub(crate) struct Figures {
     pub(crate) nodes: Gauge,
     pub(crate) namesakes: Gauge,
     pub(crate) drained: Counter,
-    pub(crate) backend_seconds: Histogram,
-    feed_messages: Family<FeedMessageLabels, Counter>,
-    feed_failures: Family<FeedLabels, Counter>,
-    feed_gaps: Family<FeedLabels, Counter>,
-    feed_live: Family<FeedLabels, Gauge>,
-    backend_calls: Family<OutcomeLabels, Counter>,
+    pub(crate) feeds: FeedFigures,
+    pub(crate) backend: BackendFigures,
     passed_on: Family<OutcomeLabels, Counter>,
-    hooks: Family<HookLabels, Counter>,
-    hook_seconds: Family<HookNameLabels, Histogram, fn() -> Histogram>,
     pub(crate) nodes_buried: Counter,
     pub(crate) attendance_late: Counter,
     pub(crate) canary_silences: Counter,
@@ -114,34 +110,6 @@ struct OutcomeLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct HookLabels {
-    hook: &'static str,
-    /// `ok`, `denied`, `failed` or `refused`.
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct HookNameLabels {
-    hook: &'static str,
-}
-
-/// What may become of a message of a feed.
-const FEED_OUTCOMES: [&str; 4] = ["published", "duplicate", "rejected", "missed"];
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct FeedMessageLabels {
-    feed: String,
-    /// One of [`FEED_OUTCOMES`].
-    outcome: &'static str,
-}
-
-/// By its name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct FeedLabels {
-    feed: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct AskLabels {
     /// `no` when a node did not answer.
     complete: &'static str,
@@ -185,15 +153,9 @@ impl Metrics {
             nodes: Gauge::default(),
             namesakes: Gauge::default(),
             drained: Counter::default(),
-            backend_seconds: Histogram::new(BACKEND_SECONDS),
-            feed_messages: Family::default(),
-            feed_failures: Family::default(),
-            feed_gaps: Family::default(),
-            feed_live: Family::default(),
-            backend_calls: Family::default(),
+            feeds: FeedFigures::default(),
+            backend: BackendFigures::default(),
             passed_on: Family::default(),
-            hooks: Family::default(),
-            hook_seconds: Family::new_with_constructor(|| Histogram::new(BACKEND_SECONDS)),
             nodes_buried: Counter::default(),
             attendance_late: Counter::default(),
             canary_silences: Counter::default(),
@@ -211,7 +173,8 @@ impl Metrics {
             recoveries: Family::default(),
         };
         figures.describe_broker(registry.sub_registry_with_prefix("mainstay_ws"));
-        figures.describe_feeds(registry.sub_registry_with_prefix("mainstay_ws"));
+        figures.feeds.register(registry.sub_registry_with_prefix("mainstay_ws"));
+        figures.backend.register(registry.sub_registry_with_prefix("mainstay_ws"));
         figures.describe(registry.sub_registry_with_prefix("mainstay_ws"));
         Self(Arc::new(figures))
     }
@@ -309,53 +272,6 @@ impl Figures {
         );
     }
 
-    fn describe_feeds(&self, registry: &mut Registry) {
-        registry.register(
-            "feed_messages",
-            "Messages of a feed by what became of them",
-            self.feed_messages.clone(),
-        );
-        registry.register(
-            "feed_failures",
-            "Connections of a feed that ended or could not be made",
-            self.feed_failures.clone(),
-        );
-        registry.register("feed_gaps", "Times that numbers of a feed were missing", self.feed_gaps.clone());
-        registry.register("feed_live", "1 while this node reads the feed", self.feed_live.clone());
-    }
-
-    /// Counts messages of a feed by what became of them.
-    pub(crate) fn feed_messages(&self, feed: &str, outcome: &'static str, times: u64) {
-        let labels = FeedMessageLabels { feed: feed.to_owned(), outcome };
-        self.feed_messages.get_or_create(&labels).inc_by(times);
-    }
-
-    /// Counts a connection of a feed that ended or could not be made.
-    pub(crate) fn feed_failed(&self, feed: &str) {
-        self.feed_failures.get_or_create(&FeedLabels { feed: feed.to_owned() }).inc();
-    }
-
-    /// Counts a gap in the numbers of a feed.
-    pub(crate) fn feed_gap(&self, feed: &str) {
-        self.feed_gaps.get_or_create(&FeedLabels { feed: feed.to_owned() }).inc();
-    }
-
-    /// Drops the figures of a feed that is no more.
-    pub(crate) fn forget_feed(&self, feed: &str) {
-        let labels = FeedLabels { feed: feed.to_owned() };
-        self.feed_failures.remove(&labels);
-        self.feed_gaps.remove(&labels);
-        self.feed_live.remove(&labels);
-        for outcome in FEED_OUTCOMES {
-            self.feed_messages.remove(&FeedMessageLabels { feed: feed.to_owned(), outcome });
-        }
-    }
-
-    /// Notes whether this node reads a feed.
-    pub(crate) fn feed_is_live(&self, feed: &str, is_live: bool) {
-        self.feed_live.get_or_create(&FeedLabels { feed: feed.to_owned() }).set(i64::from(is_live));
-    }
-
     fn describe_broker(&self, registry: &mut Registry) {
         registry.register(
             "broker_connected",
@@ -378,15 +294,11 @@ impl Figures {
             "Times that publications did not arrive in channels with a history",
             self.broker_gaps.clone(),
         );
-        registry.register("backend_seconds", "Time for the backend to answer", self.backend_seconds.clone());
-        registry.register("backend_calls", "Calls of clients to the backend", self.backend_calls.clone());
         registry.register(
             "requests_passed_on",
             "Requests of clients over HTTP whose stream another node holds",
             self.passed_on.clone(),
         );
-        registry.register("hooks", "Questions that the backend decides", self.hooks.clone());
-        registry.register("hook_seconds", "Time for the backend to decide", self.hook_seconds.clone());
         registry.register("drained", "Connections sent away at a pace", self.drained.clone());
         registry.register("nodes", "Nodes that live, this one included", self.nodes.clone());
         registry.register(
@@ -438,21 +350,6 @@ impl Figures {
     /// Counts a request of a client that another node was given: `heard`, `refused` or `lost`.
     pub(crate) fn passed_on(&self, outcome: &'static str) {
         self.passed_on.get_or_create(&OutcomeLabels { outcome }).inc();
-    }
-
-    /// Counts a call of a client to the backend: `ok`, `error` (of the application), `failed` or `refused`.
-    pub(crate) fn backend_answered(&self, outcome: &'static str) {
-        self.backend_calls.get_or_create(&OutcomeLabels { outcome }).inc();
-    }
-
-    /// Counts a question that the backend was to decide.
-    pub(crate) fn hook_answered(&self, hook: &'static str, outcome: &'static str) {
-        self.hooks.get_or_create(&HookLabels { hook, outcome }).inc();
-    }
-
-    /// Notes how long the backend took to decide.
-    pub(crate) fn hook_took(&self, hook: &'static str, took: Duration) {
-        self.hook_seconds.get_or_create(&HookNameLabels { hook }).observe(took.as_secs_f64());
     }
 
     /// Counts a question that all other nodes were asked.

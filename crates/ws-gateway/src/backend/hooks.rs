@@ -195,7 +195,7 @@ impl Backend {
         let HookConfig { within, .. } = self.hook(matter);
         let until = Instant::now() + within;
         let Ok(slot) = timeout_at(until, self.in_flight.acquire()).await else {
-            self.metrics.hook_answered(hook, "refused");
+            self.metrics.backend.hook_answered(hook, "refused");
             return Verdict::Busy;
         };
         let _slot = slot.expect("the slots are never closed");
@@ -205,17 +205,17 @@ impl Backend {
         let started = Instant::now();
         let question = matter.question(connection, asker(connection));
         let told = self.ask_question(question, until - started).await.and_then(Told::checked);
-        self.metrics.hook_took(hook, started.elapsed());
+        self.metrics.backend.hook_took(hook, started.elapsed());
         match told {
             Ok(told) => {
                 self.component.healthy("answers");
                 let denied = told.error.is_some() || told.expired;
-                self.metrics.hook_answered(hook, if denied { "denied" } else { "ok" });
+                self.metrics.backend.hook_answered(hook, if denied { "denied" } else { "ok" });
                 Verdict::Told(Box::new(told))
             }
             Err(error) => {
                 self.component.degraded(error.to_string());
-                self.metrics.hook_answered(hook, "failed");
+                self.metrics.backend.hook_answered(hook, "failed");
                 tracing::debug!(
                     error = &error as &dyn std::error::Error,
                     hook,

@@ -71,7 +71,7 @@ impl Runner {
         self.held_by("");
         self.enter(FeedState::Standby);
         if self.feed.is_gone() {
-            self.feed.metrics.forget_feed(&self.feed.name);
+            self.feed.metrics.feeds.forget(&self.feed.name);
         }
         let place = place.lock().clone();
         self.lease.give_back(&place).await;
@@ -146,7 +146,7 @@ impl<'a> Turn<'a> {
     fn failed(&self, broken: &Broken) {
         let (feed, failure) = (&self.runner.feed, broken.in_full());
         tracing::debug!(feed = feed.name, failure, "a source of a feed failed");
-        feed.metrics.feed_failed(&feed.name);
+        feed.metrics.feeds.failed(&feed.name);
         feed.note(|figures| {
             figures.failures += 1;
             figures.last_failure = failure;
@@ -260,7 +260,7 @@ impl<'a> Turn<'a> {
         }
         let (feed, is_gap) = (&self.runner.feed, step.is_gap);
         if is_gap {
-            feed.metrics.feed_gap(&feed.name);
+            feed.metrics.feeds.gap(&feed.name);
             feed.note(|figures| figures.gaps += 1);
         }
         if step.is_renumbered {
@@ -326,7 +326,7 @@ impl<'a> Turn<'a> {
 
     fn count(&self, outcome: &'static str, figure: impl FnOnce(&mut Figures) -> &mut u64, times: u64) {
         let feed = &self.runner.feed;
-        feed.metrics.feed_messages(&feed.name, outcome, times);
+        feed.metrics.feeds.count(&feed.name, outcome, times);
         feed.note(|figures| {
             let figure = figure(figures);
             *figure = figure.saturating_add(times);
