@@ -6,8 +6,10 @@ use std::time::Duration;
 use mainstay_devstack::{Devstack, RedisCluster, RedisNode, RedisReply, wait_until};
 use mainstay_proto::realtime::v1::Reach;
 use mainstay_runtime::Secret;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use ws_gateway::{BrokerConfig, GatewayConfig, RedisConfig, RedisMode};
 
 use crate::client::Client;
@@ -303,4 +305,98 @@ async fn a_slot_that_goes_and_comes_back_at_once_is_listened_to_again() {
     assert!(node.metrics().contains("mainstay_ws_canary_silences_total 0\n"), "{}", node.metrics());
     drop(client);
     end(stack, &[node]).await;
+}
+
+/// Finds the one primary that says a slot is its own: for a moment after a failover there may be two.
+async fn sole_owner(cluster: &RedisCluster, slot: u16) -> &RedisNode {
+    wait_until("one owner of the slot", LOOK_EVERY, PATIENCE, || async {
+        let mut owners = Vec::new();
+        for node in cluster.nodes() {
+            owners.extend(owner(&[node], slot).await);
+        }
+        match owners[..] {
+            [owner] => Ok(owner),
+            _ => Err(format!("{} say it is theirs", owners.len())),
+        }
+    })
+    .await
+    .unwrap()
+}
+
+/// Finds a replica of a primary.
+async fn replica_of<'c>(cluster: &'c RedisCluster, primary: &RedisNode) -> &'c RedisNode {
+    for node in cluster.nodes() {
+        let RedisReply::List(role) = node.command(&["ROLE"]).await.unwrap() else { panic!("no role") };
+        let RedisReply::Integer(port) = role.get(2).unwrap_or(&RedisReply::Integer(0)) else { continue };
+        if role[0].text() == Some("slave") && *port == i64::from(primary.address().port()) {
+            return node;
+        }
+    }
+    panic!("{} has no replica", primary.name())
+}
+
+/// Does one bad thing to the shard of a slot, and makes it good again where that does not happen by itself.
+async fn harm(cluster: &RedisCluster, slot: u16, random: &mut StdRng) {
+    let holder = sole_owner(cluster, slot).await;
+    match random.random_range(0..4) {
+        0 => {
+            for node in cluster.nodes() {
+                node.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await.unwrap();
+            }
+        }
+        // For longer than the cluster waits, or not.
+        1 => {
+            holder.pause().await.unwrap();
+            sleep(Duration::from_millis(random.random_range(100..2_500))).await;
+            holder.resume().await.unwrap();
+        }
+        2 => {
+            let replica = replica_of(cluster, holder).await;
+            replica.command(&["CLUSTER", "FAILOVER"]).await.unwrap();
+        }
+        _ => {
+            let other = (slot + 8_192) % 16_384;
+            let to = sole_owner(cluster, other).await;
+            if to.address() != holder.address() {
+                cluster.begin_move(slot, holder, to).await.unwrap();
+                while cluster.move_keys(slot, holder, to, 100).await.unwrap() > 0 {}
+                cluster.end_move(slot, holder, to).await.unwrap();
+            }
+        }
+    }
+    sleep(Duration::from_millis(random.random_range(200..1_000))).await;
+    cluster.wait_settled().await.unwrap();
+}
+
+async fn upheaval(seed: u64, n_harms: usize) {
+    let stack = stack().await;
+    let cluster = stack.redis_cluster().unwrap();
+    let nodes = pair(&sharded(&stack, "upheaval:")).await;
+    let channels = spread(cluster, &nodes[0]).await;
+    let (channel, _, slot) = &channels[0];
+    let crowd = Crowd::start(&nodes, channel, seed);
+    crowd.returns(1).await;
+    let mut random = StdRng::seed_from_u64(seed);
+    for _ in 0..n_harms {
+        harm(cluster, *slot, &mut random).await;
+    }
+    for node in nodes.iter() {
+        node.wait_until_heard(true).await;
+    }
+    crowd.returns(6).await;
+    println!("seed {seed}: {:?}", crowd.settle().await);
+    end(stack, &nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_misses_anything_without_being_told_while_a_cluster_is_shaken() {
+    Box::pin(upheaval(3, 4)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes"]
+async fn nobody_misses_anything_without_being_told_while_a_cluster_is_shaken_for_long() {
+    for seed in 20..25 {
+        Box::pin(upheaval(seed, 12)).await;
+    }
 }
