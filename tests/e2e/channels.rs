@@ -14,6 +14,15 @@ async fn operator_lets_a_user_into_a_channel_and_out_again() {
         0,
         "already in"
     );
+    let some = json!({ "channel": "e2e-led-some", "filter": { "key": "tier", "cmp": "eq", "val": "free" } });
+    assert_eq!(rest.post("/realtime/users/e2e-led/subscribe", &some).await.ok()["subscribed"], 1);
+    for (tier, n_receivers) in [("free", 1), ("paid", 0)] {
+        let publish = json!({ "channel": "e2e-led-some", "data": 1, "tags": { "tier": tier } });
+        assert_eq!(rest.post("/realtime/publish", &publish).await.ok()["receivers"], n_receivers, "{tier}");
+    }
+    let slip =
+        json!({ "channel": "e2e-led-slip", "filter": { "key": "tier", "cmp": "eq", "value": "free" } });
+    rest.post("/realtime/users/e2e-led/subscribe", &slip).await.problem(400, "FILTER_INVALID");
     let publish = json!({ "channel": "e2e-led-channel", "data": 1 });
     assert_eq!(rest.post("/realtime/publish", &publish).await.ok()["receivers"], 1);
     assert_eq!(rest.post("/realtime/users/e2e-led/unsubscribe", &body).await.ok()["unsubscribed"], 1);

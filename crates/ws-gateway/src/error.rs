@@ -26,6 +26,10 @@ pub(crate) enum Refusal {
     BatchStopped,
     #[error("{0}")]
     TagsInvalid(String),
+    #[error(
+        r#"filter must be a filter by tags in JSON, like {{"key": "tier", "cmp": "eq", "val": "free"}}: at most 64 nodes, 8 deep"#
+    )]
+    FilterInvalid,
     #[error("user must have 1 to 255 bytes")]
     UserInvalid,
     #[error("client is not the id of a connection")]
@@ -91,6 +95,7 @@ impl Refusal {
             Self::TagsInvalid(_) => "TAGS_INVALID",
             Self::NoSuchChannel(NoSuchChannel::Namespace) => "NAMESPACE_UNKNOWN",
             Self::NoSuchChannel(NoSuchChannel::Pattern) => "CHANNEL_INVALID",
+            Self::FilterInvalid => "FILTER_INVALID",
             Self::UserInvalid => "USER_INVALID",
             Self::ClientInvalid => "CLIENT_INVALID",
             Self::IdempotencyKeyTooLong { .. } => "IDEMPOTENCY_KEY_TOO_LONG",
@@ -155,6 +160,7 @@ impl Refusal {
             Self::TooManyChannels { .. } => "channels",
             Self::TooManyMessages { .. } => "messages",
             Self::TagsInvalid(_) => "tags",
+            Self::FilterInvalid => "filter",
             Self::UserInvalid => "user",
             Self::ClientInvalid | Self::ConnectionUnknown | Self::NodesMissing(_) => "client",
             Self::ExpireAtPast => "expire_at",

@@ -10,7 +10,7 @@ use mainstay_proto::realtime::v1 as wire;
 use mainstay_proto::realtime::v1::realtime_service_client::RealtimeServiceClient;
 use mainstay_rpc::{Call, Lane};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::words::rfc3339;
@@ -98,6 +98,22 @@ pub(crate) struct SubscriptionBody {
     /// Only this connection; without it, all of the user's.
     #[serde(default)]
     client: String,
+}
+
+/// Which channel, and optionally which connection of the user and which publications.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewSubscriptionBody {
+    channel: String,
+    /// Only this connection; without it, all of the user's.
+    #[serde(default)]
+    client: String,
+    /// Which publications the user may see, by tags, in the form of the client protocol, e.g. `{"key": "tier", "cmp": "eq",
+    /// "val": "free"}`; clients cannot remove it. Without it, all that the namespace shows. Who is subscribed already keeps
+    /// what it has.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    filter: Option<Map<String, Value>>,
 }
 
 /// How many connections were newly subscribed.
@@ -193,18 +209,20 @@ pub(crate) async fn forget_history(
 }
 
 /// Subscribes the connections of a user to a channel.
-#[utoipa::path(post, path = "/realtime/users/{user}/subscribe", tag = "realtime", params(("user" = String, Path, description = "1 to 255 bytes", min_length = 1, max_length = 255)), request_body = SubscriptionBody, responses(
+#[utoipa::path(post, path = "/realtime/users/{user}/subscribe", tag = "realtime", params(("user" = String, Path, description = "1 to 255 bytes", min_length = 1, max_length = 255)), request_body = NewSubscriptionBody, responses(
     (status = 200, description = "how many are new", body = Subscribed),
+    (status = 400, description = "the filter makes no sense"),
     (status = 404, description = "the channel is in no configured namespace"),
 ))]
 pub(crate) async fn subscribe(
     State(app): State<Arc<App>>,
     Path(user): Path<String>,
     Who(caller): Who,
-    Json(body): Json<SubscriptionBody>,
+    Json(body): Json<NewSubscriptionBody>,
 ) -> Result<Answer<Subscribed>, Problem> {
     scope::demand_channels(&caller.scopes, [&body.channel])?;
-    let request = wire::SubscribeRequest { user, channel: body.channel, client: body.client };
+    let filter = body.filter.map(|filter| Value::Object(filter).to_string().into()).unwrap_or_default();
+    let request = wire::SubscribeRequest { user, channel: body.channel, client: body.client, filter };
     let send = async |mut client: Client, request| client.subscribe(request).await;
     let answer = app.upstreams.realtime(Call::write(SUBSCRIBE).by(caller), request, send).await?;
     Ok(Answer(Subscribed { subscribed: answer.subscribed, missing_nodes: answer.missing_nodes }))

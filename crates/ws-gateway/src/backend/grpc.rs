@@ -1,7 +1,9 @@
 //! A backend that implements `mainstay.realtime.v1.RealtimeBackend`.
 
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use bytes::Bytes;
 use mainstay_auth::jwt::Overrides;
 use mainstay_proto::realtime::v1::realtime_backend_client::RealtimeBackendClient;
 use mainstay_proto::realtime::v1::{
@@ -9,6 +11,7 @@ use mainstay_proto::realtime::v1::{
     BackendRpcResponse, BackendSubRefreshResponse, BackendSubscribeResponse,
 };
 use mainstay_rpc::{Call, Lane, Response, Status, Upstream};
+use serde_json::value::RawValue;
 
 use super::NoAnswer;
 use super::hooks::{Question, Told};
@@ -105,11 +108,20 @@ impl TryFrom<BackendConnectResponse> for Told {
             meta: Self::document(&answer.meta)?,
             data: Self::document(&answer.data)?,
             channels: answer.channels,
+            filters: filters(answer.filters)?,
             expire_at: answer.expire_at,
             error: answer.error,
             ..Self::default()
         })
     }
+}
+
+/// Reads filters of channels; an empty one, as anywhere, is none.
+fn filters(answer: HashMap<String, Bytes>) -> Result<BTreeMap<String, Box<RawValue>>, NoAnswer> {
+    let read = |(channel, filter): (String, Bytes)| {
+        Told::document(&filter).transpose().map(|filter| filter.map(|filter| (channel, filter)))
+    };
+    answer.into_iter().filter_map(read).collect()
 }
 
 impl TryFrom<BackendSubscribeResponse> for Told {

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mainstay_auth::jwt::{Claims, Overrides};
+use mainstay_auth::jwt::{Claims, Overrides, SubscriptionClaims};
 use mainstay_proto::realtime::v1::{
     BackendClient, BackendConnectRequest, BackendError, BackendPublishRequest, BackendRefreshRequest,
     BackendSubRefreshRequest, BackendSubscribeRequest,
 };
+use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout_at};
 
@@ -85,6 +86,8 @@ pub(crate) struct Told {
     pub(crate) overrides: Overrides,
     /// Which publications of the channel the client may see.
     pub(crate) filter: Option<Box<RawValue>>,
+    /// The same for channels that a client is subscribed to from the start.
+    pub(crate) filters: BTreeMap<String, Box<RawValue>>,
     pub(crate) error: Option<BackendError>,
 }
 
@@ -151,7 +154,10 @@ impl Told {
         if self.user.len() > MAX_USER_BYTES {
             return Err(NoAnswer::Broken("a user of more than 255 bytes"));
         }
-        if self.filter.as_ref().is_some_and(|filter| Filter::forced(filter.get()).is_err()) {
+        if self.filters.keys().any(|channel| !self.channels.contains(channel)) {
+            return Err(NoAnswer::Broken("a filter for a channel that it does not name"));
+        }
+        if self.filters.values().chain(&self.filter).any(|filter| Filter::forced(filter.get()).is_err()) {
             return Err(NoAnswer::Broken("a filter that makes no sense"));
         }
         match &self.error {
@@ -162,16 +168,20 @@ impl Told {
 
     /// Returns what a token would say that lets a client in.
     pub(crate) fn claims(&self) -> Claims {
-        let value = |document: &Option<Box<RawValue>>| {
-            document
-                .as_ref()
-                .map(|document| serde_json::from_str(document.get()).expect("a checked document"))
+        let read = |document: &RawValue| -> Value {
+            serde_json::from_str(document.get()).expect("a checked document")
+        };
+        let value = |document: &Option<Box<RawValue>>| document.as_deref().map(read);
+        let seen = |filter: &RawValue| SubscriptionClaims {
+            tf: Some(read(filter)),
+            ..SubscriptionClaims::default()
         };
         Claims {
             sub: self.user.clone(),
             info: value(&self.info),
             meta: value(&self.meta),
             channels: self.channels.clone(),
+            subs: self.filters.iter().map(|(channel, filter)| (channel.clone(), seen(filter))).collect(),
             expire_at: Some(self.expire_at),
             overrides: self.overrides,
             tf: value(&self.filter),

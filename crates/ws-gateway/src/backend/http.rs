@@ -1,6 +1,6 @@
 //! A backend that speaks plain HTTP: each question is one POST of a JSON document.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -72,6 +72,7 @@ struct Said {
     #[serde(rename = "override")]
     overrides: Overrides,
     filter: Option<Box<RawValue>>,
+    filters: BTreeMap<String, Box<RawValue>>,
     error: Option<SaidError>,
 }
 
@@ -224,6 +225,11 @@ impl TryFrom<Said> for Told {
             expired: said.expired,
             overrides: said.overrides,
             filter: shown(said.filter)?,
+            filters: said
+                .filters
+                .into_iter()
+                .map(|(channel, filter)| Ok((channel, line(filter.get().as_bytes())?)))
+                .collect::<Result<_, NoAnswer>>()?,
             error: said.error.map(BackendError::from),
         })
     }

@@ -1,6 +1,7 @@
 //! What concerns connections of all nodes: this one answers for itself, the others are asked.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use mainstay_auth::jwt::Overrides;
@@ -14,7 +15,7 @@ use super::{MAX_PRESENCE, Place, RealtimeApi, page_size};
 use crate::codes::{Disconnect, Unsubscribed};
 use crate::emulation::Overheard;
 use crate::error::Refusal;
-use crate::filter::Filters;
+use crate::filter::{Filter, Filters, InvalidFilter};
 use crate::hub::Subscription;
 use crate::mesh::{Answers, Method, Question};
 use crate::protocol::Lifetime;
@@ -200,8 +201,12 @@ impl RealtimeApi {
 
     async fn subscribe_here(&self, asked: &v1::SubscribeRequest) -> Result<v1::SubscribeResponse, Refusal> {
         let Place { channel, options } = self.place(&asked.channel)?;
+        let granted = match &asked.filter[..] {
+            [] => None,
+            filter => Some(Arc::new(forced(filter).map_err(|InvalidFilter| Refusal::FilterInvalid)?)),
+        };
         let wanted = Subscription {
-            filters: Filters { namespace: self.namespaces.filter_of(&channel), ..Filters::default() },
+            filters: Filters { asked: None, namespace: self.namespaces.filter_of(&channel), granted },
             channel,
             options,
             recover: None,
@@ -294,6 +299,10 @@ impl RealtimeApi {
             missing_nodes: others.missing,
         })
     }
+}
+
+fn forced(filter: &[u8]) -> Result<Filter, InvalidFilter> {
+    Filter::forced(str::from_utf8(filter).map_err(|_| InvalidFilter)?)
 }
 
 /// Reads a question, and writes its answer.

@@ -72,6 +72,14 @@ async fn decide(hook: &str, asked: &Value) -> String {
         (_, "never") => std::future::pending().await,
         (_, "no") => no,
         (_, "garbage") => return "[garbage".to_owned(),
+        ("connect", "fan" | "elsewhere" | "nonsense") => {
+            let channel = if wish == "elsewhere" { "o:other" } else { "o:s" };
+            let filter = match wish.as_str() {
+                Some("nonsense") => json!({"op": "nand"}),
+                _ => json!({"key": "sport", "cmp": "eq", "val": "golf"}),
+            };
+            json!({"user": wish, "channels": ["o:s", "t:s"], "filters": {channel: filter}})
+        }
         ("connect", user) => json!({
             "user": user,
             "info": {"cookie": asked["headers"]["cookie"]},
@@ -164,7 +172,18 @@ impl RealtimeBackend for Application {
             info: bytes(&said, "info"),
             meta: bytes(&said, "meta"),
             data: bytes(&said, "data"),
-            channels: said["channels"].as_array().map(|_| "granted".to_owned()).into_iter().collect(),
+            channels: said["channels"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|name| name.as_str().unwrap().to_owned())
+                .collect(),
+            filters: said["filters"]
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(|(channel, filter)| (channel.clone(), filter.to_string().into()))
+                .collect(),
             expire_at: expire_at(&said),
             error: error(&said),
         }))

@@ -1,10 +1,11 @@
 //! What clients may see of a channel, by tags, whoever says so and whatever they ask for.
 
 use mainstay_auth::jwt::{Claims, SubscriptionClaims};
-use mainstay_proto::realtime::v1::PublishRequest;
+use mainstay_proto::realtime::v1::{PublishRequest, SubscribeRequest, SubscribeResponse};
 use serde_json::{Value, json};
 use ws_gateway::{
-    BackendConfig, ChannelHook, GatewayConfig, HookConfig, HooksConfig, NamespaceConfig, Recovery, Who,
+    BackendConfig, ChannelHook, ConnectionHook, GatewayConfig, HookConfig, HooksConfig, NamespaceConfig,
+    Recovery, Who,
 };
 
 use crate::application::Served;
@@ -233,4 +234,94 @@ async fn the_application_says_what_a_client_sees() {
             assert_eq!(seen(&mut client, 9).await, expected, "{channel}");
         }
     }
+}
+
+#[tokio::test]
+async fn the_application_says_what_is_seen_of_the_channels_it_gives() {
+    for served in [Served::over_grpc().await, Served::over_http().await] {
+        let hook = HookConfig { within: PATIENCE, ..HookConfig::default() };
+        let hooks =
+            HooksConfig { ask: vec![ConnectionHook::Connect], connect: hook, ..HooksConfig::default() };
+        let (grpc, http) = (served.grpc.clone(), served.http.clone());
+        let mut config = filtered(config());
+        config.backend = BackendConfig { grpc, http, hooks, ..BackendConfig::default() };
+        let node = Node::start(config).await;
+        let connect = async |request: Value| {
+            let mut client = Client::open(&node).await;
+            let answer = client.call("connect", request).await;
+            (client, answer)
+        };
+        for wish in ["nonsense", "elsewhere"] {
+            let (_, answer) = connect(json!({"data": {"as": wish}})).await;
+            assert_eq!(answer["error"]["code"], 100, "{wish}: {answer}");
+        }
+        let (mut fan, answer) = connect(json!({"data": {"as": "fan"}})).await;
+        let epoch = answer["connect"]["subs"]["o:s"]["epoch"].clone();
+        publish_all(&node, "o:s", 1..=9).await;
+        assert_eq!(seen(&mut fan, 9).await, [3, 6, 9]);
+        publish_all(&node, "t:s", 1..=5).await;
+        assert_eq!(seen(&mut fan, 5).await, [1, 3, 5], "the namespace alone");
+        assert_eq!(history(&mut fan, json!({"channel": "o:s", "limit": -1})).await, [3, 6, 9]);
+
+        // Who comes back is given what is for it, is told that this was all, and goes on.
+        drop(fan);
+        publish_all(&node, "o:s", 10..=20).await;
+        let was = json!({"o:s": {"recover": true, "offset": 9, "epoch": epoch}});
+        let (mut fan, answer) = connect(json!({"data": {"as": "fan"}, "subs": was})).await;
+        let again = &answer["connect"]["subs"]["o:s"];
+        assert_eq!((&again["recovered"], numbers(again)), (&json!(true), vec![12, 15, 18]), "{answer}");
+        publish_all(&node, "o:s", 21..=24).await;
+        assert_eq!(seen(&mut fan, 24).await, [21, 24]);
+        drop(fan);
+        node.wait_until_empty().await;
+    }
+}
+
+async fn a_server_says_what_is_seen(near: &Node, far: &Node) {
+    let token = token(&user("42"));
+    let subscribe = async |channel: &str, filter: Value| {
+        let request = SubscribeRequest {
+            user: "42".to_owned(),
+            channel: channel.to_owned(),
+            filter: filter.to_string().into(),
+            ..SubscribeRequest::default()
+        };
+        near.grpc("Publish", request, async |mut api, request| api.subscribe(request).await).await
+    };
+    let n_new = |answer: SubscribeResponse| (answer.subscribed, answer.missing_nodes);
+    let sport = |name: &str| json!({"key": "sport", "cmp": "eq", "val": name});
+    let mut clients = [Client::connected(near, &token).await, Client::connected(far, &token).await];
+    for broken in [json!("free"), json!([]), json!({"key": "sport", "cmp": "eq", "value": "golf"})] {
+        assert_eq!(subscribe("o:x", broken).await.unwrap_err().reason(), "FILTER_INVALID");
+    }
+    assert_eq!(n_new(subscribe("o:x", sport("golf")).await.unwrap()), (2, Vec::new()));
+    assert_eq!(n_new(subscribe("t:x", sport("golf")).await.unwrap()), (2, Vec::new()));
+    assert_eq!(n_new(subscribe("o:x", sport("tennis")).await.unwrap()), (0, Vec::new()), "it has one");
+    publish_all(far, "o:x", 1..=9).await;
+    publish_all(far, "t:x", 1..=9).await;
+    for client in &mut clients {
+        assert_eq!(seen(client, 9).await, [3, 6, 9]);
+        assert_eq!(seen(client, 9).await, [3, 9], "the namespace as well");
+        assert_eq!(history(client, json!({"channel": "o:x", "limit": -1})).await, [3, 6, 9]);
+    }
+}
+
+#[tokio::test]
+async fn a_server_says_what_is_seen_by_whom_it_subscribes() {
+    let node = Node::start(filtered(config())).await;
+    a_server_says_what_is_seen(&node, &node).await;
+    node.wait_until_empty().await;
+}
+
+#[tokio::test]
+async fn a_server_says_what_is_seen_on_every_node() {
+    let stack = redis().await;
+    let near = Node::joined(filtered(with_redis(single(&stack)))).await;
+    let far = Node::joined(filtered(with_redis(single(&stack)))).await;
+    far.knows(2).await;
+    a_server_says_what_is_seen(&near, &far).await;
+    for node in [&near, &far] {
+        node.cx.shut_down().await;
+    }
+    stack.stop().await.unwrap();
 }
