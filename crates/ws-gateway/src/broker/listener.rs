@@ -38,10 +38,10 @@ const ANSWERS_AT_ONCE: usize = 64;
 /// How often a node that stops looks whether somebody is left.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Messages of one partition, and of all together, that may wait to be taken; with more the oldest are lost, which is seen
-/// and made good.
-const MOST_WAITING: usize = 16_384;
+/// and made good. Each place takes 700 bytes before anything waits: a client of fred has eight rings of that size.
+const MOST_WAITING: usize = 8_192;
 const LEAST_WAITING: usize = 1_024;
-const ALL_WAITING: usize = 65_536;
+const ALL_WAITING: usize = 32_768;
 
 /// Listens to one partition for as long as the node runs, on one connection after the other.
 pub(crate) struct Listener {
