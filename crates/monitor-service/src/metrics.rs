@@ -53,6 +53,17 @@ pub(crate) enum PullResult {
     Failed,
 }
 
+/// Says what looking up the names of a service gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LookupResult {
+    /// The addresses of all.
+    Ok,
+    /// Of some places, not of all.
+    Partial,
+    /// Nothing.
+    Failed,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PullLabels {
     service: String,
@@ -195,7 +206,7 @@ impl MonitorMetrics {
         );
         registry.register(
             "dns_lookups",
-            "Lookups of the names of services by service and result: ok, failed",
+            "Lookups of the names of services by service and result: ok, partial, failed",
             metrics.dns_lookups.clone(),
         );
         registry.register(
@@ -249,8 +260,12 @@ impl MonitorMetrics {
         self.taken_over.get_or_create(&KindLabel { kind }).inc();
     }
 
-    pub(crate) fn looked_up(&self, service: &str, is_ok: bool) {
-        let result = if is_ok { "ok" } else { "failed" };
+    pub(crate) fn looked_up(&self, service: &str, result: LookupResult) {
+        let result = match result {
+            LookupResult::Ok => "ok",
+            LookupResult::Partial => "partial",
+            LookupResult::Failed => "failed",
+        };
         self.dns_lookups.get_or_create(&PullLabels { service: service.to_owned(), result }).inc();
     }
 

@@ -3,7 +3,7 @@
 mod dns;
 mod membership;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,11 +14,12 @@ use mainstay_runtime::{Activate, Component, ComponentKind, Context};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use self::dns::Resolver;
+use self::dns::{DnsError, Found, Resolver};
 use self::membership::{Change, MEMBERS_MAX, Member, Membership};
 use super::service::Service;
 use super::{Puller, one_line};
 use crate::config::{Config, NamedEndpoint};
+use crate::metrics::LookupResult;
 use crate::monitor::Monitor;
 use crate::target::Target;
 
@@ -104,6 +105,14 @@ impl Names {
         Ok(())
     }
 
+    /// Takes where an endpoint is: what was found, and what a place had before whose name gives nothing now.
+    fn take(&mut self, index: usize, Found { places, missing }: Found) -> BTreeSet<SocketAddr> {
+        let stays = |host: &String| missing.iter().any(|(name, _)| name == host);
+        self.hosts.retain(|(of, _), host| *of != index || stays(host));
+        self.hosts.extend(places.into_iter().map(|(address, host)| ((index, address), host)));
+        self.hosts.keys().filter(|(of, _)| *of == index).map(|(_, address)| *address).collect()
+    }
+
     fn tell(&self, trouble: Option<&str>) {
         let n = self.membership.n_in_dns();
         self.monitor.in_dns(&self.service, n);
@@ -120,21 +129,18 @@ impl Activate for Names {
     /// A name that gives nothing keeps what it gave last: whether those are down is found out by asking them.
     async fn activate(&mut self) -> anyhow::Result<()> {
         let lookups = self.endpoints.iter().map(|endpoint| self.resolver.places(endpoint));
-        let (mut found, mut trouble) = (BTreeMap::new(), None);
-        for (index, places) in join_all(lookups).await.into_iter().enumerate() {
-            self.monitor.looked_up(&self.service, places.is_ok());
-            match places {
-                Ok(places) => {
-                    self.hosts.retain(|(of, _), _| *of != index);
-                    found.insert(index, places.keys().copied().collect());
-                    self.hosts.extend(places.into_iter().map(|(address, host)| ((index, address), host)));
+        let (mut found, mut trouble) = (BTreeMap::new(), Vec::new());
+        for (index, answer) in join_all(lookups).await.into_iter().enumerate() {
+            self.monitor.looked_up(&self.service, LookupResult::of(&answer));
+            match answer {
+                Ok(answer) => {
+                    trouble.extend(answer.missing.iter().map(told));
+                    found.insert(index, self.take(index, answer));
                 }
-                Err(error) => {
-                    let host = &self.endpoints[index].host;
-                    trouble = Some(format!("addresses of {host}: {}", one_line(&error)));
-                }
+                Err(error) => trouble.push(told(&(self.endpoints[index].host.clone(), error))),
             }
         }
+        let trouble = (!trouble.is_empty()).then(|| trouble.join("; "));
         let forget_after = self.config.collect.dns_forget_after;
         for change in self.membership.update(&found, forget_after, Instant::now()) {
             self.apply(change)?;
@@ -142,6 +148,20 @@ impl Activate for Names {
         self.tell(trouble.as_deref());
         trouble.map_or(Ok(()), |trouble| Err(anyhow::anyhow!(trouble)))
     }
+}
+
+impl LookupResult {
+    fn of(answer: &Result<Found, DnsError>) -> Self {
+        match answer {
+            Ok(found) if found.missing.is_empty() => Self::Ok,
+            Ok(_) => Self::Partial,
+            Err(_) => Self::Failed,
+        }
+    }
+}
+
+fn told((host, error): &(String, DnsError)) -> String {
+    format!("addresses of {host}: {}", one_line(error))
 }
 
 /// Pulls one address until it is forgotten; what fails is on record as of every target.

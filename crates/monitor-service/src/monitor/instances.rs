@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Monitor;
+use crate::metrics::LookupResult;
 use crate::target::{Target, Terms};
 
 impl Monitor {
@@ -38,7 +39,7 @@ impl Monitor {
     }
 
     /// Counts a lookup.
-    pub(crate) fn looked_up(&self, service: &str, is_ok: bool) {
-        self.metrics.looked_up(service, is_ok);
+    pub(crate) fn looked_up(&self, service: &str, result: LookupResult) {
+        self.metrics.looked_up(service, result);
     }
 }

@@ -31,6 +31,8 @@ struct Dns {
     address: SocketAddr,
     addresses: Arc<Mutex<BTreeSet<Ipv4Addr>>>,
     places: Arc<Mutex<BTreeSet<(u8, u16)>>>,
+    /// Places whose names do not exist.
+    nameless: Arc<Mutex<BTreeSet<u8>>>,
     server: Option<Spawned>,
 }
 
@@ -40,18 +42,20 @@ impl Dns {
         let address = socket.local_addr().expect("bound");
         let addresses: Arc<Mutex<BTreeSet<Ipv4Addr>>> = Arc::default();
         let places: Arc<Mutex<BTreeSet<(u8, u16)>>> = Arc::default();
+        let nameless: Arc<Mutex<BTreeSet<u8>>> = Arc::default();
         let (of_server, its_places) = (Arc::clone(&addresses), Arc::clone(&places));
+        let its_nameless = Arc::clone(&nameless);
         let server = Spawned::new(async move {
             let mut question = [0; 512];
             while let Ok((n, from)) = socket.recv_from(&mut question).await {
                 let question = &question[..n];
-                let service = of_service(question, &its_places.lock());
+                let service = of_service(question, &its_places.lock(), &its_nameless.lock());
                 let answer = service.unwrap_or_else(|| answer(question, &of_server.lock()));
                 // Who asked may be gone.
                 let _ = socket.send_to(&answer, from).await;
             }
         });
-        Self { address, addresses, places, server: Some(server) }
+        Self { address, addresses, places, nameless, server: Some(server) }
     }
 
     fn names(&self, last: &[u8]) {
@@ -64,7 +68,7 @@ fn labels(name: &str) -> Vec<u8> {
 }
 
 /// Writes what is known of the service, or of one of its places; none of other names.
-fn of_service(question: &[u8], places: &BTreeSet<(u8, u16)>) -> Option<Vec<u8>> {
+fn of_service(question: &[u8], places: &BTreeSet<(u8, u16)>, nameless: &BTreeSet<u8>) -> Option<Vec<u8>> {
     let kind = question[question.len() - 4..question.len() - 2].to_vec();
     let mut text = question.to_vec();
     (text[2], text[3]) = (0x81, 0x80);
@@ -82,7 +86,9 @@ fn of_service(question: &[u8], places: &BTreeSet<(u8, u16)>) -> Option<Vec<u8>> 
     }
     let asked =
         places.iter().find(|(place, _)| question[12..].starts_with(&labels(&format!("{place}.{PLACE}"))))?;
-    if kind == [0, 1] {
+    if nameless.contains(&asked.0) {
+        text[3] = 0x83;
+    } else if kind == [0, 1] {
         add(1, &[127, 0, 0, asked.0]);
     }
     Some(text)
@@ -155,6 +161,22 @@ async fn in_dns(watcher: &Watcher, n: usize) {
     .await;
 }
 
+/// Waits until the component that stands for the names tells of trouble with these words.
+async fn names_trouble(watcher: &Watcher, words: &[&str]) {
+    wait_for(PATIENCE, async || {
+        let call = Call::read("mainstay.introspect.v1.Introspection/Components");
+        let list = |lane| async move {
+            IntrospectionClient::new(lane).components(introspect::ComponentsRequest {}).await
+        };
+        let all = watcher.upstream.call(call, list).await.expect("it tells").components;
+        let names =
+            all.into_iter().find(|component| component.name == "dns.cache-service").expect("it is there");
+        let is_told = words.iter().all(|words| names.detail.contains(words));
+        if names.health() == Health::Degraded && is_told { Ok(()) } else { Err(format!("{names:?}")) }
+    })
+    .await;
+}
+
 fn watching(dns: &Dns, port: u16) -> Config {
     let mut config = quick(&[]);
     let endpoints = vec![format!("http://{NAME}:{port}")].into();
@@ -206,17 +228,7 @@ async fn each_address_of_a_name_is_an_instance_that_comes_and_goes_with_dns() {
 
     // Without a server the known ones stay, and what is wrong with them is told.
     drop(dns.server.take());
-    wait_for(PATIENCE, async || {
-        let call = Call::read("mainstay.introspect.v1.Introspection/Components");
-        let list = |lane| async move {
-            IntrospectionClient::new(lane).components(introspect::ComponentsRequest {}).await
-        };
-        let all = watcher.upstream.call(call, list).await.expect("it tells").components;
-        let names =
-            all.into_iter().find(|component| component.name == "dns.cache-service").expect("it is there");
-        if names.health() == Health::Degraded { Ok(()) } else { Err(format!("{names:?}")) }
-    })
-    .await;
+    names_trouble(&watcher, &[]).await;
     assert_eq!(instances(&watcher).await, [(1, true), (3, false)]);
     third.come_back().await;
     down_alert(&watcher, on(3, port), pb::AlertState::Resolved).await;
@@ -247,17 +259,42 @@ async fn each_place_of_a_service_is_an_instance_with_a_port_of_its_own() {
     second.vanish().await;
     instances_are(&watcher, &[(1, true)]).await;
     dns.places.lock().clear();
-    wait_for(PATIENCE, async || {
-        let call = Call::read("mainstay.introspect.v1.Introspection/Components");
-        let list = |lane| async move {
-            IntrospectionClient::new(lane).components(introspect::ComponentsRequest {}).await
-        };
-        let all = watcher.upstream.call(call, list).await.expect("it tells").components;
-        let names =
-            all.into_iter().find(|component| component.name == "dns.cache-service").expect("it is there");
-        if names.detail.contains("it has no addresses") { Ok(()) } else { Err(format!("{names:?}")) }
-    })
-    .await;
+    names_trouble(&watcher, &["it has no addresses"]).await;
     instances_are(&watcher, &[(1, true)]).await;
+    watcher.cx.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn place_without_a_name_is_told_of_and_keeps_no_other_from_being_watched() {
+    let dns = Dns::start().await;
+    let on = |last: u8| SocketAddr::from(([127, 0, 0, last], 0));
+    let first = TargetService::start_on("cache-service", on(1)).await;
+    let second = TargetService::start_on("cache-service", on(2)).await;
+    let third = TargetService::start_on("cache-service", on(3)).await;
+    let [at_first, at_second, at_third] = [&first, &second, &third].map(|target| target.address().port());
+    *dns.places.lock() = [(1, at_first), (2, at_second)].into();
+    dns.nameless.lock().insert(1);
+    let mut config = watching(&dns, 0);
+    let endpoints = vec![format!("http://{SERVICE}:0")].into();
+    config.targets.entry("cache-service".to_owned()).or_default().endpoints = endpoints;
+    let watcher = Watcher::start(config).await;
+    instances_are(&watcher, &[(2, true)]).await;
+    names_trouble(&watcher, &["addresses of 1.place.mainstay.test", "code 3"]).await;
+    let address = watcher.cx.listening()[0].address;
+    let answer = mainstay_devstack::http_get(address, "/metrics", Duration::from_secs(5)).await;
+    let (_, text) = answer.expect("it tells");
+    let partial = "mainstay_monitor_dns_lookups_total{service=\"cache-service\",result=\"partial\"}";
+    assert!(text.contains(partial), "{text}");
+
+    // The name of another one is lost: what it gave stays, and who is new comes nevertheless.
+    *dns.nameless.lock() = [2].into();
+    *dns.places.lock() = [(1, at_first), (2, at_second), (3, at_third)].into();
+    instances_are(&watcher, &[(1, true), (2, true), (3, true)]).await;
+    names_trouble(&watcher, &["addresses of 2.place.mainstay.test", "3 instances"]).await;
+    in_dns(&watcher, 3).await;
+
+    // The place is none any more, with a name or without.
+    *dns.places.lock() = [(1, at_first), (3, at_third)].into();
+    in_dns(&watcher, 2).await;
     watcher.cx.shut_down().await;
 }

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
@@ -21,6 +21,15 @@ pub(super) enum Resolver {
     Machine,
     /// By asking this server.
     Server(SocketAddr),
+}
+
+/// Tells where an endpoint is.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// At least one, with the name of each.
+    pub(super) places: BTreeMap<SocketAddr, String>,
+    /// Names of places of a service that gave nothing, and why.
+    pub(super) missing: Vec<(String, DnsError)>,
 }
 
 /// Says why there are no addresses.
@@ -64,26 +73,34 @@ const WITHIN: Duration = Duration::from_secs(2);
 const NAME_STEPS_MAX: usize = 130;
 
 impl Resolver {
-    /// Finds where an endpoint is, with the name of each place: at least one.
+    /// Finds where an endpoint is.
     ///
     /// The name of a service, which begins with an underscore, tells the port of each of its places; priorities and weights are
-    /// for those who choose one.
-    pub(super) async fn places(
-        self,
-        endpoint: &NamedEndpoint,
-    ) -> Result<BTreeMap<SocketAddr, String>, DnsError> {
+    /// for those who choose one. A place whose name gives nothing is no reason to leave the others.
+    pub(super) async fn places(self, endpoint: &NamedEndpoint) -> Result<Found, DnsError> {
         let named = if endpoint.is_service() {
             self.places_of_service(&endpoint.host).await?
         } else {
             BTreeSet::from([(endpoint.host.clone(), endpoint.port)])
         };
         let lookups = named.into_iter().take(PLACES_MAX).map(|(host, port)| async move {
-            let addresses = self.resolve(&host).await?;
-            let place = |ip| (SocketAddr::new(ip, port), host.clone());
-            Ok::<Vec<_>, DnsError>(addresses.into_iter().map(place).collect())
+            let addresses = self.resolve(&host).await;
+            (host, port, addresses)
         });
-        let places: BTreeMap<_, _> = try_join_all(lookups).await?.into_iter().flatten().collect();
-        if places.is_empty() { Err(DnsError::Empty) } else { Ok(places) }
+        let mut found = Found { places: BTreeMap::new(), missing: Vec::new() };
+        for (host, port, addresses) in join_all(lookups).await {
+            match addresses {
+                Ok(addresses) => {
+                    let place = |ip| (SocketAddr::new(ip, port), host.clone());
+                    found.places.extend(addresses.into_iter().map(place));
+                }
+                Err(error) => found.missing.push((host, error)),
+            }
+        }
+        if !found.places.is_empty() {
+            return Ok(found);
+        }
+        Err(found.missing.pop().map_or(DnsError::Empty, |(_, error)| error))
     }
 
     async fn places_of_service(self, name: &str) -> Result<BTreeSet<(String, u16)>, DnsError> {
