@@ -12,6 +12,7 @@ use prometheus_client::registry::Registry;
 use crate::alert::{Counts, Severity};
 use crate::rule::Origin;
 use crate::series::{History, Recorded};
+use crate::store::Tier;
 
 /// Holds the instruments.
 #[derive(Debug, Clone)]
@@ -31,6 +32,11 @@ pub(crate) struct MonitorMetrics {
     store_dropped: Counter,
     store_bytes: Gauge,
     store_trimmed_points: Counter,
+    store_folded_points: Family<TierLabel, Counter>,
+    store_folded_bytes: Family<TierLabel, Counter>,
+    store_folded_blocks: Family<TierLabel, Counter>,
+    store_damaged: Family<TierLabel, Counter>,
+    store_moved_points: Counter,
     store_copy_failures: Counter,
     store_copied_at: Gauge,
     notifications: Family<NotificationLabels, Counter>,
@@ -97,6 +103,11 @@ struct OriginLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TierLabel {
+    tier: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct SeverityLabel {
     severity: &'static str,
 }
@@ -123,6 +134,11 @@ impl MonitorMetrics {
             store_dropped: Counter::default(),
             store_bytes: Gauge::default(),
             store_trimmed_points: Counter::default(),
+            store_folded_points: Family::default(),
+            store_folded_bytes: Family::default(),
+            store_folded_blocks: Family::default(),
+            store_damaged: Family::default(),
+            store_moved_points: Counter::default(),
             store_copy_failures: Counter::default(),
             store_copied_at: Gauge::default(),
             notifications: Family::default(),
@@ -173,6 +189,31 @@ impl MonitorMetrics {
             "store_trimmed_points",
             "Points of history that went before their time because of store.max_size",
             metrics.store_trimmed_points.clone(),
+        );
+        registry.register(
+            "store_folded_points",
+            "Rolled-up points folded into blocks, by tier: 10s, 1m, 1h",
+            metrics.store_folded_points.clone(),
+        );
+        registry.register(
+            "store_folded_bytes",
+            "Bytes of the blocks that points were folded into, by tier",
+            metrics.store_folded_bytes.clone(),
+        );
+        registry.register(
+            "store_folded_blocks",
+            "Blocks that points were folded into, by tier",
+            metrics.store_folded_blocks.clone(),
+        );
+        registry.register(
+            "store_damaged",
+            "Reads of stored history that met a damaged block or step, by tier",
+            metrics.store_damaged.clone(),
+        );
+        registry.register(
+            "store_moved_points",
+            "Points moved out of the tables of an earlier version",
+            metrics.store_moved_points.clone(),
         );
         registry.register(
             "store_copy_failures",
@@ -232,6 +273,21 @@ impl MonitorMetrics {
 
     pub(crate) fn store_trimmed(&self, n_points: usize) {
         self.store_trimmed_points.inc_by(n_points as u64);
+    }
+
+    pub(crate) fn store_folded(&self, tier: Tier, n_points: usize, n_bytes: usize) {
+        let label = TierLabel { tier: tier.name() };
+        self.store_folded_points.get_or_create(&label).inc_by(n_points as u64);
+        self.store_folded_bytes.get_or_create(&label).inc_by(n_bytes as u64);
+        self.store_folded_blocks.get_or_create(&label).inc();
+    }
+
+    pub(crate) fn store_damaged(&self, tier: Tier) {
+        self.store_damaged.get_or_create(&TierLabel { tier: tier.name() }).inc();
+    }
+
+    pub(crate) fn store_moved(&self, n_points: usize) {
+        self.store_moved_points.inc_by(n_points as u64);
     }
 
     pub(crate) fn store_copied(&self, at: SystemTime) {

@@ -9,6 +9,7 @@ mod identity;
 mod range;
 mod samples;
 mod timeline;
+mod words;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -26,6 +27,7 @@ use column::Column;
 pub(crate) use identity::{Reading, has_labels, is_counter};
 pub(crate) use samples::{SeriesSamples, View};
 use timeline::Timeline;
+pub(crate) use words::{WordReader, Words};
 
 /// Holds the series of all targets, never more than `max_series` of them.
 ///

@@ -30,7 +30,8 @@ use crate::silence::Silence;
 
 pub(crate) use copies::Copies;
 pub(crate) use open::{Opened, open};
-pub(crate) use tiers::{Retention, Tier, TierPoint, TierSeries};
+use tiers::Tables;
+pub(crate) use tiers::{Query as TierQuery, Retention, Tier, TierPoint, TierSeries};
 pub(crate) use work::{Points, SeriesPoint};
 pub(crate) use writer::{Surroundings, Writer};
 
@@ -207,8 +208,9 @@ impl Store {
     }
 
     /// Reads rolled-up points; see [`tiers::read`].
-    pub(crate) async fn tier_points(&self, query: tiers::Query) -> Result<Vec<TierSeries>, StoreError> {
-        self.read(move |connection| tiers::read(connection, &query)).await
+    pub(crate) async fn tier_points(&self, query: TierQuery) -> Result<Vec<TierSeries>, StoreError> {
+        let metrics = self.metrics.clone();
+        self.read(move |connection| tiers::read(Tables { connection, metrics: &metrics }, &query)).await
     }
 
     /// Tells, once, that all alerts have to be stored anew.
@@ -254,8 +256,6 @@ fn unix_ms(at: SystemTime) -> i64 {
     let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
-
-pub(crate) use tiers::Query as TierQuery;
 
 #[cfg(test)]
 mod tests;

@@ -2,15 +2,10 @@
 
 use std::collections::VecDeque;
 
-/// Holds one value per tick, with gaps, in chunks of [`CHUNK_TICKS`] ticks.
-///
-/// A chunk is a string of byte operations against the previous value's bits (0 at its start):
-///
-/// | first byte | meaning |
-/// |---|---|
-/// | `0nnnnnnn` | the previous value again, n + 1 times |
-/// | `10nnnnnn` | no sample for n + 1 ticks |
-/// | `11tttlll` | XOR with the previous bits: l + 1 bytes follow, shifted left by t bytes |
+use super::words::{WordReader, Words};
+
+/// Holds one value per tick, with gaps, in chunks of [`CHUNK_TICKS`] ticks: of each its bits XOR those of the one before (0 at
+/// the start of a chunk), as [`Words`].
 ///
 /// So a figure that rests costs a byte per 128 samples, a counter that grows by small steps 2 to 4 bytes a sample, and
 /// noise at most 9. With the overhead of a chunk (about 48 bytes) that is 0.2, 2 to 4 and 9 bytes a sample.
@@ -35,15 +30,8 @@ struct Head {
     first_tick: u64,
     last_tick: u64,
     last_bits: u64,
-    bytes: Vec<u8>,
-    /// The last operation is a repetition that may still grow.
-    repeating: bool,
+    words: Words,
 }
-
-const GAP: u8 = 0b1000_0000;
-const XOR: u8 = 0b1100_0000;
-const REPEAT_MAX: u8 = 0b0111_1111;
-const GAP_MAX: u64 = 64;
 
 impl Column {
     /// Adds a finite value. A tick that is not later than the last one is ignored.
@@ -72,7 +60,7 @@ impl Column {
     pub(super) fn since(&self, tick: u64) -> impl Iterator<Item = (u64, f64)> {
         let sealed = self.sealed.iter().filter(move |chunk| chunk.last_tick >= tick);
         let sealed = sealed.flat_map(|chunk| decode(chunk.first_tick, &chunk.bytes));
-        let head = self.head.iter().flat_map(|head| decode(head.first_tick, &head.bytes));
+        let head = self.head.iter().flat_map(|head| decode(head.first_tick, head.words.as_bytes()));
         sealed.chain(head).filter(move |(at, _)| *at >= tick)
     }
 
@@ -89,7 +77,7 @@ impl Column {
     /// Adds up the memory of the chunks, in bytes.
     pub(super) fn bytes(&self) -> usize {
         let sealed: usize = self.sealed.iter().map(|chunk| chunk.bytes.len() + size_of::<Chunk>()).sum();
-        sealed + self.head.as_ref().map_or(0, |head| head.bytes.capacity()) + size_of::<Self>()
+        sealed + self.head.as_ref().map_or(0, |head| head.words.capacity()) + size_of::<Self>()
     }
 
     fn last_tick(&self) -> Option<u64> {
@@ -100,82 +88,40 @@ impl Column {
 
 impl Head {
     fn starting(tick: u64, bits: u64) -> Self {
-        let mut head =
-            Self { first_tick: tick, last_tick: tick, last_bits: 0, bytes: Vec::new(), repeating: false };
-        head.push(bits);
-        head
+        let mut words = Words::default();
+        words.push(bits);
+        Self { first_tick: tick, last_tick: tick, last_bits: bits, words }
     }
 
     fn append(&mut self, tick: u64, bits: u64) {
-        let mut gap = tick - self.last_tick - 1;
-        while gap > 0 {
-            let step = gap.min(GAP_MAX);
-            self.bytes.push(GAP | (step - 1) as u8);
-            self.repeating = false;
-            gap -= step;
-        }
-        self.last_tick = tick;
-        self.push(bits);
-    }
-
-    fn push(&mut self, bits: u64) {
-        let changed = bits ^ self.last_bits;
-        if changed != 0 {
-            let shift = changed.trailing_zeros() / 8;
-            let len = 8 - shift - changed.leading_zeros() / 8;
-            self.bytes.push(XOR | (shift << 3) as u8 | (len - 1) as u8);
-            self.bytes.extend_from_slice(&(changed >> (8 * shift)).to_le_bytes()[..len as usize]);
-            self.last_bits = bits;
-            self.repeating = false;
-            return;
-        }
-        match self.bytes.last_mut().filter(|run| self.repeating && **run < REPEAT_MAX) {
-            Some(run) => *run += 1,
-            None => self.bytes.push(0),
-        }
-        self.repeating = true;
+        self.words.skip(tick - self.last_tick - 1);
+        self.words.push(bits ^ self.last_bits);
+        (self.last_tick, self.last_bits) = (tick, bits);
     }
 
     fn seal(self) -> Chunk {
-        Chunk { first_tick: self.first_tick, last_tick: self.last_tick, bytes: self.bytes.into_boxed_slice() }
+        let bytes = self.words.into_bytes().into_boxed_slice();
+        Chunk { first_tick: self.first_tick, last_tick: self.last_tick, bytes }
     }
 }
 
 fn decode(first_tick: u64, bytes: &[u8]) -> Decoder<'_> {
-    Decoder { next_tick: first_tick, bits: 0, repeats: 0, bytes }
+    Decoder { next_tick: first_tick, bits: 0, words: WordReader::new(bytes) }
 }
 
 struct Decoder<'b> {
     next_tick: u64,
     bits: u64,
-    repeats: u8,
-    bytes: &'b [u8],
+    words: WordReader<'b>,
 }
 
 impl Iterator for Decoder<'_> {
     type Item = (u64, f64);
 
     fn next(&mut self) -> Option<Self::Item> {
-        while self.repeats == 0 {
-            let (&operation, rest) = self.bytes.split_first()?;
-            self.bytes = rest;
-            if operation & XOR == XOR {
-                let shift = u32::from(operation >> 3 & 0b111) * 8;
-                let (payload, rest) = self.bytes.split_at_checked(usize::from(operation & 0b111) + 1)?;
-                self.bytes = rest;
-                let mut word = [0; 8];
-                word[..payload.len()].copy_from_slice(payload);
-                self.bits ^= u64::from_le_bytes(word) << shift;
-                self.repeats = 1;
-            } else if operation & GAP == GAP {
-                self.next_tick += u64::from(operation & !GAP) + 1;
-            } else {
-                self.repeats = operation + 1;
-            }
-        }
-        self.repeats -= 1;
-        let tick = self.next_tick;
-        self.next_tick += 1;
+        let (n_skipped, word) = self.words.next()?;
+        let tick = self.next_tick + n_skipped;
+        (self.next_tick, self.bits) = (tick + 1, self.bits ^ word);
         Some((tick, f64::from_bits(self.bits)))
     }
 }
@@ -216,7 +162,7 @@ mod tests {
         fn no_sample_costs_more_than_nine_bytes(values in proptest::collection::vec(any::<f64>(), 240..=240)) {
             let samples: Vec<_> = values.iter().enumerate().map(|(tick, value)| (tick as u64, *value)).collect();
             let column = column(&samples);
-            prop_assert!(column.head.is_some_and(|head| head.bytes.len() <= 9 * samples.len()));
+            prop_assert!(column.head.is_some_and(|head| head.words.as_bytes().len() <= 9 * samples.len()));
         }
     }
 

@@ -4,11 +4,9 @@ use rusqlite::Connection;
 
 use super::access;
 
-/// Version of the tables below; a file of another version is put aside.
-pub(super) const VERSION: i64 = 1;
+/// Version of the tables below; a file of a version not known here is put aside.
+pub(super) const VERSION: i64 = 2;
 
-/// Rolled-up points are appended in the order of time, so that writing touches few pages whatever the number of
-/// series; `min`, `max` and `mean` are NULL where they equal `last`.
 const TABLES: &str = "
 CREATE TABLE alerts (number INTEGER PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE events (id INTEGER PRIMARY KEY, alert TEXT NOT NULL, body TEXT NOT NULL);
@@ -16,10 +14,24 @@ CREATE INDEX events_of_alert ON events (alert, id);
 CREATE TABLE deliveries (event INTEGER NOT NULL, channel TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (event, channel));
 CREATE TABLE rules (name TEXT PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE silences (id TEXT PRIMARY KEY, body TEXT NOT NULL);
-CREATE TABLE series (id INTEGER PRIMARY KEY, metric TEXT NOT NULL, labels TEXT NOT NULL, UNIQUE (metric, labels));
-CREATE TABLE tier_10s (at INTEGER, series INTEGER, n INTEGER, min REAL, max REAL, mean REAL, last REAL, PRIMARY KEY (at, series)) WITHOUT ROWID;
-CREATE TABLE tier_1m (at INTEGER, series INTEGER, n INTEGER, min REAL, max REAL, mean REAL, last REAL, PRIMARY KEY (at, series)) WITHOUT ROWID;
-CREATE TABLE tier_1h (at INTEGER, series INTEGER, n INTEGER, min REAL, max REAL, mean REAL, last REAL, PRIMARY KEY (at, series)) WITHOUT ROWID;
+CREATE TABLE series (id INTEGER PRIMARY KEY, metric TEXT NOT NULL, labels TEXT NOT NULL, seen_s INTEGER NOT NULL, UNIQUE (metric, labels));
+";
+
+/// Version 1 knew points as rows: tables `tier_10s`, `tier_1m` and `tier_1h`, which are emptied little by little.
+const FROM_1: &str = "
+ALTER TABLE series ADD COLUMN seen_s INTEGER NOT NULL DEFAULT 0;
+UPDATE series SET seen_s = max(
+  coalesce((SELECT max(at) FROM tier_10s), 0), coalesce((SELECT max(at) FROM tier_1m), 0), coalesce((SELECT max(at) FROM tier_1h), 0));
+";
+
+/// Rolled-up points, packed: what a key and a body are is said in `tiers`.
+const PACKED: &str = "
+CREATE TABLE head_10s (key INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE head_1m (key INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE head_1h (key INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE blocks_10s (key INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE blocks_1m (key INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE blocks_1h (key INTEGER PRIMARY KEY, body BLOB NOT NULL);
 ";
 
 /// Sets the connection up and makes the tables of a new file.
@@ -33,7 +45,9 @@ pub(super) fn prepare(connection: &mut Connection) -> Result<(), rusqlite::Error
     let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if version != VERSION {
         let transaction = connection.transaction()?;
-        transaction.execute_batch(TABLES)?;
+        // Of a later version the tables are there, so making them fails.
+        transaction.execute_batch(if version == 1 { FROM_1 } else { TABLES })?;
+        transaction.execute_batch(PACKED)?;
         transaction.pragma_update(None, "user_version", VERSION)?;
         transaction.commit()?;
     }

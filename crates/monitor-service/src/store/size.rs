@@ -2,9 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::Connection;
 
-use super::{StoreError, Tier, tiers};
+use super::StoreError;
+use super::tiers::{self, Tables, Tier};
 
 /// Says how large a store is, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -15,8 +16,6 @@ pub(super) struct Size {
     pub(super) whole: u64,
 }
 
-/// Points removed at a time, until the store is small enough.
-const CUT: i64 = 20_000;
 /// Points removed in one transaction at most: others wait for it. The rest goes with the next ones.
 const CUT_MAX: usize = 200_000;
 /// Pages given back to the file system at a time: 8 MiB.
@@ -34,14 +33,14 @@ pub(super) fn measure(connection: &Connection) -> Result<Size, StoreError> {
 
 /// Removes history while more than `max` bytes are used: the oldest points of the finest tier, then of the next. What is
 /// not yet rolled up stays, and so does all that is no history. Returns how many points went.
-pub(super) fn trim(transaction: &Transaction<'_>, max: u64) -> Result<usize, StoreError> {
+pub(super) fn trim(tables: Tables<'_>, max: u64) -> Result<usize, StoreError> {
     let mut n_gone = 0;
     for tier in Tier::ALL {
         let cut = || -> Result<ControlFlow<(), usize>, StoreError> {
-            if measure(transaction)?.used <= max {
+            if measure(tables.connection)?.used <= max {
                 return Ok(ControlFlow::Break(()));
             }
-            Ok(ControlFlow::Continue(cut(transaction, tier)?))
+            Ok(ControlFlow::Continue(tiers::remove_oldest(tables, tier)?))
         };
         loop {
             match cut()? {
@@ -55,20 +54,6 @@ pub(super) fn trim(transaction: &Transaction<'_>, max: u64) -> Result<usize, Sto
         }
     }
     Ok(n_gone)
-}
-
-/// Removes some of the oldest points of a tier; returns how many.
-fn cut(transaction: &Transaction<'_>, tier: Tier) -> Result<usize, StoreError> {
-    let rolled_until_s = match tier.coarser() {
-        Some(coarser) => tiers::end_of(transaction, coarser)?.unwrap_or(0),
-        None => i64::MAX,
-    };
-    let table = tier.table();
-    let delete = format!(
-        "DELETE FROM {table} WHERE (at, series) IN
-         (SELECT at, series FROM {table} WHERE at < ?1 ORDER BY at, series LIMIT ?2)"
-    );
-    transaction.execute(&delete, params![rolled_until_s, CUT]).map_err(StoreError::Sqlite)
 }
 
 /// Gives back what was freed, where the file was made so that it can be, while the whole of it is larger than `max`.

@@ -12,7 +12,7 @@ fn metrics() -> MonitorMetrics {
     MonitorMetrics::register(&mut prometheus_client::registry::Registry::default())
 }
 
-fn point(values: &[f64]) -> TierPoint {
+pub(in crate::store) fn point(values: &[f64]) -> TierPoint {
     TierPoint {
         n: values.len() as i64,
         min: values.iter().copied().fold(f64::INFINITY, f64::min),
@@ -22,24 +22,38 @@ fn point(values: &[f64]) -> TierPoint {
     }
 }
 
-fn database() -> Connection {
+pub(in crate::store) fn database() -> Connection {
     let mut connection = Connection::open_in_memory().unwrap();
     schema::prepare(&mut connection).unwrap();
     connection
 }
 
-fn insert(connection: &mut Connection, at_s: i64, values: &[f64]) {
+/// Does something in a transaction.
+pub(in crate::store) fn within<T>(
+    connection: &mut Connection,
+    act: impl FnOnce(&rusqlite::Transaction<'_>, Tables<'_>) -> Result<T, StoreError>,
+) -> T {
     let transaction = connection.transaction().unwrap();
-    let labels = r#"{"service":"s","endpoint":"e"}"#;
-    let points = Points {
-        at_s,
-        points: vec![SeriesPoint { metric: "m".into(), labels: labels.into(), point: point(values) }],
-    };
-    work::points(&transaction, &mut SeriesIds::default(), &points).unwrap();
+    let done = act(&transaction, Tables { connection: &transaction, metrics: &metrics() }).unwrap();
     transaction.commit().unwrap();
+    done
 }
 
-fn query(tier: Tier, from_s: i64, to_s: i64) -> TierQuery {
+fn add(connection: &mut Connection, points: &Points) {
+    within(connection, |transaction, tables| {
+        let mut steps = tiers::Steps::new(Tier::TenSeconds);
+        work::points(transaction, &mut SeriesIds::default(), points, &mut steps)?;
+        steps.write(tables)
+    });
+}
+
+pub(in crate::store) fn insert(connection: &mut Connection, at_s: i64, values: &[f64]) {
+    let labels = r#"{"service":"s","endpoint":"e"}"#;
+    let points = vec![SeriesPoint { metric: "m".into(), labels: labels.into(), point: point(values) }];
+    add(connection, &Points { at_s, points });
+}
+
+pub(in crate::store) fn query(tier: Tier, from_s: i64, to_s: i64) -> TierQuery {
     TierQuery {
         metric: "m".to_owned(),
         labels: [("service".to_owned(), "s".to_owned())].into(),
@@ -50,10 +64,16 @@ fn query(tier: Tier, from_s: i64, to_s: i64) -> TierQuery {
     }
 }
 
-fn roll_up(connection: &mut Connection, now_s: i64) {
-    let transaction = connection.transaction().unwrap();
-    tiers::roll_up(&transaction, now_s).unwrap();
-    transaction.commit().unwrap();
+pub(in crate::store) fn read(connection: &Connection, query: &TierQuery) -> Vec<TierSeries> {
+    tiers::read(Tables { connection, metrics: &metrics() }, query).unwrap()
+}
+
+/// Rolls up and folds, as the writer does.
+pub(in crate::store) fn roll_up(connection: &mut Connection, now_s: i64) {
+    within(connection, |_, tables| {
+        tiers::roll_up(tables, now_s)?;
+        tiers::fold(tables)
+    });
 }
 
 proptest! {
@@ -71,7 +91,7 @@ proptest! {
         for now in [60, 130, steps.len() as i64 * 10, steps.len() as i64 * 10] {
             roll_up(&mut connection, now.min(steps.len() as i64 * 10));
         }
-        let found = tiers::read(&connection, &query(Tier::Minute, 0, whole_minutes as i64 * 60)).unwrap();
+        let found = read(&connection, &query(Tier::Minute, 0, whole_minutes as i64 * 60));
         prop_assert_eq!(found[0].points.len(), whole_minutes);
         for (minute, (at, rolled)) in found[0].points.iter().enumerate() {
             let values: Vec<f64> = steps[minute * 6..minute * 6 + 6].concat();
@@ -115,15 +135,12 @@ proptest! {
         let last = samples.last().unwrap().0;
         for at_s in (0..=last).step_by(10) {
             let rolled = history.roll(0, begin + Duration::from_secs(at_s), Duration::from_secs(10));
-            let transaction = connection.transaction().unwrap();
             let points = rolled.into_iter().map(|rolled| SeriesPoint {
                 metric: rolled.metric.into(),
                 labels: serde_json::to_string(&rolled.labels).unwrap().into(),
                 point: TierPoint { n: rolled.n.into(), min: rolled.min, max: rolled.max, mean: rolled.mean, last: rolled.last },
             });
-            let points = Points { at_s: at_s as i64, points: points.collect() };
-            work::points(&transaction, &mut SeriesIds::default(), &points).unwrap();
-            transaction.commit().unwrap();
+            add(&mut connection, &Points { at_s: at_s as i64, points: points.collect() });
             // Whenever it is rolled up, and however often.
             if goes.iter().any(|go| (at_s as i64..at_s as i64 + 10).contains(go)) {
                 roll_up(&mut connection, at_s as i64 + 10);
@@ -132,7 +149,7 @@ proptest! {
         let end = last as i64 - last as i64 % 3_600;
         roll_up(&mut connection, last as i64);
         for tier in Tier::ALL {
-            let found = tiers::read(&connection, &query(tier, 0, end)).unwrap();
+            let found = read(&connection, &query(tier, 0, end));
             let found = found.first().map(|series| series.points.clone()).unwrap_or_default();
             let expected: Vec<_> = by_step(&samples, tier.width_s() as u64)
                 .into_iter().filter(|(second, _)| *second < end).collect();
@@ -154,12 +171,12 @@ fn where_a_coarse_tier_ends_a_finer_one_goes_on() {
         insert(&mut connection, step * 10, &[step as f64]);
     }
     roll_up(&mut connection, 80);
-    let found = tiers::read(&connection, &query(Tier::Minute, 0, 1_000)).unwrap();
+    let found = read(&connection, &query(Tier::Minute, 0, 1_000));
     let places: Vec<i64> = found[0].points.iter().map(|(at, _)| *at).collect();
     assert_eq!(places, [0, 60, 70]);
     let mut partly = query(Tier::Minute, 0, 1_000);
     partly.known_from_s = [(("s".to_owned(), "e".to_owned()), 70)].into();
-    let found = tiers::read(&connection, &partly).unwrap();
+    let found = read(&connection, &partly);
     assert_eq!(found[0].points.last().map(|(at, _)| *at), Some(60), "memory knows the rest");
 }
 
@@ -168,7 +185,7 @@ fn step_begun_before_a_restart_goes_on() {
     let mut connection = database();
     insert(&mut connection, 0, &[1.0, 5.0]);
     insert(&mut connection, 0, &[3.0]);
-    let found = tiers::read(&connection, &query(Tier::TenSeconds, 0, 10)).unwrap();
+    let found = read(&connection, &query(Tier::TenSeconds, 0, 10));
     assert_eq!(found[0].points, [(0, TierPoint { n: 3, min: 1.0, max: 5.0, mean: 3.0, last: 3.0 })]);
 }
 
@@ -179,10 +196,10 @@ fn what_is_too_old_is_forgotten_with_its_series() {
     roll_up(&mut connection, 3_600);
     let hour = Duration::from_hours(1);
     let retention = Retention { ten_seconds: hour, minute: hour, hour };
-    for (now, left) in [(3_600, 1_i64), (7_300, 0)] {
-        let transaction = connection.transaction().unwrap();
-        tiers::expire(&transaction, &retention, now).unwrap();
-        transaction.commit().unwrap();
+    // As long as a block may hold one of its points.
+    let last = 3_600 + 10 * 24 * 3_600;
+    for (now, left) in [(3_600, 1_i64), (last, 1), (last + 1, 0)] {
+        within(&mut connection, |_, tables| tiers::expire(tables, &retention, now));
         let series: i64 = connection.query_row("SELECT count(*) FROM series", [], |row| row.get(0)).unwrap();
         assert_eq!(series, left, "at {now}");
     }
@@ -241,7 +258,7 @@ fn store_that_is_too_large_loses_its_oldest_finest_history_and_nothing_else() {
     const N_SERIES: usize = 100;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("monitor.db");
-    let max_size = bytesize::ByteSize::mib(2);
+    let max_size = bytesize::ByteSize::kib(1_536);
     let config = StoreConfig { path: path.clone(), max_size, ..StoreConfig::default() };
     let mut opened = open(&config, metrics(), at(0)).unwrap();
     let label = |series: usize| format!(r#"{{"endpoint":"e","n":"{series}","service":"s"}}"#);
@@ -262,7 +279,7 @@ fn store_that_is_too_large_loses_its_oldest_finest_history_and_nothing_else() {
         let each = (0..N_SERIES).map(|series| SeriesPoint {
             metric: "m".into(),
             labels: label(series).into(),
-            point: point(&[step as f64 * series as f64, 0.5]),
+            point: point(&[((step * 100) as f64 + series as f64).sin(), 0.1 * series as f64]),
         });
         opened.store.points(Points { at_s: begin_s + step * 10, points: each.collect() });
         if step % 6 == 0 {
@@ -274,23 +291,32 @@ fn store_that_is_too_large_loses_its_oldest_finest_history_and_nothing_else() {
     let connection = Connection::open(&path).unwrap();
     let size = size::measure(&connection).unwrap();
     assert!(size.used <= max_size.as_u64(), "{size:?}");
-    let oldest = |tier: Tier| -> i64 {
-        let select = format!("SELECT min(at) FROM {}", tier.table());
-        connection.query_row(&select, [], |row| row.get(0)).unwrap()
+    let first = |tier: Tier| {
+        let asked = query(tier, begin_s, begin_s + 7_200);
+        read(&connection, &asked).iter().map(|series| series.points[0].0).collect::<Vec<_>>()
     };
+    let oldest: i64 = ["blocks_10s", "head_10s"]
+        .into_iter()
+        .zip([2_400, 10])
+        .find_map(|(table, unit_s)| {
+            let select = format!("SELECT min(key) >> 32 FROM {table}");
+            let oldest: Option<i64> = connection.query_row(&select, [], |row| row.get(0)).unwrap();
+            oldest.map(|time| time * unit_s)
+        })
+        .unwrap();
     let newest = begin_s + (n_steps - 1) * 10;
-    assert!(
-        oldest(Tier::TenSeconds) > begin_s + 600,
-        "the oldest steps are gone: {}",
-        oldest(Tier::TenSeconds)
+    assert!(oldest > begin_s + 600, "the oldest steps are gone: {oldest}");
+    assert!(oldest < newest - 300, "and not more than must be");
+    assert_eq!(
+        (first(Tier::Minute), first(Tier::Hour)),
+        (vec![begin_s; 100], vec![begin_s; 100]),
+        "coarser ones are whole"
     );
-    assert!(oldest(Tier::TenSeconds) < newest - 300, "and not more than must be");
-    assert_eq!((oldest(Tier::Minute), oldest(Tier::Hour)), (begin_s, begin_s), "coarser ones are whole");
 
     // Where the fine steps are gone, the minutes tell.
     let mut asked = query(Tier::TenSeconds, begin_s, newest + 10);
     asked.labels.insert("n".to_owned(), "7".to_owned());
-    let found = tiers::read(&connection, &asked).unwrap();
+    let found = read(&connection, &asked);
     let places: Vec<i64> = found[0].points.iter().map(|(at, _)| *at).collect();
     assert_eq!((places[0], *places.last().unwrap()), (begin_s, newest));
     let widest = places.windows(2).map(|pair| pair[1] - pair[0]).max();

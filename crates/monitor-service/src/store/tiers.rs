@@ -1,11 +1,31 @@
 //! Rolled-up history: 10 s, 1 min, 1 h, with peaks kept.
+//!
+//! Points come into the head of the finest tier ([`Steps`]), are rolled up into the heads of the coarser ones ([`roll_up`]),
+//! and are folded into blocks, a series each ([`fold()`]). Each of these is one transaction or a part of one, so there is no
+//! moment at which a point is in two places or in none.
 
-use std::collections::{BTreeMap, HashMap};
+mod bits;
+mod decimals;
+mod fold;
+mod head;
+mod pack;
+mod read;
+mod roll;
+mod rows;
+mod tables;
+mod varint;
+
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
-
-use super::{StoreError, work};
+use super::StoreError;
+pub(super) use fold::fold;
+pub(super) use head::Steps;
+pub(super) use read::read;
+pub(crate) use read::{Query, TierSeries};
+pub(super) use roll::roll_up;
+pub(super) use rows::take_over;
+pub(super) use tables::Tables;
+use tables::{Key, Table};
 
 /// Names a tier by its width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,45 +64,11 @@ pub(crate) struct TierPoint {
     pub last: f64,
 }
 
-/// Asks for points of a metric: from a tier as far as it reaches, then from the finer ones.
-#[derive(Debug)]
-pub(crate) struct Query {
-    /// Name of the metric.
-    pub metric: String,
-    /// Labels a series must have.
-    pub labels: BTreeMap<String, String>,
-    /// First second.
-    pub from_s: i64,
-    /// Second after the last.
-    pub to_s: i64,
-    /// The tier to begin with.
-    pub tier: Tier,
-    /// From when on memory knows better, by the labels of a target.
-    pub known_from_s: HashMap<(String, String), i64>,
-}
-
-/// Holds the points of one series.
-#[derive(Debug)]
-pub(crate) struct TierSeries {
-    /// Labels, the target's included.
-    pub labels: BTreeMap<String, String>,
-    /// Oldest first: the second a step begins, and what happened in it.
-    pub points: Vec<(i64, TierPoint)>,
-}
-
-/// Adds a point; one that is there already goes on.
-pub(super) const INSERT_FINEST: &str = "
-INSERT INTO tier_10s (at, series, n, min, max, mean, last) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-ON CONFLICT (at, series) DO UPDATE SET
-  min = min(coalesce(min, last), coalesce(excluded.min, excluded.last)),
-  max = max(coalesce(max, last), coalesce(excluded.max, excluded.last)),
-  mean = (coalesce(mean, last) * n + coalesce(excluded.mean, excluded.last) * excluded.n) / (n + excluded.n),
-  last = excluded.last,
-  n = n + excluded.n";
-/// Single points looked up for one question; what is beyond is left out.
-const LOOKUPS_MAX: i64 = 500_000;
-/// Series of one metric that one question may find.
-const SERIES_MAX: usize = 100;
+/// Steps that a block holds at most: 40 minutes, four hours, ten days. More would not be packed better by much, and would have
+/// to stay in the head for longer.
+const STEPS: i64 = 240;
+/// Rows of blocks, and of a head, removed at a time when there is too much.
+const REMOVED: i64 = 100;
 
 impl Tier {
     /// Lists them, finest first.
@@ -97,8 +83,17 @@ impl Tier {
         }
     }
 
+    /// Returns what it is called in tables and metrics.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::TenSeconds => "10s",
+            Self::Minute => "1m",
+            Self::Hour => "1h",
+        }
+    }
+
     /// Returns the one that this one is rolled up into.
-    pub(super) fn coarser(self) -> Option<Self> {
+    fn coarser(self) -> Option<Self> {
         match self {
             Self::TenSeconds => Some(Self::Minute),
             Self::Minute => Some(Self::Hour),
@@ -106,12 +101,14 @@ impl Tier {
         }
     }
 
-    pub(super) fn table(self) -> &'static str {
-        match self {
-            Self::TenSeconds => "tier_10s",
-            Self::Minute => "tier_1m",
-            Self::Hour => "tier_1h",
-        }
+    /// Returns how many steps a block spans.
+    fn steps(self) -> i64 {
+        STEPS
+    }
+
+    /// Returns the time that a block spans, in seconds.
+    fn span_s(self) -> i64 {
+        self.steps() * self.width_s()
     }
 
     /// Chooses the coarsest tier that is fine enough for a step, or a coarser one if only that reaches back far enough.
@@ -135,11 +132,8 @@ impl Retention {
 }
 
 impl TierPoint {
-    /// Returns min, max and mean, none where it equals `last`: that saves most of the room.
-    pub(super) fn distinct(&self) -> [Option<f64>; 3] {
-        [self.min, self.max, self.mean]
-            .map(|figure| (figure.to_bits() != self.last.to_bits()).then_some(figure))
-    }
+    /// Has no samples.
+    const NONE: Self = Self { n: 0, min: 0.0, max: 0.0, mean: 0.0, last: 0.0 };
 
     fn merge(&mut self, later: &Self) {
         let n = self.n + later.n;
@@ -154,181 +148,53 @@ impl TierPoint {
     }
 }
 
-/// Rolls what has become a whole minute, and a whole hour, up; repeating it changes nothing.
-pub(super) fn roll_up(transaction: &Transaction<'_>, now_s: i64) -> Result<(), StoreError> {
-    for (from, into) in [(Tier::TenSeconds, Tier::Minute), (Tier::Minute, Tier::Hour)] {
-        let width = into.width_s();
-        let newest: Option<i64> = transaction
-            .query_row(&format!("SELECT max(at) FROM {}", into.table()), [], |row| row.get(0))
-            .map_err(StoreError::Sqlite)?;
-        let begin = newest.map_or(0, |at| at + width);
-        let end = now_s - now_s.rem_euclid(width);
-        if begin < end {
-            roll(transaction, from, into, begin..end).map_err(StoreError::Sqlite)?;
-        }
-    }
-    Ok(())
-}
-
-fn roll(
-    transaction: &Transaction<'_>,
-    from: Tier,
-    into: Tier,
-    range: std::ops::Range<i64>,
-) -> Result<(), rusqlite::Error> {
-    let select =
-        format!("{} FROM {} WHERE at >= ?1 AND at < ?2 ORDER BY at, series", SELECT_POINT, from.table());
-    let insert = format!("INSERT OR REPLACE INTO {} VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)", into.table());
-    let (mut select, mut insert) =
-        (transaction.prepare_cached(&select)?, transaction.prepare_cached(&insert)?);
-    let mut step: Option<i64> = None;
-    let mut gathered: BTreeMap<i64, TierPoint> = BTreeMap::new();
-    let mut write = |at: i64, gathered: &mut BTreeMap<i64, TierPoint>| -> Result<(), rusqlite::Error> {
-        for (series, point) in std::mem::take(gathered) {
-            let [min, max, mean] = point.distinct();
-            insert.execute(params![at, series, point.n, min, max, mean, point.last])?;
-        }
-        Ok(())
-    };
-    let mut rows = select.query(params![range.start, range.end])?;
-    while let Some(row) = rows.next()? {
-        let (at, series, point) = point_of(row)?;
-        let of = at - at.rem_euclid(into.width_s());
-        if let Some(before) = step.filter(|before| *before != of) {
-            write(before, &mut gathered)?;
-        }
-        step = Some(of);
-        gathered.entry(series).and_modify(|earlier| earlier.merge(&point)).or_insert(point);
-    }
-    step.map_or(Ok(()), |at| write(at, &mut gathered))
-}
-
-/// Forgets what is older than each tier reaches, and series without a point.
-pub(super) fn expire(
-    transaction: &Transaction<'_>,
-    retention: &Retention,
-    now_s: i64,
-) -> Result<(), StoreError> {
+/// Forgets what is older than each tier reaches, blocks as a whole, and series without a point.
+pub(super) fn expire(tables: Tables<'_>, retention: &Retention, now_s: i64) -> Result<(), StoreError> {
     for tier in Tier::ALL {
-        let oldest = now_s - i64::try_from(retention.of(tier).as_secs()).unwrap_or(i64::MAX);
-        let delete = format!("DELETE FROM {} WHERE at < ?1", tier.table());
-        transaction.execute(&delete, [oldest]).map_err(StoreError::Sqlite)?;
+        let oldest_s = now_s - i64::try_from(retention.of(tier).as_secs()).unwrap_or(i64::MAX);
+        tables.remove_before(Table::Head(tier), oldest_s.div_euclid(tier.width_s()))?;
+        tables.remove_before(Table::Blocks(tier), oldest_s.div_euclid(tier.span_s()))?;
+        rows::remove_before(tables.connection, tier, oldest_s)?;
     }
-    let unused = "DELETE FROM series WHERE id NOT IN (SELECT series FROM tier_1h)
-        AND id NOT IN (SELECT series FROM tier_1m) AND id NOT IN (SELECT series FROM tier_10s)";
-    transaction.execute(unused, []).map(|_| ()).map_err(StoreError::Sqlite)
+    // A block lives until its youngest point is too old.
+    let reach_s = i64::try_from(retention.of(Tier::Hour).as_secs()).unwrap_or(i64::MAX);
+    let unseen_s = now_s - reach_s - Tier::Hour.span_s();
+    let forget = tables.connection.execute("DELETE FROM series WHERE seen_s < ?1", [unseen_s]);
+    forget.map(|_| ()).map_err(StoreError::Sqlite)
 }
 
-/// Reads points, tier by tier: where the coarse one ends the finer one goes on. Where the tier that is asked for was
-/// cut short, coarser ones tell what was before.
-pub(super) fn read(connection: &Connection, query: &Query) -> Result<Vec<TierSeries>, StoreError> {
-    let mut found = matching(connection, query)?;
-    let mut lookups = LOOKUPS_MAX;
-    let mut from_s = query.from_s;
-    for tier in Tier::ALL.into_iter().rev() {
-        let Some(end_s) = end_of(connection, tier)? else { continue };
-        let end_s = match begin_of_finer(connection, tier, query.tier)? {
-            Some(begin_s) => end_s.min(begin_s - begin_s.rem_euclid(tier.width_s())),
-            None => end_s,
-        };
-        for (id, series) in &mut found {
-            let to_s = query.to_s.min(end_s).min(query.known_from_s(series, tier));
-            lookups -= append(connection, tier, *id, from_s..to_s, lookups, &mut series.points)
-                .map_err(StoreError::Sqlite)?;
-        }
-        from_s = from_s.max(end_s);
-    }
-    Ok(found.into_iter().map(|(_, series)| series).filter(|series| !series.points.is_empty()).collect())
-}
-
-impl Query {
-    /// A step of which memory knows a part is left to memory.
-    fn known_from_s(&self, series: &TierSeries, tier: Tier) -> i64 {
-        let label = |name| series.labels.get(name).cloned().unwrap_or_default();
-        let known = self.known_from_s.get(&(label("service"), label("endpoint")));
-        known.map_or(i64::MAX, |from| from - from.rem_euclid(tier.width_s()))
-    }
-}
-
-fn matching(connection: &Connection, query: &Query) -> Result<Vec<(i64, TierSeries)>, StoreError> {
-    let mut select = connection
-        .prepare_cached("SELECT id, labels FROM series WHERE metric = ?1 ORDER BY labels")
-        .map_err(StoreError::Sqlite)?;
-    let rows = select
-        .query_map([&query.metric], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)))
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(StoreError::Sqlite)?;
-    let mut found = Vec::new();
-    for (id, labels) in rows {
-        let labels = work::labels(&labels)?;
-        if crate::series::has_labels(&labels, &query.labels) {
-            found.push((id, TierSeries { labels, points: Vec::new() }));
-        }
-        if found.len() == SERIES_MAX {
-            break;
-        }
-    }
-    Ok(found)
-}
-
-/// Finds where the tiers begin that are finer than `tier`, but no finer than what is asked for.
-fn begin_of_finer(connection: &Connection, tier: Tier, asked: Tier) -> Result<Option<i64>, StoreError> {
-    let mut begin_s: Option<i64> = None;
-    let widths = asked.width_s()..tier.width_s();
-    for finer in Tier::ALL.into_iter().filter(|finer| widths.contains(&finer.width_s())) {
-        let select = format!("SELECT min(at) FROM {}", finer.table());
-        let oldest: Option<i64> =
-            connection.query_row(&select, [], |row| row.get(0)).map_err(StoreError::Sqlite)?;
-        begin_s = begin_s.into_iter().chain(oldest).min();
-    }
-    Ok(begin_s)
-}
-
-pub(super) fn end_of(connection: &Connection, tier: Tier) -> Result<Option<i64>, StoreError> {
-    let newest: Option<Option<i64>> = connection
-        .query_row(&format!("SELECT max(at) FROM {}", tier.table()), [], |row| row.get(0))
-        .optional()
-        .map_err(StoreError::Sqlite)?;
-    Ok(newest.flatten().map(|at| at + tier.width_s()))
-}
-
-/// Looks up step by step, since rows lie in the order of time; returns how many look-ups that took.
-fn append(
-    connection: &Connection,
-    tier: Tier,
-    series: i64,
-    range_s: std::ops::Range<i64>,
-    lookups_max: i64,
-    points: &mut Vec<(i64, TierPoint)>,
-) -> Result<i64, rusqlite::Error> {
-    let width = tier.width_s();
-    let oldest: Option<i64> =
-        connection.query_row(&format!("SELECT min(at) FROM {}", tier.table()), [], |row| row.get(0))?;
-    let first = range_s.start.max(oldest.unwrap_or(i64::MAX).min(range_s.end)).div_euclid(width) * width;
-    let select = format!("{SELECT_POINT} FROM {} WHERE at = ?1 AND series = ?2", tier.table());
-    let mut select = connection.prepare_cached(&select)?;
-    let mut lookups = 0;
-    let mut at = if first < range_s.start { first + width } else { first };
-    while at < range_s.end && lookups < lookups_max {
-        if let Some((at, _, point)) = select.query_row(params![at, series], point_of).optional()? {
-            points.push((at, point));
-        }
-        lookups += 1;
-        at += width;
-    }
-    Ok(lookups)
-}
-
-const SELECT_POINT: &str =
-    "SELECT at, series, n, coalesce(min, last), coalesce(max, last), coalesce(mean, last), last";
-
-fn point_of(row: &rusqlite::Row<'_>) -> Result<(i64, i64, TierPoint), rusqlite::Error> {
-    let point = TierPoint {
-        n: row.get(2)?,
-        min: row.get(3)?,
-        max: row.get(4)?,
-        mean: row.get(5)?,
-        last: row.get(6)?,
+/// Removes some of the oldest points of a tier that are rolled up already; returns how many.
+pub(super) fn remove_oldest(tables: Tables<'_>, tier: Tier) -> Result<usize, StoreError> {
+    let rolled_until_s = match tier.coarser() {
+        Some(coarser) => end_of(tables, coarser, i64::MAX)?.unwrap_or(0),
+        None => i64::MAX,
     };
-    Ok((row.get(0)?, row.get(1)?, point))
+    let n_rows = rows::remove_oldest(tables.connection, tier, rolled_until_s, REMOVED * STEPS)?;
+    if n_rows > 0 {
+        return Ok(n_rows);
+    }
+    let n_folded =
+        tables.remove_oldest(Table::Blocks(tier), rolled_until_s.div_euclid(tier.span_s()), REMOVED)?;
+    if n_folded > 0 {
+        return Ok(n_folded);
+    }
+    tables.remove_oldest(Table::Head(tier), rolled_until_s.div_euclid(tier.width_s()), REMOVED)
 }
+
+/// Finds where a tier ends, as far as it does so before a moment.
+fn end_of(tables: Tables<'_>, tier: Tier, before_s: i64) -> Result<Option<i64>, StoreError> {
+    let (width, span) = (tier.width_s(), tier.span_s());
+    let head = tables.newest(Table::Head(tier), before_s.div_euclid(width))?;
+    let packed = match head {
+        Some(Key { time, .. }) => Some((time + 1) * width),
+        // Only where history was cut down to its blocks.
+        None => tables
+            .newest(Table::Blocks(tier), before_s.div_euclid(span))?
+            .map(|Key { time, .. }| (time + 1) * span),
+    };
+    let rows = rows::newest(tables.connection, tier, before_s)?.map(|at| at + width);
+    Ok(packed.max(rows))
+}
+
+#[cfg(test)]
+mod tests;

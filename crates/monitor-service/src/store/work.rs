@@ -95,19 +95,17 @@ pub(super) fn delivered(transaction: &Transaction<'_>, event: u64, channel: &str
         .map_err(StoreError::Sqlite)
 }
 
-/// Adds points; a step that was begun before a restart goes on where it stopped.
+/// Finds the series of points, and adds these to the steps that are to be written.
 pub(super) fn points(
     transaction: &Transaction<'_>,
     ids: &mut SeriesIds,
     points: &Points,
+    steps: &mut tiers::Steps,
 ) -> Result<(), StoreError> {
-    let mut insert = transaction.prepare_cached(tiers::INSERT_FINEST).map_err(StoreError::Sqlite)?;
     for SeriesPoint { metric, labels, point } in &points.points {
-        let series = series_id(transaction, ids, metric, labels).map_err(StoreError::Sqlite)?;
-        let [min, max, mean] = point.distinct();
-        insert
-            .execute(params![points.at_s, series, point.n, min, max, mean, point.last])
-            .map_err(StoreError::Sqlite)?;
+        let series =
+            series_id(transaction, ids, (metric, labels), points.at_s).map_err(StoreError::Sqlite)?;
+        steps.add(points.at_s, series, *point);
     }
     Ok(())
 }
@@ -115,8 +113,8 @@ pub(super) fn points(
 fn series_id(
     transaction: &Transaction<'_>,
     ids: &mut SeriesIds,
-    metric: &str,
-    labels: &str,
+    (metric, labels): (&str, &str),
+    at_s: i64,
 ) -> Result<i64, rusqlite::Error> {
     let key = (Box::from(metric), Box::from(labels));
     if let Some(id) = ids.get(&key) {
@@ -130,8 +128,8 @@ fn series_id(
         Some(id) => id,
         None => {
             transaction
-                .prepare_cached("INSERT INTO series (metric, labels) VALUES (?1, ?2)")?
-                .execute(params![metric, labels])?;
+                .prepare_cached("INSERT INTO series (metric, labels, seen_s) VALUES (?1, ?2, ?3)")?
+                .execute(params![metric, labels, at_s])?;
             transaction.last_insert_rowid()
         }
     };

@@ -10,8 +10,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::open::{connect, is_damage, load, reason, set_aside};
+use super::tiers::{self, Steps, Tables, Tier};
 use super::work::{self, SeriesIds};
-use super::{Read, Retention, Store, StoreError, Work, size, tiers, unix_ms};
+use super::{Read, Retention, Store, StoreError, Work, size, unix_ms};
 use crate::config::StoreConfig;
 use crate::metrics::MonitorMetrics;
 use crate::notify::Outbox;
@@ -201,31 +202,41 @@ impl Desk {
     fn write(&mut self, now: SystemTime) -> Result<(), StoreError> {
         let now_s = unix_ms(now) / 1000;
         let transaction = self.connection.transaction().map_err(StoreError::Sqlite)?;
+        let tables = Tables { connection: &transaction, metrics: &self.metrics };
+        let mut steps = Steps::new(Tier::TenSeconds);
         for work in &self.backlog {
             match work {
                 Work::Change(changes, _) => work::change(&transaction, changes)?,
                 Work::Delivered(event, channel) => work::delivered(&transaction, *event, channel)?,
-                Work::Points(points) => work::points(&transaction, &mut self.ids, points)?,
+                Work::Points(points) => work::points(&transaction, &mut self.ids, points, &mut steps)?,
                 Work::Read(_) => {}
             }
         }
         let rolls = self.backlog.iter().any(|work| matches!(work, Work::Points(_)));
+        if rolls {
+            // What an earlier version stored comes first: a step that was begun then goes on.
+            self.metrics.store_moved(tiers::take_over(tables)?);
+            steps.write(tables)?;
+        }
         let (minute, hour) = (now_s / 60, now_s / 3_600);
         // Ten seconds of grace: the last step of a minute arrives after its end.
         let settled = now_s - 15;
         if rolls && minute != self.rolled_minute && now_s % 60 >= 15 {
-            tiers::roll_up(&transaction, settled)?;
+            tiers::roll_up(tables, settled)?;
             self.rolled_minute = minute;
             self.is_cut_short = false;
             if let Some(max) = self.max_size {
-                let n_gone = size::trim(&transaction, max)?;
+                let n_gone = size::trim(tables, max)?;
                 self.is_cut_short = n_gone > 0;
                 self.metrics.store_trimmed(n_gone);
             }
         }
+        if rolls {
+            tiers::fold(tables)?;
+        }
         let expires = rolls && hour != self.expired_hour;
         if expires {
-            tiers::expire(&transaction, &self.retention, now_s)?;
+            tiers::expire(tables, &self.retention, now_s)?;
             self.expired_hour = hour;
         }
         let committed = transaction.commit().map_err(StoreError::Sqlite);
