@@ -96,7 +96,7 @@ pub struct NodeConfig {
 }
 
 /// Sizes the two pools of each node, one for reads and one for writes.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PoolConfig {
     /// Connections of each pool at most; 1 to 1,000.
@@ -107,6 +107,8 @@ pub struct PoolConfig {
     /// Connections older than this are replaced; 1 s to 1 day.
     #[serde(with = "humantime_serde")]
     pub max_age: Duration,
+    /// Prepared statements that each connection for reads keeps, not behind a PgBouncer; 0 to 1,000, 0 keeps none.
+    pub kept_statements: u32,
 }
 
 /// Says how nodes are watched.
@@ -205,6 +207,7 @@ impl ServiceConfig for ReplicaConfig {
         problems.range("pool.max_size", self.pool.max_size, 1..=1_000);
         problems.duration("pool.wait_within", self.pool.wait_within, ms..=minute);
         problems.duration("pool.max_age", self.pool.max_age, ms * 1_000..=hour * 24);
+        problems.range("pool.kept_statements", self.pool.kept_statements, 0..=1_000);
         problems.duration("health.probe_every", self.health.probe_every, ms * 50..=minute);
         problems.duration("health.probe_within", self.health.probe_within, ms * 10..=minute);
         problems.range("health.down_after", self.health.down_after, 1..=100);
@@ -355,7 +358,12 @@ impl Default for NodeConfig {
 
 impl Default for PoolConfig {
     fn default() -> Self {
-        Self { max_size: 16, wait_within: Duration::from_secs(1), max_age: Duration::from_mins(30) }
+        Self {
+            max_size: 16,
+            wait_within: Duration::from_secs(1),
+            max_age: Duration::from_mins(30),
+            kept_statements: 64,
+        }
     }
 }
 

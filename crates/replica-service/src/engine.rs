@@ -248,7 +248,7 @@ impl Engine {
         needs: &ReadNeeds,
         tried: Option<NodeId>,
     ) -> Result<Choice, QueryError> {
-        let span = info_span!("replica.route", node = Empty, reason = Empty);
+        let span = self.span(|| info_span!("replica.route", node = Empty, reason = Empty));
         let choice = self.wait_and_choose(read, needs, tried).instrument(span.clone()).await?;
         span.record("node", &*choice.node.name).record("reason", choice.reason.as_str());
         self.metrics.routed(choice.reason);
@@ -282,6 +282,11 @@ impl Engine {
         }
     }
 
+    /// Makes a span where spans are sent to somebody; what is logged belongs to the trace of the request all the same.
+    fn span(&self, make: impl FnOnce() -> Span) -> Span {
+        if self.cx.records_spans() { make() } else { Span::none() }
+    }
+
     fn standing(&self, node: NodeId) -> (bool, Option<Duration>) {
         match self.fleet.look(|_, cluster| cluster.place(node, Some(Instant::now().into_std()))) {
             Place::Primary { .. } => (true, None),
@@ -298,7 +303,7 @@ impl Engine {
         needs: &ReadNeeds,
     ) -> Result<Answer, QueryError> {
         let flight = node.begin()?;
-        let span = statement_span(node, &read.statement);
+        let span = self.span(|| statement_span(node, &read.statement));
         let run = async {
             let sql = &read.statement.sql;
             loop {

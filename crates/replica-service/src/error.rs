@@ -199,6 +199,17 @@ impl QueryError {
         matches!(self, Self::Database { source, .. } if lost(source.code()))
     }
 
+    /// Tells whether a statement that was prepared earlier may be refused only because it was: the tables are others now, or
+    /// the server has lost it. `inferred` where the database chose types for parameters then.
+    pub fn is_of_outdated_statement(&self, inferred: bool) -> bool {
+        let Self::Database { source, .. } = self else { return false };
+        let state = source.code();
+        *state == SqlState::FEATURE_NOT_SUPPORTED
+            || self.is_lost_statement()
+            || state.code().starts_with("42")
+            || (inferred && state.code().starts_with("22"))
+    }
+
     /// Returns the code that crosses the border; the whole table is in `error/sqlstate.rs`.
     pub fn code(&self) -> ErrorCode {
         match self {

@@ -13,6 +13,7 @@ use crate::{error::Kind, route::Reason};
 
 mod cache;
 mod database;
+mod kept;
 mod named;
 mod pair;
 mod pgbouncer;
@@ -22,6 +23,7 @@ mod slow;
 
 pub(crate) use cache::CacheMetrics;
 pub(crate) use database::DatabaseMetrics;
+pub(crate) use kept::KeptMetrics;
 pub(crate) use named::NamedMetrics;
 pub(crate) use pair::{OfPair, PairMetrics};
 pub(crate) use pgbouncer::PgBouncerMetrics;
@@ -41,6 +43,7 @@ pub(crate) struct Metrics {
     pub cancels: Counter,
     pub stream_rows: Counter,
     pub node: NodeMetrics,
+    pub kept: KeptMetrics,
     pub pair: PairMetrics,
     pub cache: CacheMetrics,
     pub pgbouncer: PgBouncerMetrics,
@@ -102,6 +105,7 @@ impl Metrics {
             cancels: Counter::default(),
             stream_rows: Counter::default(),
             node: NodeMetrics::default(),
+            kept: KeptMetrics::default(),
             pair: PairMetrics::default(),
             cache: CacheMetrics::default(),
             pgbouncer: PgBouncerMetrics::default(),
@@ -132,6 +136,7 @@ impl Metrics {
         registry.register("cancels", "Statements cancelled in the database", metrics.cancels.clone());
         registry.register("stream_rows", "Rows sent in streams that ended well", metrics.stream_rows.clone());
         metrics.node.register(registry);
+        metrics.kept.register(registry);
         metrics.pair.register(registry);
         metrics.cache.register(registry);
         metrics.pgbouncer.register(registry);

@@ -126,7 +126,8 @@ impl Node {
             };
             let pool = |role| {
                 let wait_seconds = metrics.node.pools.wait_seconds(&name, role);
-                let figures = PoolFigures { cancels: metrics.cancels.clone(), wait_seconds };
+                let (cancels, kept) = (metrics.cancels.clone(), metrics.kept.clone());
+                let figures = PoolFigures { cancels, wait_seconds, kept };
                 Pool::new(endpoint.clone(), &config.postgres, &config.pool, figures, cx)
             };
             anyhow::Ok(Pools { reads: pool(READ), writes: pool(WRITE) })

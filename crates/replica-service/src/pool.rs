@@ -8,9 +8,11 @@ use std::{
     time::Duration,
 };
 
-use deadpool_postgres::{
-    Client, ClientWrapper, Hook, HookError, Manager, ManagerConfig, Object, PoolError, Runtime, TimeoutType,
+use deadpool::{
+    Runtime,
+    managed::{self, Hook, HookError, Object, PoolError, QueueMode, TimeoutType},
 };
+use deadpool_postgres::{Manager, ManagerConfig};
 use mainstay_runtime::Context;
 use parking_lot::RwLock;
 use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
@@ -19,19 +21,29 @@ use tokio::time::{Instant, timeout};
 use crate::{
     config::{PoolConfig, PostgresConfig},
     error::QueryError,
+    metrics::KeptMetrics,
 };
 
 mod cancel;
+mod connection;
+mod kept;
 mod tls;
 
+use connection::{Connection, Opener};
+pub(crate) use kept::{Kept, Key};
 pub(crate) use tls::Tls;
 
 /// Hands out connections to one node for one kind of statement.
 pub(crate) struct Pool {
     /// Who has one keeps it until his statement has ended, also when it is replaced.
-    inner: RwLock<deadpool_postgres::Pool>,
-    endpoint: Endpoint,
+    inner: RwLock<managed::Pool<Opener>>,
     tally: Arc<Tally>,
+    place: Arc<LeasePlace>,
+}
+
+/// What every connection of a pool has in common.
+struct LeasePlace {
+    endpoint: Endpoint,
     figures: PoolFigures,
     cx: Context,
 }
@@ -65,6 +77,7 @@ pub(crate) struct PoolFigures {
     /// Statements cancelled in the database.
     pub cancels: Counter,
     pub wait_seconds: Histogram,
+    pub kept: KeptMetrics,
 }
 
 /// How full a pool is, and what it did since the start of the service.
@@ -105,7 +118,7 @@ impl Pool {
     ) -> Self {
         let tally = Arc::new(Tally::default());
         let inner = RwLock::new(build(&endpoint, postgres, pool, &tally));
-        Self { inner, endpoint, tally, figures, cx: cx.clone() }
+        Self { inner, tally, place: Arc::new(LeasePlace { endpoint, figures, cx: cx.clone() }) }
     }
 
     /// Gives out other connections from now on. Those in use, and who waits for one of them, keep theirs to the end, so for
@@ -113,41 +126,33 @@ impl Pool {
     ///
     /// The library's own `resize` takes away no permit of a pool that is not full, and gives new ones when it grows.
     pub(crate) fn renew(&self, postgres: &PostgresConfig, pool: &PoolConfig) {
-        let new = build(&self.endpoint, postgres, pool, &self.tally);
+        let new = build(&self.place.endpoint, postgres, pool, &self.tally);
         let old = std::mem::replace(&mut *self.inner.write(), new);
         old.retain(|_, _| false);
     }
 
     /// Takes a connection, or opens one.
     pub(crate) async fn lease(&self) -> Result<Lease, QueryError> {
-        let node = self.endpoint.node.to_string();
         let asked_at = Instant::now();
         let pool = self.inner.read().clone();
         let got = pool.get().await;
         self.note(asked_at.elapsed(), got.as_ref().err());
-        let object = got.map_err(|error| match error {
-            PoolError::Timeout(TimeoutType::Wait) => QueryError::PoolExhausted { node },
-            PoolError::Backend(source) => QueryError::Connect { node, source: Some(source) },
-            PoolError::Timeout(_)
-            | PoolError::Closed
-            | PoolError::NoRuntimeSpecified
-            | PoolError::PostCreateHook(_) => QueryError::Connect { node, source: None },
+        let object = got.map_err(|error| {
+            let node = self.place.endpoint.node.to_string();
+            match error {
+                PoolError::Timeout(TimeoutType::Wait) => QueryError::PoolExhausted { node },
+                PoolError::Backend(source) => QueryError::Connect { node, source: Some(source) },
+                PoolError::Timeout(_)
+                | PoolError::Closed
+                | PoolError::NoRuntimeSpecified
+                | PoolError::PostCreateHook(_) => QueryError::Connect { node, source: None },
+            }
         })?;
-        let target = cancel::Target {
-            address: Arc::clone(&self.endpoint.address),
-            host: Arc::clone(&self.endpoint.host),
-            tls: self.endpoint.tls.clone(),
-        };
-        Ok(Lease {
-            object: Some(object),
-            target: Some(target),
-            cancels: self.figures.cancels.clone(),
-            cx: self.cx.clone(),
-        })
+        Ok(Lease { object: Some(object), place: Arc::clone(&self.place) })
     }
 
-    fn note(&self, waited: Duration, failed: Option<&PoolError>) {
-        self.figures.wait_seconds.observe(waited.as_secs_f64());
+    fn note(&self, waited: Duration, failed: Option<&PoolError<tokio_postgres::Error>>) {
+        self.place.figures.wait_seconds.observe(waited.as_secs_f64());
         self.tally.asked.fetch_add(1, Ordering::Relaxed);
         let us = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
         self.tally.waited_us.fetch_add(us, Ordering::Relaxed);
@@ -207,17 +212,27 @@ impl PoolStatus {
 /// away, an error half-way) it leaves the pool at once, so that its slot is free, and what it still runs is cancelled
 /// in the database.
 pub(crate) struct Lease {
-    object: Option<Client>,
-    target: Option<cancel::Target>,
-    cancels: Counter,
-    cx: Context,
+    object: Option<Object<Opener>>,
+    place: Arc<LeasePlace>,
 }
 
 impl Lease {
     pub(crate) fn client(&self) -> &tokio_postgres::Client {
-        let wrapper: &ClientWrapper =
-            self.object.as_ref().expect("a lease holds its connection until it is given back");
-        wrapper
+        self.object.as_ref().expect(HELD).client()
+    }
+
+    /// Returns what the connection keeps prepared.
+    pub(crate) fn kept(&mut self) -> &mut Kept<tokio_postgres::Statement> {
+        &mut self.object.as_mut().expect(HELD).kept
+    }
+
+    /// Returns where to count what becomes of that.
+    pub(crate) fn kept_metrics(&self) -> &KeptMetrics {
+        &self.place.figures.kept
+    }
+
+    pub(crate) fn context(&self) -> &Context {
+        &self.place.cx
     }
 
     /// Gives the connection back; nothing runs on it and no state is left.
@@ -233,28 +248,32 @@ impl Lease {
     }
 }
 
+const HELD: &str = "a lease holds its connection until it is given back";
+
 impl Drop for Lease {
     fn drop(&mut self) {
         let Some(object) = self.object.take() else { return };
+        let LeasePlace { endpoint, figures, cx } = &*self.place;
         let connection = Object::take(object);
-        self.cancels.inc();
-        let token = connection.cancel_token();
-        let Some(mut target) = self.target.take() else { return };
-        self.cx.spawn_work(async move {
-            // A request that arrives before the statement, or between two, cancels nothing.
-            for _ in 0..CANCELS {
-                if let Err(error) = cancel::send(&token, &mut target).await {
-                    tracing::debug!(%error, address = &*target.address, "statement not cancelled");
-                }
-                // Answered behind everything that was sent before: then nothing runs any more.
-                if timeout(IDLE_WITHIN, connection.simple_query("")).await.is_ok() {
-                    break;
-                }
-            }
-            // Only now: a closed connection would leave its statement running until it has something to send.
-            drop(connection);
-        });
+        figures.cancels.inc();
+        cx.spawn_work(cancel_and_close(connection, cancel::Target::of(endpoint)));
     }
+}
+
+async fn cancel_and_close(connection: Connection, mut target: cancel::Target) {
+    let token = connection.client().cancel_token();
+    // A request that arrives before the statement, or between two, cancels nothing.
+    for _ in 0..CANCELS {
+        if let Err(error) = cancel::send(&token, &mut target).await {
+            tracing::debug!(%error, address = &*target.address, "statement not cancelled");
+        }
+        // Answered behind everything that was sent before: then nothing runs any more.
+        if timeout(IDLE_WITHIN, connection.client().simple_query("")).await.is_ok() {
+            break;
+        }
+    }
+    // Only now: a closed connection would leave its statement running until it has something to send.
+    drop(connection);
 }
 
 fn build(
@@ -262,18 +281,20 @@ fn build(
     postgres: &PostgresConfig,
     pool: &PoolConfig,
     tally: &Arc<Tally>,
-) -> deadpool_postgres::Pool {
+) -> managed::Pool<Opener> {
     let (created, recycled) = (Arc::clone(tally), Arc::clone(tally));
     let max_age = pool.max_age;
     let manager =
         Manager::from_config(login(endpoint, postgres), endpoint.tls.clone(), ManagerConfig::default());
-    deadpool_postgres::Pool::builder(manager)
+    // Behind a `PgBouncer` the next statement may meet another server connection, where nothing is kept.
+    let kept_statements = if endpoint.pgbouncer { 0 } else { pool.kept_statements as usize };
+    managed::Pool::builder(Opener { manager, kept_statements })
         .runtime(Runtime::Tokio1)
         .max_size(pool.max_size as usize)
         .wait_timeout(Some(pool.wait_within))
         .create_timeout(Some(postgres.connect_within))
         .recycle_timeout(Some(postgres.connect_within))
-        .queue_mode(deadpool_postgres::QueueMode::Lifo)
+        .queue_mode(QueueMode::Lifo)
         .post_create(Hook::sync_fn(move |_, _| {
             created.created.fetch_add(1, Ordering::Relaxed);
             Ok(())

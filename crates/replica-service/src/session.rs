@@ -7,12 +7,13 @@ use std::{
 };
 
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, future};
-use tokio_postgres::{Client, Row, RowStream, SimpleQueryMessage, types::Type};
+use tokio::time::Instant;
+use tokio_postgres::{Client, Row, RowStream, SimpleQueryMessage, Statement as Prepared, types::Type};
 
 use crate::{
     error::{Kind, QueryError},
     lsn::{Lsn, Position},
-    pool::Lease,
+    pool::{Key, Lease},
     sql::{
         Value,
         decode::{Decoder, Raw},
@@ -20,11 +21,15 @@ use crate::{
     },
 };
 
+mod leftovers;
 pub(crate) mod plan;
+mod settle;
 mod stopwatch;
 pub(crate) mod stream;
 pub(crate) mod transaction;
 
+use leftovers::may_leave_statements;
+use settle::Settling;
 pub(crate) use stopwatch::Stopwatch;
 
 /// A statement with everything that bounds it.
@@ -35,6 +40,12 @@ pub(crate) struct Statement {
     pub max_rows: u32,
     pub max_bytes: u64,
     pub stopwatch: Stopwatch,
+}
+
+impl Statement {
+    fn types(&self) -> Vec<Type> {
+        self.params.iter().map(|param| param.ty.clone()).collect()
+    }
 }
 
 /// What a statement answered.
@@ -83,6 +94,8 @@ enum End {
 
 /// A read undoes even what read-only transactions may leave behind: settings by rollback, advisory locks by name.
 const END_READ: &str = "ROLLBACK; SELECT pg_catalog.pg_advisory_unlock_all()";
+/// What no rollback takes back, where the connection cannot be closed to the same end.
+const END_READ_AND_STATEMENTS: &str = "ROLLBACK; SELECT pg_catalog.pg_advisory_unlock_all(); DEALLOCATE ALL";
 /// One message, so that behind `PgBouncer` too the position is read in the session that committed, after the commit.
 const COMMIT: &str = "COMMIT; \
     SELECT l, pg_catalog.substr(pg_catalog.pg_walfile_name(l), 1, 8) \
@@ -106,66 +119,132 @@ pub(crate) async fn read(
     statement: &Statement,
     left: Duration,
 ) -> Result<Answer, QueryError> {
-    let begin_sql = format!("BEGIN READ ONLY; SET LOCAL statement_timeout = {}", timeout_ms(left));
+    if !road.pgbouncer {
+        return read_at_once(lease, road, statement, left).await;
+    }
+    let begin_sql = begin_read(left);
     let client = lease.client();
     let failed = |error| QueryError::from_postgres(road.node, Kind::Query, error);
-    let end = if road.pgbouncer {
-        if road.is_primary {
-            client.batch_execute(&begin_sql).await.map_err(failed)?;
-            body(client, road, Kind::Query, statement).await
-        } else {
-            let (begun, end) =
-                future::join(client.batch_execute(&begin_sql), body(client, road, Kind::Query, statement))
-                    .await;
-            begun.map_err(failed).map_or_else(End::Broken, |()| end)
-        }
+    let end = if road.is_primary {
+        client.batch_execute(&begin_sql).await.map_err(failed)?;
+        body(client, road, Kind::Query, statement, None).await
     } else {
-        return read_at_once(lease, road, statement, &begin_sql).await;
+        let body = body(client, road, Kind::Query, statement, None);
+        let (begun, end) = future::join(client.batch_execute(&begin_sql), body).await;
+        begun.map_err(failed).map_or_else(End::Broken, |()| end)
     };
     let answer = match end {
-        End::Complete(answer) => Ok(with_columns(client, statement, answer).await.map_err(failed)?),
+        End::Complete(answer) => Ok(with_columns(client, statement, answer).await.map_err(failed)?.0),
         End::Refused(error) => Err(error),
         End::Cut(answer) => return Ok(answer),
         End::Broken(error) => return Err(error),
     };
-    client.batch_execute(END_READ).await.map_err(failed)?;
-    lease.keep();
+    end_read(lease, road, &statement.sql).await.map_err(failed)?;
     answer
 }
 
+/// Ends the transaction of a read, and gives the connection back without anything that the read has left in it.
+async fn end_read(lease: Lease, road: Road<'_>, sql: &str) -> Result<(), tokio_postgres::Error> {
+    let is_clean = !may_leave_statements(sql);
+    let end = if is_clean || !road.pgbouncer { END_READ } else { END_READ_AND_STATEMENTS };
+    lease.client().batch_execute(end).await?;
+    if is_clean || road.pgbouncer {
+        lease.keep();
+    } else {
+        lease.close();
+    }
+    Ok(())
+}
+
+/// A statement that the connection keeps prepared is neither read nor planned again by the database. When it turns out not
+/// to fit the tables any more, it is run once more as it would be without.
 async fn read_at_once(
+    mut lease: Lease,
+    road: Road<'_>,
+    statement: &Statement,
+    left: Duration,
+) -> Result<Answer, QueryError> {
+    let begun_at = Instant::now();
+    let key = Key::of(&statement.sql, &statement.params);
+    let Some(prepared) = lease.kept().find(key, begun_at) else {
+        let learns = lease.kept().wants(key) && !may_leave_statements(&statement.sql);
+        let (answer, settling) = pipeline(lease, road, statement, left, None).await?;
+        settling.learning(learns, statement).detach();
+        return answer;
+    };
+    lease.kept_metrics().used.inc();
+    let (answer, settling) = pipeline(lease, road, statement, left, Some(&prepared)).await?;
+    let outdated = |error: &QueryError| error.is_of_outdated_statement(key.is_inferred());
+    let Some(refused) = answer.as_ref().err().filter(|error| outdated(error)) else {
+        settling.detach();
+        return answer;
+    };
+    let is_lost = refused.is_lost_statement();
+    let failed = |error| QueryError::from_postgres(road.node, Kind::Query, error);
+    let mut lease = settling.wait().await.map_err(failed)?;
+    lease.kept_metrics().outdated.inc();
+    // Who deallocates one of ours has deallocated all.
+    if is_lost {
+        lease.kept().clear()
+    } else {
+        lease.kept().forget(key)
+    }
+    let left = left.saturating_sub(begun_at.elapsed());
+    let (answer, settling) = pipeline(lease, road, statement, left, None).await?;
+    settling.detach();
+    answer
+}
+
+/// Sends a read with its BEGIN and its end, and waits for its rows; the end arrives behind them.
+///
+/// The outer error is one after which the connection is not used again.
+async fn pipeline(
     lease: Lease,
     road: Road<'_>,
     statement: &Statement,
-    begin_sql: &str,
-) -> Result<Answer, QueryError> {
-    let client = lease.client();
+    left: Duration,
+    prepared: Option<&Prepared>,
+) -> Result<(Result<Answer, QueryError>, Settling), QueryError> {
     let failed = |error| QueryError::from_postgres(road.node, Kind::Query, error);
-    // Polled in this order, so sent in this order. A statement that does not end in order ends the wait for the rest.
-    let begun = client.batch_execute(begin_sql).map(Ok);
-    let body = body(client, road, Kind::Query, statement).map(|end| match end {
-        End::Complete(_) | End::Refused(_) => Ok(end),
-        End::Cut(_) | End::Broken(_) => Err(end),
-    });
-    let ended = client.batch_execute(END_READ).map(Ok);
-    let answer = match future::try_join3(begun, body, ended).await {
-        Ok((begun, end, ended)) => {
-            begun.map_err(failed)?;
-            ended.map_err(failed)?;
-            match end {
-                End::Complete(answer) | End::Cut(answer) => Ok(answer),
-                End::Refused(error) | End::Broken(error) => Err(error),
+    let client = lease.client();
+    let begun = client.simple_query_raw(&begin_read(left)).await.map_err(failed)?;
+    let (end, ended) = {
+        let mut body = pin!(body(client, road, Kind::Query, statement, prepared));
+        // The first look sends it.
+        let early = body.as_mut().now_or_never();
+        let ended = client.simple_query_raw(END_READ).await.map_err(failed)?;
+        let end = match early {
+            Some(end) => end,
+            None => body.await,
+        };
+        (end, ended)
+    };
+    let answer = match end {
+        End::Complete(answer) => Ok(answer),
+        End::Refused(error) => Err(error),
+        // What is still on its way ends with the connection.
+        End::Cut(answer) => return Ok((Ok(answer), Settling::cut(lease))),
+        End::Broken(error) => return Err(error),
+    };
+    settle::all(begun).await.map_err(failed)?;
+    let (answer, described) = match (answer, prepared) {
+        (Ok(mut answer), Some(prepared)) => {
+            if answer.rows.is_empty() {
+                answer.columns = columns(prepared.columns());
             }
+            (Ok(answer), None)
         }
-        Err(End::Complete(answer) | End::Cut(answer)) => return Ok(answer),
-        Err(End::Refused(error) | End::Broken(error)) => return Err(error),
+        (Ok(answer), None) => {
+            let (answer, described) = with_columns(client, statement, answer).await.map_err(failed)?;
+            (Ok(answer), described)
+        }
+        (Err(error), _) => (Err(error), None),
     };
-    let answer = match answer {
-        Ok(answer) => Ok(with_columns(client, statement, answer).await.map_err(failed)?),
-        Err(error) => Err(error),
-    };
-    lease.keep();
-    answer
+    Ok((answer, Settling::new(lease, ended, &statement.sql, described)))
+}
+
+fn begin_read(left: Duration) -> String {
+    format!("BEGIN READ ONLY; SET LOCAL statement_timeout = {}", timeout_ms(left))
 }
 
 /// Runs one write in a transaction of its own, and returns where its commit ended in the log.
@@ -188,11 +267,12 @@ pub(crate) async fn write(
     let failed = |error| QueryError::from_postgres(road.node, Kind::Execute, error);
     let (begun, end) = if road.pgbouncer {
         match client.batch_execute(&begin_sql).await {
-            Ok(()) => (Ok(()), body(client, road, Kind::Execute, statement).await),
+            Ok(()) => (Ok(()), body(client, road, Kind::Execute, statement, None).await),
             Err(error) => return refuse_begin(lease, failed(error)).await,
         }
     } else {
-        future::join(client.batch_execute(&begin_sql), body(client, road, Kind::Execute, statement)).await
+        future::join(client.batch_execute(&begin_sql), body(client, road, Kind::Execute, statement, None))
+            .await
     };
     let answer = match (begun, end) {
         (Ok(()), End::Complete(answer)) => answer,
@@ -258,10 +338,22 @@ async fn commit(client: &Client) -> Commit {
     }
 }
 
-/// Sends the statement and reads its rows; nothing of it is kept in the server.
-async fn body(client: &Client, road: Road<'_>, kind: Kind, statement: &Statement) -> End {
-    let params = statement.params.iter().map(|param| (param, param.ty.clone()));
-    let ended = match client.query_typed_raw(&statement.sql, params).await {
+/// Sends the statement and reads its rows; without `prepared` nothing of it is kept in the server.
+async fn body(
+    client: &Client,
+    road: Road<'_>,
+    kind: Kind,
+    statement: &Statement,
+    prepared: Option<&Prepared>,
+) -> End {
+    let sent = match prepared {
+        Some(prepared) => client.query_raw(prepared, &statement.params).await,
+        None => {
+            let params = statement.params.iter().map(|param| (param, param.ty.clone()));
+            client.query_typed_raw(&statement.sql, params).await
+        }
+    };
+    let ended = match sent {
         Ok(rows) => collect(rows, kind, statement).await,
         Err(error) => Err(Trouble::Postgres(error)),
     };
@@ -327,17 +419,18 @@ async fn drain(mut rows: std::pin::Pin<&mut RowStream>) -> bool {
     tokio::time::timeout(DRAIN_WITHIN, rest).await.unwrap_or(false)
 }
 
-/// The driver tells the columns with the first row only; without one they are asked for.
+/// The driver tells the columns with the first row only; without one they are asked for, by preparing the statement.
 async fn with_columns(
     client: &Client,
     statement: &Statement,
     mut answer: Answer,
-) -> Result<Answer, tokio_postgres::Error> {
-    if answer.rows.is_empty() && !answer.truncated {
-        let types: Vec<_> = statement.params.iter().map(|param| param.ty.clone()).collect();
-        answer.columns = columns(client.prepare_typed(&statement.sql, &types).await?.columns());
+) -> Result<(Answer, Option<Prepared>), tokio_postgres::Error> {
+    if !answer.rows.is_empty() || answer.truncated {
+        return Ok((answer, None));
     }
-    Ok(answer)
+    let prepared = client.prepare_typed(&statement.sql, &statement.types()).await?;
+    answer.columns = columns(prepared.columns());
+    Ok((answer, Some(prepared)))
 }
 
 fn columns(columns: &[tokio_postgres::Column]) -> Vec<Column> {

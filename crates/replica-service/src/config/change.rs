@@ -41,8 +41,7 @@ impl ReplicaConfig {
     /// Tells whether connections for statements are opened in another way than before.
     pub(crate) fn opens_connections_unlike(&self, before: &Self) -> bool {
         let (pool, was) = (&self.pool, &before.pool);
-        self.logs_in_unlike(before)
-            || (pool.max_size, pool.wait_within, pool.max_age) != (was.max_size, was.wait_within, was.max_age)
+        self.logs_in_unlike(before) || pool != was
     }
 
     /// Tells whether nodes are probed in another way than before.

@@ -1,6 +1,7 @@
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -12,7 +13,7 @@ use tokio::{
 };
 use tokio_postgres::{CancelToken, tls::MakeTlsConnect};
 
-use super::Tls;
+use super::{Endpoint, Tls};
 
 /// The server ends the connection when it has passed the request on, which takes it one round trip.
 const CANCEL_WITHIN: Duration = Duration::from_secs(1);
@@ -32,9 +33,16 @@ pub(super) enum CancelError {
 
 /// Where cancel requests for a connection go.
 pub(super) struct Target {
-    pub address: std::sync::Arc<str>,
-    pub host: std::sync::Arc<str>,
+    pub address: Arc<str>,
+    pub host: Arc<str>,
     pub tls: Tls,
+}
+
+impl Target {
+    pub(super) fn of(endpoint: &Endpoint) -> Self {
+        let Endpoint { address, host, tls, .. } = endpoint;
+        Self { address: Arc::clone(address), host: Arc::clone(host), tls: tls.clone() }
+    }
 }
 
 /// Asks the server, or the `PgBouncer` before it, to cancel what a connection runs, and waits until it has.

@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 use tokio_postgres::RowStream;
 
-use super::{Answer, Column, END_READ, Road, Statement, columns, decode, timeout_ms, with_columns};
+use super::{Answer, Column, Road, Statement, begin_read, columns, decode, end_read, with_columns};
 use crate::{
     engine::Served,
     error::{Kind, QueryError},
@@ -62,8 +62,7 @@ pub(crate) async fn stream(
 ) -> Result<u64, QueryError> {
     let client = lease.client();
     let failed = |error| QueryError::from_postgres(road.node, Kind::Stream, error);
-    let begin_sql = format!("BEGIN READ ONLY; SET LOCAL statement_timeout = {}", timeout_ms(left));
-    client.batch_execute(&begin_sql).await.map_err(failed)?;
+    client.batch_execute(&begin_read(left)).await.map_err(failed)?;
     let params = statement.params.iter().map(|param| (param, param.ty.clone()));
     let ended = match client.query_typed_raw(&statement.sql, params).await {
         Ok(rows) => send_rows(rows, road, limits, served, sink).await,
@@ -73,18 +72,16 @@ pub(crate) async fn stream(
         Ok(Ended::All(end)) => end,
         Ok(Ended::Early(rows_total)) => return Ok(rows_total),
         Err(refused @ QueryError::Database { .. }) => {
-            client.batch_execute(END_READ).await.map_err(failed)?;
-            lease.keep();
+            end_read(lease, road, &statement.sql).await.map_err(failed)?;
             return Err(refused);
         }
         Err(error) => return Err(error),
     };
     if end.served.is_some() {
-        let answer = with_columns(client, statement, Answer::default()).await.map_err(failed)?;
+        let (answer, _) = with_columns(client, statement, Answer::default()).await.map_err(failed)?;
         end.columns = answer.columns;
     }
-    client.batch_execute(END_READ).await.map_err(failed)?;
-    lease.keep();
+    end_read(lease, road, &statement.sql).await.map_err(failed)?;
     let rows_total = end.rows_total;
     sink.send(end).await;
     Ok(rows_total)

@@ -69,7 +69,7 @@ pub(crate) async fn transaction(
     for (number, statement) in statements.iter().enumerate() {
         progress.statement.store(number, Ordering::Relaxed);
         let begun_at = Instant::now();
-        let answer = match body(client, road, Kind::Transaction, statement).await {
+        let answer = match body(client, road, Kind::Transaction, statement, None).await {
             End::Complete(answer) => answer,
             End::Refused(error) => return end_write(lease, error).await,
             End::Cut(_) => return Err(QueryError::TooManyRows { limit_rows: statement.max_rows }),

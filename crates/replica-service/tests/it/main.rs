@@ -6,6 +6,7 @@ mod cancels;
 mod drain;
 mod failover;
 mod hedge;
+mod kept;
 mod lag;
 mod limits;
 mod links;

@@ -96,7 +96,7 @@ async fn a_constraint_checked_at_commit_leaves_nothing_behind() {
     );
     let rows = rig.query_primary(&format!("SELECT count(*) FROM {table}")).await.unwrap();
     assert_eq!(first(&rows), Kind::Int(0));
-    assert_eq!(rig.node("primary").await.pool.unwrap().in_use, 0);
+    assert_eq!(rig.node("primary").await.write_pool.unwrap().in_use, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
