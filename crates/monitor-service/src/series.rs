@@ -58,9 +58,12 @@ struct Tracked {
 
 #[derive(Debug)]
 struct Series {
-    labels: Box<[(Box<str>, Box<str>)]>,
+    labels: Labels,
     column: Column,
 }
+
+/// Labels of a series, the target's included. Rules look at them all the time: nobody copies them who need not.
+pub(crate) type Labels = Arc<BTreeMap<String, String>>;
 
 /// Tells what became of the readings of one pull.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -152,9 +155,8 @@ impl History {
             } else if self.series < self.max_series {
                 let mut column = Column::default();
                 column.append(tick, reading.value);
-                tracked
-                    .series
-                    .insert(canonical.as_str().into(), Series { labels: reading.own_labels(), column });
+                let labels = Arc::new(identity::all_labels(&reading, &tracked.target));
+                tracked.series.insert(canonical.as_str().into(), Series { labels, column });
                 self.series += 1;
             } else {
                 recorded.refused += 1;
@@ -212,9 +214,9 @@ impl History {
         }
         let total = found.len();
         found.sort_by_key(|(canonical, tracked, _)| (*canonical, tracked.target.index));
-        let name = |(canonical, tracked, series): &(&str, &Tracked, &Series)| SeriesName {
+        let name = |(canonical, _, series): &(&str, &Tracked, &Series)| SeriesName {
             metric: identity::metric(canonical).to_owned(),
-            labels: identity::all_labels(&series.labels, &tracked.target),
+            labels: (*series.labels).clone(),
         };
         (found.iter().take(limit).map(name).collect(), total)
     }
@@ -227,7 +229,7 @@ impl History {
             for (_, series) in tracked.starting_with(&identity::start(metric)) {
                 let Some((tick, value)) = series.column.last() else { continue };
                 let Some(at) = tracked.timeline.at(tick).filter(|at| *at >= not_before) else { continue };
-                let labels = identity::all_labels(&series.labels, &tracked.target);
+                let labels = (*series.labels).clone();
                 found.push(Latest { target: Arc::clone(&tracked.target), labels, at, value });
             }
         }
@@ -240,8 +242,7 @@ impl History {
         let mut points_left = POINTS_MAX;
         for tracked in &self.targets {
             for (_, series) in tracked.starting_with(&identity::start(range.metric())) {
-                let labels = identity::all_labels(&series.labels, &tracked.target);
-                if !range.matches(&labels) {
+                if !range.matches(&series.labels) {
                     continue;
                 }
                 let samples = tracked.samples(series, range);
@@ -254,7 +255,7 @@ impl History {
                     return answer;
                 }
                 points_left -= points.len();
-                answer.series.push(SeriesPoints { labels, points });
+                answer.series.push(SeriesPoints { labels: (*series.labels).clone(), points });
             }
         }
         answer

@@ -66,5 +66,5 @@ fn rates(history: &History, metric: &str, from: SystemTime) -> BTreeMap<BTreeMap
         Some(increase(samples.iter().map(|(_, value)| *value)) / took.as_secs_f64())
     };
     let of_all = history.samples(metric, &BTreeMap::new(), from).into_iter();
-    of_all.filter_map(|series| rate(&series.samples).map(|rate| (series.labels, rate))).collect()
+    of_all.filter_map(|series| rate(&series.samples).map(|rate| ((*series.labels).clone(), rate))).collect()
 }

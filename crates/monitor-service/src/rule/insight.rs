@@ -94,7 +94,7 @@ mod tests {
     fn series(name: &str, figure: impl Fn(u64) -> f64) -> SeriesSamples {
         let labels = [("service", "s"), ("endpoint", "e"), ("name", name)];
         SeriesSamples {
-            labels: labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            labels: BTreeMap::from(labels.map(|(name, value)| (name.to_owned(), value.to_owned()))).into(),
             patience: Duration::ZERO,
             samples: (1..=240).map(|second| (at(second), figure(second))).collect(),
         }

@@ -3,6 +3,7 @@
 //! No figure is made of two targets: series are judged one by one, and sums are per target. So rules need to look only at what
 //! was just read, and cost as much in a second as there is read in it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
@@ -60,7 +61,13 @@ pub(super) fn look<'r>(
     let Some(history) = scene.history.of(target.index) else { return seen };
     for rule in rules.filter(|rule| !rule.spec.disabled) {
         let from = begin(&rule.spec, scene.now, scene.config);
-        let evidence = gather(&rule.spec, history, from);
+        let evidence = match rule.spec.kind {
+            RuleKind::Threshold => {
+                let newest = history.newest(&rule.spec.metric, &rule.spec.labels, (from, scene.now));
+                Evidence { series: newest, divisor: Vec::new() }
+            }
+            _ => gather(&rule.spec, history, from),
+        };
         let measured = measure(&rule.spec, &evidence, from, scene.now);
         if measured.n_matched > 0 {
             let matched = Matched { n: measured.n_matched, n_quiet: measured.n_quiet };
@@ -70,7 +77,9 @@ pub(super) fn look<'r>(
             seen.breaches.extend(absent(rule, !measured.figures.is_empty(), target, scene, from));
             continue;
         }
-        seen.breaches.extend(measured.figures.iter().filter_map(|figure| {
+        // Most figures are well on the good side, whether an alert is open or not: which one it would be need not be found.
+        let may_matter = |figure: &&Figure| rule.spec.judge(figure.value, Some(Severity::Critical)).is_some();
+        seen.breaches.extend(measured.figures.iter().filter(may_matter).filter_map(|figure| {
             let key = key(rule, figure);
             let judged = rule.spec.judge(figure.value, open(&key))?;
             Some(breach(rule, key, figure, judged, scene.config))
@@ -96,8 +105,10 @@ pub(super) fn begin(spec: &RuleSpec, now: SystemTime, config: &AlertsConfig) -> 
 
 /// Takes what a rule looks at out of history.
 pub(super) fn gather(spec: &RuleSpec, history: View<'_>, from: SystemTime) -> Evidence {
-    let bucket = format!("{}_bucket", spec.metric);
-    let metric = if spec.kind == RuleKind::Quantile { &bucket } else { &spec.metric };
+    let metric = match spec.kind {
+        RuleKind::Quantile => Cow::from(format!("{}_bucket", spec.metric)),
+        _ => Cow::from(&spec.metric),
+    };
     let divisor = match spec.kind {
         RuleKind::Ratio | RuleKind::Share | RuleKind::BurnRate => {
             history.samples(&spec.divisor, &spec.divisor_labels, from)
@@ -105,8 +116,8 @@ pub(super) fn gather(spec: &RuleSpec, history: View<'_>, from: SystemTime) -> Ev
         _ => Vec::new(),
     };
     let series = match spec.kind {
-        RuleKind::Threshold => history.fresh(metric, &spec.labels, from),
-        _ => history.samples(metric, &spec.labels, from),
+        RuleKind::Threshold => history.fresh(&metric, &spec.labels, from),
+        _ => history.samples(&metric, &spec.labels, from),
     };
     Evidence { series, divisor }
 }
@@ -118,8 +129,10 @@ fn absent(rule: &Rule, has: bool, target: &Target, scene: &Scene<'_>, from: Syst
     if has || target.service != rule.spec.service || answers().is_none() || watched()? > from {
         return None;
     }
-    let labels =
-        [("service".to_owned(), target.service.clone()), ("endpoint".to_owned(), target.endpoint.clone())];
+    let labels = BTreeMap::from([
+        ("service".to_owned(), target.service.clone()),
+        ("endpoint".to_owned(), target.endpoint.clone()),
+    ]);
     let figure = Figure { labels: labels.into(), value: 0.0, facts: BTreeMap::new() };
     Some(breach(rule, key(rule, &figure), &figure, (rule.spec.severity, 0.0), scene.config))
 }
@@ -153,7 +166,7 @@ pub(super) fn breach(
         labels: &figure.labels,
         facts: &figure.facts,
     };
-    let mut labels = figure.labels.clone();
+    let mut labels = (*figure.labels).clone();
     labels.remove("service");
     labels.extend(rule.spec.annotations.clone());
     Breach {

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use super::definition::{RuleKind, RuleSpec};
 use super::insight;
-use crate::series::SeriesSamples;
+use crate::series::{Labels, SeriesSamples};
 
 /// Holds the samples that a rule looks at, each list oldest first.
 #[derive(Debug, Default)]
@@ -20,7 +20,7 @@ pub(crate) struct Evidence {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Figure {
     /// Of the series, or `service` and `endpoint` of the target where it is a sum.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// The figure.
     pub value: f64,
     /// More that a text may speak of.
@@ -106,8 +106,8 @@ fn target(series: &SeriesSamples) -> Target {
 }
 
 fn of_target((service, endpoint): Target, value: f64) -> Figure {
-    let labels = [("service".to_owned(), service), ("endpoint".to_owned(), endpoint)].into();
-    Figure { labels, value, facts: BTreeMap::new() }
+    let labels = BTreeMap::from([("service".to_owned(), service), ("endpoint".to_owned(), endpoint)]);
+    Figure { labels: labels.into(), value, facts: BTreeMap::new() }
 }
 
 pub(super) fn ratio(spec: &RuleSpec, evidence: &Evidence, from: SystemTime, to: SystemTime) -> Measured {
@@ -186,7 +186,10 @@ mod tests {
     fn series(labels: &[(&str, &str)], samples: &[(u64, f64)]) -> SeriesSamples {
         let labels = [("service", "s"), ("endpoint", "e")].iter().chain(labels);
         SeriesSamples {
-            labels: labels.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            labels: labels
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect::<BTreeMap<_, _>>()
+                .into(),
             patience: Duration::ZERO,
             samples: samples.iter().map(|(second, value)| (at(*second), *value)).collect(),
         }

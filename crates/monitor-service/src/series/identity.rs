@@ -38,15 +38,6 @@ impl Reading<'_> {
         }
     }
 
-    /// Copies the labels, in order; one that the target also sets is kept under `exported_<name>`.
-    pub(super) fn own_labels(&self) -> Box<[(Box<str>, Box<str>)]> {
-        let renamed = |name: &str| match name {
-            SERVICE | ENDPOINT => format!("exported_{name}").into(),
-            name => name.into(),
-        };
-        self.sorted().into_iter().map(|(name, value)| (renamed(name), value.into())).collect()
-    }
-
     fn sorted(&self) -> Vec<(&str, &str)> {
         let mut labels: Vec<(&str, &str)> =
             self.labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -79,9 +70,13 @@ pub(super) fn metric(canonical: &str) -> &str {
     canonical.split_once('{').map_or(canonical, |(metric, _)| metric)
 }
 
-/// Joins a series' own labels with those of its target.
-pub(super) fn all_labels(own: &[(Box<str>, Box<str>)], target: &Target) -> BTreeMap<String, String> {
-    let own = own.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+/// Joins the labels of a series with those of its target; one that the target also sets is kept under `exported_<name>`.
+pub(super) fn all_labels(reading: &Reading<'_>, target: &Target) -> BTreeMap<String, String> {
+    let renamed = |name: &str| match name {
+        SERVICE | ENDPOINT => format!("exported_{name}"),
+        name => name.to_owned(),
+    };
+    let own = reading.labels.iter().map(|(name, value)| (renamed(name), value.clone()));
     let targets =
         [(SERVICE.to_owned(), target.service.clone()), (ENDPOINT.to_owned(), target.endpoint.clone())];
     own.chain(targets).collect()

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::bucket::Gathering;
-use super::{History, Tracked, identity};
+use super::{History, Labels, Series, Tracked, identity};
 use crate::target::Target;
 
 /// Holds samples of one series.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct SeriesSamples {
     /// Labels, the target's included.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// How much longer than a service's its newest one counts.
     pub patience: Duration,
     /// Oldest first.
@@ -65,6 +65,40 @@ impl View<'_> {
         self.gather(metric, labels, |patience| from.checked_sub(patience).unwrap_or(from))
     }
 
+    /// Returns of each series that [`Self::fresh`] finds the newest sample up to `to`: without reading the others, as long as
+    /// no sample is of a time to come.
+    pub(crate) fn newest(
+        self,
+        metric: &str,
+        labels: &BTreeMap<String, String>,
+        (from, to): (SystemTime, SystemTime),
+    ) -> Vec<SeriesSamples> {
+        let start = identity::start(metric);
+        let mut found = Vec::new();
+        for tracked in self.targets {
+            let patience = tracked.target.terms.patience;
+            let from = from.checked_sub(patience).unwrap_or(from);
+            let of_series = |series: &Series| {
+                let (tick, value) = series.column.last()?;
+                let at = tracked.timeline.at(tick)?;
+                if at <= to {
+                    return (at >= from).then(|| vec![(at, value)]);
+                }
+                let samples = tracked.samples_since(series, tracked.timeline.first_tick_since(from));
+                Some(samples).filter(|samples| !samples.is_empty())
+            };
+            for series in tracked.matching(&start, labels) {
+                let samples = of_series(series);
+                found.extend(samples.map(|samples| SeriesSamples {
+                    labels: Labels::clone(&series.labels),
+                    patience,
+                    samples,
+                }));
+            }
+        }
+        found
+    }
+
     fn gather(
         self,
         metric: &str,
@@ -73,25 +107,36 @@ impl View<'_> {
     ) -> Vec<SeriesSamples> {
         let (start, mut found) = (identity::start(metric), Vec::new());
         for tracked in self.targets {
-            let mut series = tracked.starting_with(&start).peekable();
-            if series.peek().is_none() {
-                continue;
-            }
             let patience = tracked.target.terms.patience;
-            let first = tracked.timeline.first_tick_since(from(patience));
-            for (_, series) in series {
-                let all = identity::all_labels(&series.labels, &tracked.target);
-                if !identity::has_labels(&all, labels) {
-                    continue;
-                }
-                let at = |(tick, value)| tracked.timeline.at(tick).map(|at| (at, value));
-                let samples: Vec<_> = series.column.since(first).filter_map(at).collect();
+            let mut first = None;
+            for series in tracked.matching(&start, labels) {
+                let first = *first.get_or_insert_with(|| tracked.timeline.first_tick_since(from(patience)));
+                let samples = tracked.samples_since(series, first);
                 if !samples.is_empty() {
-                    found.push(SeriesSamples { labels: all, patience, samples });
+                    found.push(SeriesSamples { labels: Labels::clone(&series.labels), patience, samples });
                 }
             }
         }
         found
+    }
+}
+
+impl Tracked {
+    /// Walks the series of a metric, by how their names start, that have all the labels.
+    fn matching<'s>(
+        &'s self,
+        start: &'s str,
+        labels: &'s BTreeMap<String, String>,
+    ) -> impl Iterator<Item = &'s Series> {
+        let of_metric = self.starting_with(start).map(|(_, series)| series);
+        of_metric.filter(|series| identity::has_labels(&series.labels, labels))
+    }
+
+    fn samples_since(&self, series: &Series, first: u64) -> Vec<(SystemTime, f64)> {
+        let mut samples = Vec::with_capacity(self.timeline.n_since(first));
+        let of_column = series.column.since(first);
+        samples.extend(of_column.filter_map(|(tick, value)| self.timeline.at(tick).map(|at| (at, value))));
+        samples
     }
 }
 
@@ -162,7 +207,7 @@ impl History {
         let Some(tracked) = tracked else { return Vec::new() };
         let (first, end) =
             (tracked.timeline.first_tick_since(from), tracked.timeline.first_tick_since(from + width));
-        let roll = |canonical: &str, series: &super::Series| {
+        let roll = |canonical: &str, series: &Series| {
             let samples = series.column.since(first).take_while(|(tick, _)| *tick < end);
             let gathered = samples.fold(None, |gathered: Option<Gathering>, (_, value)| match gathered {
                 Some(mut gathered) => {
@@ -175,7 +220,7 @@ impl History {
             let bucket = gathered.finish(from);
             Some(Rolled {
                 metric: identity::metric(canonical).to_owned(),
-                labels: identity::all_labels(&series.labels, &tracked.target),
+                labels: (*series.labels).clone(),
                 n,
                 min: bucket.min,
                 max: bucket.max,
