@@ -39,12 +39,11 @@ impl Column {
         if self.last_tick().is_some_and(|last| tick <= last) {
             return;
         }
-        if let Some(head) = self.head.take_if(|head| tick - head.first_tick >= CHUNK_TICKS) {
-            self.sealed.push_back(head.seal());
-        }
+        let bits = value.to_bits();
         match &mut self.head {
-            Some(head) => head.append(tick, value.to_bits()),
-            none => *none = Some(Head::starting(tick, value.to_bits())),
+            Some(head) if tick - head.first_tick < CHUNK_TICKS => head.append(tick, bits),
+            Some(head) => self.sealed.push_back(head.begin_anew(tick, bits)),
+            none => *none = Some(Head::starting(tick, bits)),
         }
     }
 
@@ -99,9 +98,14 @@ impl Head {
         (self.last_tick, self.last_bits) = (tick, bits);
     }
 
-    fn seal(self) -> Chunk {
-        let bytes = self.words.into_bytes().into_boxed_slice();
-        Chunk { first_tick: self.first_tick, last_tick: self.last_tick, bytes }
+    /// Returns what it holds as a chunk, and goes on in the room it has: what grows anew each time leaves holes in memory.
+    fn begin_anew(&mut self, tick: u64, bits: u64) -> Chunk {
+        let bytes = self.words.as_bytes().into();
+        let chunk = Chunk { first_tick: self.first_tick, last_tick: self.last_tick, bytes };
+        self.words.clear();
+        self.words.push(bits);
+        (self.first_tick, self.last_tick, self.last_bits) = (tick, tick, bits);
+        chunk
     }
 }
 

@@ -52,8 +52,10 @@ impl Words {
         &self.bytes
     }
 
-    pub(crate) fn into_bytes(self) -> Vec<u8> {
-        self.bytes
+    /// Begins anew in the same room.
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.repeating = false;
     }
 
     pub(super) fn capacity(&self) -> usize {
