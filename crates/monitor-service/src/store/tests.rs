@@ -178,6 +178,9 @@ fn where_a_coarse_tier_ends_a_finer_one_goes_on() {
     partly.known_from_s = [(("s".to_owned(), "e".to_owned()), 70)].into();
     let found = read(&connection, &partly);
     assert_eq!(found[0].points.last().map(|(at, _)| *at), Some(60), "memory knows the rest");
+    partly.known_from_s = [(("s".to_owned(), "e".to_owned()), 65)].into();
+    let found = read(&connection, &partly);
+    assert_eq!(found[0].points.last().map(|(at, _)| *at), Some(60), "memory knows half of it");
 }
 
 #[test]

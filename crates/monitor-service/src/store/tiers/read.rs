@@ -55,8 +55,11 @@ pub(in crate::store) fn read(tables: Tables<'_>, query: &Query) -> Result<Vec<Ti
     let mut wanted = matching(tables, query)?;
     let mut lookups = LOOKUPS_MAX;
     let to_s = |of: &Wanted, tier: Tier| {
-        let known_s = of.known_from_s - of.known_from_s.rem_euclid(tier.width_s());
-        query.to_s.min(known_s)
+        let begun_s = of.known_from_s.rem_euclid(tier.width_s());
+        // Of the finest step in which memory begins both tell: what was before a restart is not in memory.
+        let is_shared = tier == Tier::TenSeconds && begun_s > 0;
+        let shared_s = if is_shared { tier.width_s() } else { 0 };
+        query.to_s.min((of.known_from_s - begun_s).saturating_add(shared_s))
     };
     for tier in Tier::ALL.into_iter().filter(|tier| tier.width_s() >= query.tier.width_s()) {
         let before = |of: &Wanted| {
