@@ -2,7 +2,7 @@
 //! against the same prepared statement by the driver, a million streamed rows against COPY by psql, copying and
 //! verifying a pair of tables, one changed row found, a replica stopped and a primary replaced.
 //!
-//! `bench-replica --short` does the same with fewer rows, to see that it works.
+//! `bench-replica --short` does the same with fewer rows, to see that it works; `--points` ends after the point reads.
 
 #![expect(clippy::print_stdout, reason = "a program for people: its output is the result")]
 #![expect(clippy::disallowed_methods, reason = "measures real time")]
@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use futures_util::future::try_join_all;
 use mainstay_devstack::{DATABASE, Devstack, PostgresNode, SERVICE_ROLE, Service};
 use mainstay_proto::replica::v1 as pb;
 use mainstay_proto::replica::v1::partition_service_client::PartitionServiceClient;
@@ -24,8 +23,12 @@ use tokio::process::Command;
 use tokio_postgres::{Client, NoTls};
 use tonic::transport::{Channel, Endpoint};
 
+#[path = "replica/echo.rs"]
+mod echo;
+#[path = "replica/points.rs"]
+mod points;
+
 const PAIR: &str = "bench";
-const POINT: &str = "SELECT note FROM bench WHERE id = $1";
 const ALL: &str = "SELECT id, at, note FROM bench";
 const ROUNDS: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -39,7 +42,11 @@ struct Bench {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let short = std::env::args().any(|argument| argument == "--short");
+    let has = |wanted: &str| std::env::args().any(|argument| argument == wanted);
+    if has(echo::ARGUMENT) {
+        return echo::serve().await;
+    }
+    let short = has("--short");
     let (n_rows, n_reads) = if short { (20_000, 500) } else { (1_000_000, 20_000) };
     let env = |key: &str| format!("MAINSTAY__{key}");
     let mut builder = Devstack::builder().postgres(true).services([Service::ReplicaService]);
@@ -65,8 +72,11 @@ async fn main() -> anyhow::Result<()> {
     println!(
         "point reads, {n_reads} each, best of {ROUNDS} (bars: 1.3 times the latency, 80 % of the rate at 32)"
     );
-    for in_flight in [1, 32] {
-        bench.reads(in_flight).await?;
+    for in_flight in [1, points::MANY] {
+        bench.points(in_flight).await?;
+    }
+    if has("--points") {
+        return Ok(bench.stack.stop().await?);
     }
     println!("{n_rows} rows in a stream (bars: 60 % of COPY by psql, 64 MiB above idle)");
     bench.stream().await?;
@@ -118,56 +128,6 @@ impl Bench {
             let _ = connection.await;
         });
         Ok(client)
-    }
-
-    async fn reads(&self, in_flight: usize) -> anyhow::Result<()> {
-        let replicas = self.stack.postgres().context("no PostgreSQL")?.first_replicas();
-        let mut direct = Vec::new();
-        for n in 0..in_flight {
-            let client = self.direct(&replicas[n % replicas.len()]).await?;
-            let statement = client.prepare(POINT).await?;
-            direct.push((client, statement));
-        }
-        let (mut best, mut best_direct) = (f64::MAX, f64::MAX);
-        let each = self.n_reads / in_flight;
-        for _ in 0..ROUNDS {
-            let begun_at = Instant::now();
-            try_join_all(direct.iter().enumerate().map(|(lane, (client, statement))| async move {
-                for n in 0..each {
-                    let id = self.key(lane * each + n);
-                    client.query_one(statement, &[&id]).await?;
-                }
-                anyhow::Ok(())
-            }))
-            .await?;
-            best_direct = best_direct.min(begun_at.elapsed().as_secs_f64());
-            let begun_at = Instant::now();
-            try_join_all((0..in_flight).map(|lane| async move {
-                let mut client = self.client();
-                for n in 0..each {
-                    let id = pb::Value {
-                        kind: Some(pb::value::Kind::Int(self.key(lane * each + n))),
-                        r#type: "int8".to_owned(),
-                    };
-                    let request =
-                        pb::QueryRequest { sql: POINT.to_owned(), params: vec![id], ..Default::default() };
-                    let answer = client.query(request).await?.into_inner();
-                    ensure!(answer.rows.len() == 1, "a row is missing");
-                }
-                anyhow::Ok(())
-            }))
-            .await?;
-            best = best.min(begun_at.elapsed().as_secs_f64());
-        }
-        let micros = |took: f64| took / each as f64 * 1e6;
-        println!(
-            "  {in_flight:>2} in flight: {:>7.1} us, directly {:>7.1} us: {:.2} times as long, {:.0} % of the rate",
-            micros(best),
-            micros(best_direct),
-            best / best_direct,
-            best_direct / best * 100.0
-        );
-        Ok(())
     }
 
     fn key(&self, n: usize) -> i64 {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::route::Strategy;
 
+mod batches;
 mod cache;
 mod change;
 mod hedge;
@@ -21,6 +22,7 @@ mod switchover;
 mod tests;
 mod tls;
 
+pub use batches::BatchesConfig;
 pub use cache::CacheConfig;
 pub(crate) use change::Change;
 pub use hedge::HedgeConfig;
@@ -51,6 +53,7 @@ pub struct ReplicaConfig {
     pub insight: InsightConfig,
     pub slow_log: SlowLogConfig,
     pub stats: StatsConfig,
+    pub batches: BatchesConfig,
     pub statements: StatementsConfig,
     pub hedge: HedgeConfig,
     pub cache: CacheConfig,
@@ -248,6 +251,7 @@ impl ServiceConfig for ReplicaConfig {
         problems.range("insight.max_statements", self.insight.max_statements, 0..=10_000);
         self.slow_log.check(problems);
         self.stats.check(problems);
+        self.batches.check(problems);
         self.statements.check(&self.cache, limits.max_sql_size.as_u64(), problems);
         self.hedge.check(&self.insight, problems);
         self.cache.check(problems);
@@ -309,6 +313,7 @@ impl Default for ReplicaConfig {
             insight: InsightConfig::default(),
             slow_log: SlowLogConfig::default(),
             stats: StatsConfig::default(),
+            batches: BatchesConfig::default(),
             statements: StatementsConfig::default(),
             hedge: HedgeConfig::default(),
             cache: CacheConfig::default(),

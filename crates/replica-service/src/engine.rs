@@ -25,6 +25,7 @@ use crate::{
 mod hedge;
 mod plan;
 mod stream;
+mod together;
 mod write;
 
 pub(crate) use hedge::Hedge;
@@ -58,6 +59,14 @@ pub(crate) struct Read {
     /// Whose replicas come first; empty for the configured zone.
     pub zone: String,
     pub until: Until,
+}
+
+impl Read {
+    /// Tells whether any node that may answer the one may answer the other, for callers who wait as long.
+    pub(crate) fn asks_like(&self, other: &Self) -> bool {
+        let bounds = |read: &Self| (read.max_staleness, read.after, read.written, read.prefer);
+        bounds(self) == bounds(other) && self.zone == other.zone
+    }
 }
 
 /// When the caller stops waiting.
@@ -99,8 +108,12 @@ const SHOWN_SQL_BYTES: usize = 2_048;
 impl Engine {
     /// Runs one read on a node that keeps its bounds.
     pub(crate) async fn query(&self, read: Read) -> Result<Answered, QueryError> {
+        self.query_alone(&read).await
+    }
+
+    async fn query_alone(&self, read: &Read) -> Result<Answered, QueryError> {
         let begun_at = Instant::now();
-        let result = self.within(&read, true).await;
+        let result = self.within(read, true).await;
         let took = begun_at.elapsed();
         self.metrics.answered(Kind::Query, result.as_ref().err().map(QueryError::code), took);
         let done = result.as_ref().map(|done| (&done.served, done.answer.n_rows()));

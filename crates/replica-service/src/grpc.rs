@@ -23,6 +23,7 @@ use crate::{
     switchover::Pair,
 };
 
+mod batches;
 mod cache;
 mod configuration;
 mod database_stats;
@@ -38,6 +39,7 @@ mod switchover;
 mod topology;
 mod value;
 
+pub(crate) use batches::BatchDoor;
 pub(crate) use cache::CacheDoor;
 pub(crate) use configuration::ConfigurationDoor;
 pub(crate) use database_stats::StatsDoor;

@@ -30,9 +30,9 @@ mod topology;
 mod watch;
 
 pub use config::{
-    AdvanceConfig, CacheConfig, HealthConfig, HedgeConfig, InsightConfig, LimitsConfig, NamedConfig,
-    NamedKind, NodeConfig, PairConfig, ParityConfig, PoolConfig, PostgresConfig, PostgresTls, ReplicaConfig,
-    RoutingConfig, SlowLogConfig, StatementsConfig, StatsConfig, StepsConfig, TlsMode,
+    AdvanceConfig, BatchesConfig, CacheConfig, HealthConfig, HedgeConfig, InsightConfig, LimitsConfig,
+    NamedConfig, NamedKind, NodeConfig, PairConfig, ParityConfig, PoolConfig, PostgresConfig, PostgresTls,
+    ReplicaConfig, RoutingConfig, SlowLogConfig, StatementsConfig, StatsConfig, StepsConfig, TlsMode,
 };
 pub use route::Strategy;
 pub use service::start;

@@ -11,6 +11,7 @@ use prometheus_client::{
 
 use crate::{error::Kind, route::Reason};
 
+mod batches;
 mod cache;
 mod database;
 mod kept;
@@ -21,6 +22,7 @@ mod pools;
 mod reload;
 mod slow;
 
+pub(crate) use batches::BatchMetrics;
 pub(crate) use cache::CacheMetrics;
 pub(crate) use database::DatabaseMetrics;
 pub(crate) use kept::KeptMetrics;
@@ -44,6 +46,7 @@ pub(crate) struct Metrics {
     pub stream_rows: Counter,
     pub node: NodeMetrics,
     pub kept: KeptMetrics,
+    pub batches: BatchMetrics,
     pub pair: PairMetrics,
     pub cache: CacheMetrics,
     pub pgbouncer: PgBouncerMetrics,
@@ -106,6 +109,7 @@ impl Metrics {
             stream_rows: Counter::default(),
             node: NodeMetrics::default(),
             kept: KeptMetrics::default(),
+            batches: BatchMetrics::default(),
             pair: PairMetrics::default(),
             cache: CacheMetrics::default(),
             pgbouncer: PgBouncerMetrics::default(),
@@ -137,6 +141,7 @@ impl Metrics {
         registry.register("stream_rows", "Rows sent in streams that ended well", metrics.stream_rows.clone());
         metrics.node.register(registry);
         metrics.kept.register(registry);
+        metrics.batches.register(registry);
         metrics.pair.register(registry);
         metrics.cache.register(registry);
         metrics.pgbouncer.register(registry);

@@ -342,13 +342,18 @@ pub(crate) struct Flight<'a> {
 
 impl Flight<'_> {
     /// Tells how it ended.
-    pub(crate) fn end<T>(mut self, result: &Result<T, QueryError>) {
+    pub(crate) fn end<T>(self, result: &Result<T, QueryError>) {
+        self.end_of(1, result);
+    }
+
+    /// Tells how so many statements ended that shared it, each with its part of the time.
+    pub(crate) fn end_of<T>(mut self, n_statements: usize, result: &Result<T, QueryError>) {
         let now = TokioInstant::now().into_std();
-        let took = now - self.begun_at;
+        let took = (now - self.begun_at) / u32::try_from(n_statements).unwrap_or(u32::MAX).max(1);
         let blamed = result.as_ref().err().is_some_and(QueryError::blames_node);
         let outcome = if blamed { Outcome::Failure } else { Outcome::Success };
         let mut load = self.node.load.lock();
-        load.figures.record(took, result.is_ok());
+        (0..n_statements).for_each(|_| load.figures.record(took, result.is_ok()));
         match result {
             Ok(_) => load.refused_with = None,
             Err(error) if blamed => load.refused_with = error.refused_with(),

@@ -5,9 +5,10 @@ use std::sync::{Arc, OnceLock};
 use mainstay_proto::replica::v1::{
     configuration_service_server::ConfigurationServiceServer,
     database_stats_service_server::DatabaseStatsServiceServer, node_service_server::NodeServiceServer,
-    partition_service_server::PartitionServiceServer, query_cache_service_server::QueryCacheServiceServer,
-    replica_service_server::ReplicaServiceServer, slow_log_service_server::SlowLogServiceServer,
-    statement_service_server::StatementServiceServer, switchover_service_server::SwitchoverServiceServer,
+    partition_service_server::PartitionServiceServer, query_batch_service_server::QueryBatchServiceServer,
+    query_cache_service_server::QueryCacheServiceServer, replica_service_server::ReplicaServiceServer,
+    slow_log_service_server::SlowLogServiceServer, statement_service_server::StatementServiceServer,
+    switchover_service_server::SwitchoverServiceServer,
 };
 use mainstay_rpc::Routes;
 use mainstay_runtime::{Context, Schedule};
@@ -18,8 +19,8 @@ use crate::{
     engine::{Engine, Hedge},
     fleet::Fleet,
     grpc::{
-        CacheDoor, ConfigurationDoor, Door, NodeDoor, PartitionDoor, SlowLogDoor, StatementDoor, StatsDoor,
-        Stepping, SwitchoverDoor,
+        BatchDoor, CacheDoor, ConfigurationDoor, Door, NodeDoor, PartitionDoor, SlowLogDoor, StatementDoor,
+        StatsDoor, Stepping, SwitchoverDoor,
     },
     insight::Insight,
     metrics::Metrics,
@@ -79,6 +80,8 @@ pub async fn start(cx: Context, config: ReplicaConfig) -> anyhow::Result<()> {
     let answers = QueryCacheServiceServer::new(CacheDoor::new(Arc::clone(&cache)));
     let slow_log = SlowLogServiceServer::new(SlowLogDoor::new(Arc::clone(&engine), &config));
     let door = Arc::new(Door::new(engine, cache, &config, pairs.clone()));
+    let batches = BatchDoor::new(Arc::clone(&door), &config.batches, cx.stopping());
+    let batches = QueryBatchServiceServer::new(batches).max_decoding_message_size(MAX_REQUEST_BYTES);
     let statements = StatementServiceServer::new(StatementDoor::new(Arc::clone(&door)));
     let server = ReplicaServiceServer::from_arc(door).max_decoding_message_size(MAX_REQUEST_BYTES);
     let partitions = PartitionServiceServer::new(PartitionDoor::new(pairs));
@@ -88,7 +91,7 @@ pub async fn start(cx: Context, config: ReplicaConfig) -> anyhow::Result<()> {
     let configuration = ConfigurationServiceServer::new(configuration);
     let routes =
         Routes::new(server).add_service(partitions).add_service(switchover).add_service(configuration);
-    let routes = routes.add_service(stats);
+    let routes = routes.add_service(stats).add_service(batches);
     let routes = routes.add_service(nodes).add_service(answers).add_service(slow_log).add_service(statements);
     cx.serve(routes).await
 }

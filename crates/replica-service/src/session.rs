@@ -26,6 +26,7 @@ pub(crate) mod plan;
 mod settle;
 mod stopwatch;
 pub(crate) mod stream;
+pub(crate) mod together;
 pub(crate) mod transaction;
 
 use leftovers::may_leave_statements;
@@ -43,6 +44,11 @@ pub(crate) struct Statement {
 }
 
 impl Statement {
+    /// Tells whether it surely is a query: it neither begins nor ends a transaction, and leaves no prepared statement.
+    pub(crate) fn is_query(&self) -> bool {
+        !may_leave_statements(&self.sql)
+    }
+
     fn types(&self) -> Vec<Type> {
         self.params.iter().map(|param| param.ty.clone()).collect()
     }

@@ -8,7 +8,10 @@ use mainstay_proto::replica::v1::{
 use mainstay_rpc::{Caller, Failure, Reply, Request, Response, Status};
 
 use super::{Door, tell};
-use crate::{config::NamedKind, engine::Until};
+use crate::{
+    config::{NamedConfig, NamedKind},
+    engine::Until,
+};
 
 /// Runs statements by their names, through the door for texts.
 pub(crate) struct StatementDoor {
@@ -27,28 +30,17 @@ impl StatementDoor {
         until: Until,
     ) -> Result<Answer, Status> {
         let named = self.door.statements.find(&asked.name, caller).map_err(tell)?;
-        let (sql, tags) = (named.sql.clone(), named.tags.clone());
         match named.kind {
             NamedKind::Query => {
-                let wish = CacheWish { ttl: named.ttl.try_into().ok(), tags };
-                let request = QueryRequest {
-                    sql,
-                    params: asked.params,
-                    max_rows: asked.max_rows,
-                    max_staleness: asked.max_staleness,
-                    after: asked.after,
-                    prefer: asked.prefer,
-                    zone: asked.zone,
-                    cache: (!named.ttl.is_zero()).then_some(wish),
-                    table: String::new(),
-                };
+                let request = request(named, asked);
                 Ok(Answer::Query(self.door.answer(request, until).await?))
             }
             NamedKind::Execute => {
                 if let Some(field) = meant_for_reads(&asked) {
                     return Err(tell(Failure::invalid(field, "is for a statement that reads")));
                 }
-                let request = ExecuteRequest { sql, params: asked.params, invalidates: tags };
+                let (sql, invalidates) = (named.sql.clone(), named.tags.clone());
+                let request = ExecuteRequest { sql, params: asked.params, invalidates };
                 Ok(Answer::Execute(self.door.change(request, until).await?))
             }
         }
@@ -84,6 +76,22 @@ impl StatementService for StatementDoor {
         });
         let only_named = statements.is_bound(caller.as_ref());
         Ok(Response::new(ListStatementsResponse { statements: listed.collect(), only_named }))
+    }
+}
+
+/// Makes the read that a name stands for.
+pub(super) fn request(named: &NamedConfig, asked: RunStatementRequest) -> QueryRequest {
+    let wish = CacheWish { ttl: named.ttl.try_into().ok(), tags: named.tags.clone() };
+    QueryRequest {
+        sql: named.sql.clone(),
+        params: asked.params,
+        max_rows: asked.max_rows,
+        max_staleness: asked.max_staleness,
+        after: asked.after,
+        prefer: asked.prefer,
+        zone: asked.zone,
+        cache: (!named.ttl.is_zero()).then_some(wish),
+        table: String::new(),
     }
 }
 

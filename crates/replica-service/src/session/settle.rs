@@ -18,7 +18,7 @@ pub(super) struct Settling {
     /// The read may have left something behind.
     closes: bool,
     described: Option<Prepared>,
-    learns: Option<Learned>,
+    learns: Vec<Learned>,
 }
 
 /// What is prepared for the next time.
@@ -38,22 +38,26 @@ impl Settling {
         sql: &str,
         described: Option<Prepared>,
     ) -> Self {
-        let closes = may_leave_statements(sql);
-        Self { lease, ended: Some(ended), closes, described, learns: None }
+        Self { described, ..Self::ending(lease, ended, may_leave_statements(sql)) }
+    }
+
+    /// `closes` where the connection is not to be used again.
+    pub(super) fn ending(lease: Lease, ended: SimpleQueryStream, closes: bool) -> Self {
+        Self { lease, ended: Some(ended), closes, described: None, learns: Vec::new() }
     }
 
     /// The rest of a read that its caller has no use for.
     pub(super) fn cut(lease: Lease) -> Self {
-        Self { lease, ended: None, closes: true, described: None, learns: None }
+        Self { lease, ended: None, closes: true, described: None, learns: Vec::new() }
     }
 
     /// Lets the connection keep the statement for the next time.
     pub(super) fn learning(mut self, learns: bool, statement: &Statement) -> Self {
-        self.learns = learns.then(|| {
+        if learns {
             // Only their types count.
             let params = statement.params.iter().map(|param| Param::null(param.ty.clone())).collect();
-            Learned { sql: statement.sql.clone(), params, types: statement.types() }
-        });
+            self.learns.push(Learned { sql: statement.sql.clone(), params, types: statement.types() });
+        }
         self
     }
 
@@ -75,7 +79,7 @@ impl Settling {
     }
 
     async fn settle(self) {
-        let Self { mut lease, ended, closes, described, learns } = self;
+        let Self { mut lease, ended, closes, mut described, learns } = self;
         let Some(ended) = ended else { return };
         if let Err(error) = all(ended).await {
             tracing::debug!(%error, "connection closed: a read has not ended in order");
@@ -84,10 +88,10 @@ impl Settling {
         if closes {
             return lease.close();
         }
-        if let Some(learned) = learns
-            && learn(&mut lease, learned, described).await.is_err()
-        {
-            return;
+        for learned in learns {
+            if learn(&mut lease, learned, described.take()).await.is_err() {
+                return;
+            }
         }
         lease.keep();
     }

@@ -79,6 +79,12 @@ impl Rig {
         Self { cx, client: ReplicaServiceClient::new(channel).max_decoding_message_size(64 << 20) }
     }
 
+    /// Gives the connection to the service, for other clients.
+    pub(crate) fn channel(&self) -> Channel {
+        let address = self.cx.listening()[0].address;
+        Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy()
+    }
+
     pub(crate) async fn query(&self, sql: &str) -> QueryResponse {
         self.ask(QueryRequest { sql: sql.to_owned(), ..QueryRequest::default() }).await.unwrap()
     }
