@@ -40,7 +40,7 @@ fn text(value: &Value) -> String {
     value.as_str().expect("names are strings").to_owned()
 }
 
-/// Every Rust source below a folder of the workspace.
+/// Every Rust source below a folder of the workspace, but for what a build has made there.
 fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     let mut folders = vec![root().join(folder)];
@@ -48,7 +48,9 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
         for entry in std::fs::read_dir(folder).expect("source folders can be read") {
             let path = entry.expect("entries can be read").path();
             if path.is_dir() {
-                folders.push(path);
+                if !path.ends_with("target") {
+                    folders.push(path);
+                }
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let source = std::fs::read_to_string(&path).expect("sources are text");
                 found.push((path, source));

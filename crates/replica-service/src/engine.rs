@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 use mainstay_rpc::trace;
 use mainstay_runtime::Context;
 use tokio::time::{Instant, sleep, timeout_at};
-use tokio_postgres::types::Type;
 use tracing::{Instrument as _, Span, field::Empty, info_span};
 
 use crate::{
@@ -187,7 +186,7 @@ impl Engine {
                 self.ask_hedged(choice, read, &needs).await
             } else {
                 let asked = self.asked(choice, read, false);
-                let result = self.read_on(&asked.choice.node, asked.is_primary, read, &needs).await;
+                let result = self.read_on(&asked.choice.node, read, &needs).await;
                 (asked, result)
             };
             let Choice { node, reason, .. } = asked.choice;
@@ -308,27 +307,14 @@ impl Engine {
         }
     }
 
-    async fn read_on(
-        &self,
-        node: &Arc<Node>,
-        is_primary: bool,
-        read: &Read,
-        needs: &ReadNeeds,
-    ) -> Result<Answer, QueryError> {
+    async fn read_on(&self, node: &Arc<Node>, read: &Read, needs: &ReadNeeds) -> Result<Answer, QueryError> {
         let flight = node.begin()?;
         let span = self.span(|| statement_span(node, &read.statement));
         let run = async {
-            let sql = &read.statement.sql;
-            loop {
-                let (pool, pgbouncer) = node.way(sql, Kind::Query);
-                let road = Road { node: &node.name, pgbouncer, is_primary };
-                let lease = pool.lease().await?;
-                read.statement.stopwatch.start(&node.name);
-                match session::read(lease, road, &read.statement, read.until.left()).await {
-                    Err(error) if pgbouncer && error.is_lost_statement() => node.keep_from_pooler(sql),
-                    result => return result.inspect(|answer| learn(node, pgbouncer, sql, answer)),
-                }
-            }
+            let lease = node.reads().lease().await?;
+            read.statement.stopwatch.start(&node.name);
+            let road = Road { node: &node.name, pgbouncer: node.pgbouncer };
+            session::read::read(lease, road, &read.statement, read.until.left()).await
         };
         // A node that is declared down while it should answer will not answer; better to ask somebody else.
         let result = tokio::select! {
@@ -368,18 +354,9 @@ fn statement_span(node: &Node, statement: &Statement) -> Span {
     )
 }
 
-/// A column of a type that the database's users made lets the driver ask the catalog by a named statement, which a
-/// `PgBouncer` before 1.21 may lose: the next time the statement goes past it.
-fn learn(node: &Node, pgbouncer: bool, sql: &str, answer: &Answer) {
-    let built_in = |column: &session::Column| Type::from_oid(column.ty.oid()).is_some();
-    if pgbouncer && !answer.columns.iter().all(built_in) {
-        node.keep_from_pooler(sql);
-    }
-}
-
 fn mark(span: &Span, error: &QueryError) {
     span.record("otel.status_code", "ERROR");
     if let QueryError::Database { source, .. } = error {
-        span.record("db.response.status_code", source.code().code());
+        span.record("db.response.status_code", source.code.code());
     }
 }

@@ -3,11 +3,14 @@
 use std::{borrow::Cow, time::Duration};
 
 use mainstay_rpc::{ErrorCode, Failure};
-use tokio_postgres::error::{DbError, ErrorPosition, Severity, SqlState};
+use tokio_postgres::error::SqlState;
 
-use crate::route::Refusal;
+use crate::{route::Refusal, wire::WireError};
 
+mod server;
 mod sqlstate;
+
+pub(crate) use server::ServerError;
 
 /// Why a statement has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -33,32 +36,32 @@ pub enum QueryError {
     Connect {
         node: String,
         #[source]
-        source: Option<tokio_postgres::Error>,
+        source: Option<LinkError>,
     },
     #[error("connection to node {node} broke")]
     Broken {
         node: String,
         #[source]
-        source: Option<tokio_postgres::Error>,
+        source: Option<LinkError>,
     },
     /// The transaction was being committed when the connection broke, or was cancelled.
     #[error("node {node} did not say whether the statement was committed")]
     OutcomeUnknown {
         node: String,
         #[source]
-        source: Option<tokio_postgres::Error>,
+        source: Option<LinkError>,
     },
     #[error("node {node} refused the statement")]
     Database {
         node: String,
         kind: Kind,
         #[source]
-        source: Box<DbError>,
+        source: Box<ServerError>,
     },
     #[error("the statement needs a protocol that is not spoken here")]
     UnsupportedStatement {
         #[source]
-        source: tokio_postgres::Error,
+        source: LinkError,
     },
     #[error("column {column} has type {ty}, which cannot be read")]
     UnsupportedType { column: String, ty: String },
@@ -74,6 +77,15 @@ pub enum QueryError {
         /// A commit was on its way, so its outcome is open.
         committing: bool,
     },
+}
+
+/// What either way of talking to a server may come upon: the driver's, for writes, or our own, for reads.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    #[error(transparent)]
+    Driver(#[from] tokio_postgres::Error),
+    #[error(transparent)]
+    Wire(#[from] WireError),
 }
 
 /// What a statement was meant to do.
@@ -101,18 +113,42 @@ impl Kind {
     }
 }
 
+impl LinkError {
+    /// Returns the SQLSTATE that the server said, if it said one.
+    fn code(&self) -> Option<&SqlState> {
+        match self {
+            Self::Driver(error) | Self::Wire(WireError::Login(error)) => error.code(),
+            Self::Wire(WireError::Server(error)) => Some(&error.code),
+            Self::Wire(_) => None,
+        }
+    }
+
+    fn server(&self) -> Option<ServerError> {
+        match self {
+            Self::Driver(error) | Self::Wire(WireError::Login(error)) => error.as_db_error().map(Into::into),
+            Self::Wire(WireError::Server(error)) => Some((**error).clone()),
+            Self::Wire(_) => None,
+        }
+    }
+
+    /// Tells whether a message came that belongs to COPY or to replication.
+    fn is_of_other_protocol(&self) -> bool {
+        match self {
+            Self::Driver(error) => !error.is_closed() && std::error::Error::source(error).is_none(),
+            Self::Wire(error) => matches!(error, WireError::Copy),
+        }
+    }
+}
+
 impl QueryError {
-    /// Sorts an error of the driver.
-    pub fn from_postgres(node: &str, kind: Kind, error: tokio_postgres::Error) -> Self {
-        let node = node.to_owned();
-        match error.as_db_error() {
-            Some(db) if is_fatal(db) => Self::Broken { node, source: Some(error) },
-            Some(db) => Self::Database { node, kind, source: Box::new(db.clone()) },
-            None if error.is_closed() || std::error::Error::source(&error).is_some() => {
-                Self::Broken { node, source: Some(error) }
-            }
-            // The driver met a message that belongs to COPY or to replication.
-            None => Self::UnsupportedStatement { source: error },
+    /// Sorts an error of a connection.
+    pub fn from_postgres(node: &str, kind: Kind, error: impl Into<LinkError>) -> Self {
+        let (node, error) = (node.to_owned(), error.into());
+        match error.server() {
+            Some(server) if server.is_fatal() => Self::Broken { node, source: Some(error) },
+            Some(server) => Self::Database { node, kind, source: Box::new(server) },
+            None if error.is_of_other_protocol() => Self::UnsupportedStatement { source: error },
+            None => Self::Broken { node, source: Some(error) },
         }
     }
 
@@ -124,9 +160,7 @@ impl QueryError {
     /// Tells whether the node, not the statement, is at fault: it counts for the breaker and asks for a probe.
     pub fn blames_node(&self) -> bool {
         match self {
-            Self::Connect { source, .. } => {
-                !source.as_ref().and_then(tokio_postgres::Error::code).is_some_and(is_full)
-            }
+            Self::Connect { source, .. } => !source.as_ref().and_then(LinkError::code).is_some_and(is_full),
             Self::Broken { .. } | Self::OutcomeUnknown { .. } => true,
             _ => false,
         }
@@ -135,7 +169,7 @@ impl QueryError {
     /// Returns the SQLSTATE by which the server kept us from logging in, if it said one.
     pub fn refused_with(&self) -> Option<String> {
         let Self::Connect { source, .. } = self else { return None };
-        source.as_ref().and_then(tokio_postgres::Error::code).map(|state| state.code().to_owned())
+        source.as_ref().and_then(LinkError::code).map(|state| state.code().to_owned())
     }
 
     /// Tells whether a read may succeed on another node, or on the same one with another connection.
@@ -147,10 +181,8 @@ impl QueryError {
             | Self::PoolExhausted { .. } => true,
             // A replica cancels reads that stand in the way of replay.
             Self::Database { source, .. } => {
-                matches!(
-                    *source.code(),
-                    SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED
-                ) || is_full(source.code())
+                matches!(source.code, SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED)
+                    || is_full(&source.code)
             }
             _ => false,
         }
@@ -161,7 +193,7 @@ impl QueryError {
         let lost = |code: &SqlState| {
             matches!(*code, SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED)
         };
-        matches!(self, Self::Database { source, .. } if lost(source.code()))
+        matches!(self, Self::Database { source, .. } if lost(&source.code))
     }
 
     /// Tells whether the statement never reached the node.
@@ -188,26 +220,12 @@ impl QueryError {
 
     /// Tells whether the node says that it is no primary (any more).
     pub fn is_read_only(&self) -> bool {
-        matches!(self, Self::Database { source, .. } if *source.code() == SqlState::READ_ONLY_SQL_TRANSACTION)
+        matches!(self, Self::Database { source, .. } if source.code == SqlState::READ_ONLY_SQL_TRANSACTION)
     }
 
     /// Tells whether a named statement was lost or met a namesake, as happens behind `PgBouncer`.
     pub fn is_lost_statement(&self) -> bool {
-        let lost = |code: &SqlState| {
-            matches!(*code, SqlState::INVALID_SQL_STATEMENT_NAME | SqlState::DUPLICATE_PSTATEMENT)
-        };
-        matches!(self, Self::Database { source, .. } if lost(source.code()))
-    }
-
-    /// Tells whether a statement that was prepared earlier may be refused only because it was: the tables are others now, or
-    /// the server has lost it. `inferred` where the database chose types for parameters then.
-    pub fn is_of_outdated_statement(&self, inferred: bool) -> bool {
-        let Self::Database { source, .. } = self else { return false };
-        let state = source.code();
-        *state == SqlState::FEATURE_NOT_SUPPORTED
-            || self.is_lost_statement()
-            || state.code().starts_with("42")
-            || (inferred && state.code().starts_with("22"))
+        matches!(self, Self::Database { source, .. } if source.is_of_lost_statement())
     }
 
     /// Returns the code that crosses the border; the whole table is in `error/sqlstate.rs`.
@@ -222,7 +240,7 @@ impl QueryError {
                 ErrorCode::Unavailable
             }
             // Whatever keeps us from logging in, the caller has no part in it.
-            Self::Connect { source, .. } => match source.as_ref().and_then(tokio_postgres::Error::code) {
+            Self::Connect { source, .. } => match source.as_ref().and_then(LinkError::code) {
                 Some(code) if is_full(code) => ErrorCode::ResourceExhausted,
                 _ => ErrorCode::Unavailable,
             },
@@ -231,11 +249,11 @@ impl QueryError {
                 ErrorCode::ResourceExhausted
             }
             Self::Database { kind, source, .. }
-                if !kind.is_read() && *source.code() == SqlState::READ_ONLY_SQL_TRANSACTION =>
+                if !kind.is_read() && source.code == SqlState::READ_ONLY_SQL_TRANSACTION =>
             {
                 ErrorCode::Unavailable
             }
-            Self::Database { source, .. } => sqlstate::class(source.code()).0,
+            Self::Database { source, .. } => sqlstate::class(&source.code).0,
             Self::Malformed { .. } => ErrorCode::Internal,
             Self::Deadline { .. } => ErrorCode::DeadlineExceeded,
         }
@@ -244,7 +262,7 @@ impl QueryError {
     /// Returns a word that says what went wrong: what the database said, or else the code.
     pub fn reason(&self) -> String {
         match self {
-            Self::Database { source, .. } => sqlstate::class(source.code()).1.to_owned(),
+            Self::Database { source, .. } => sqlstate::class(&source.code).1.to_owned(),
             other => other.code().as_str().to_owned(),
         }
     }
@@ -299,17 +317,6 @@ impl From<QueryError> for Failure {
     }
 }
 
-/// A connection that says FATAL is over. `PgBouncer` says it with 08P01, the server's own 08P01 is a plain error.
-fn is_fatal(error: &DbError) -> bool {
-    matches!(error.parsed_severity(), Some(Severity::Fatal | Severity::Panic))
-        || error.severity() == "FATAL"
-        || matches!(
-            *error.code(),
-            SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN | SqlState::CANNOT_CONNECT_NOW
-        )
-        || (error.code().code().starts_with("08") && *error.code() != SqlState::PROTOCOL_VIOLATION)
-}
-
 fn is_full(code: &SqlState) -> bool {
     code.code().starts_with("53")
 }
@@ -343,42 +350,39 @@ fn no_fit_node(code: ErrorCode, refused: &[(String, Refusal)]) -> Failure {
         .fold(failure, |failure, (node, refusal)| failure.detail(format!("node.{node}"), refusal.to_string()))
 }
 
-fn database(code: ErrorCode, node: &str, kind: Kind, error: &DbError) -> Failure {
-    let (_, reason) = sqlstate::class(error.code());
-    let smuggled = kind.is_read() && *error.code() == SqlState::READ_ONLY_SQL_TRANSACTION;
-    let moved = !kind.is_read() && *error.code() == SqlState::READ_ONLY_SQL_TRANSACTION;
-    let message = match error.code() {
+fn database(code: ErrorCode, node: &str, kind: Kind, error: &ServerError) -> Failure {
+    let (_, reason) = sqlstate::class(&error.code);
+    let smuggled = kind.is_read() && error.code == SqlState::READ_ONLY_SQL_TRANSACTION;
+    let moved = !kind.is_read() && error.code == SqlState::READ_ONLY_SQL_TRANSACTION;
+    let message = match &error.code {
         _ if smuggled => {
-            format!("{}: a read runs read-only, use Execute for statements that write", error.message())
+            format!("{}: a read runs read-only, use Execute for statements that write", error.message)
         }
-        _ if moved => format!("{}: the primary has changed, try again", error.message()),
+        _ if moved => format!("{}: the primary has changed, try again", error.message),
         code if *code == SqlState::INDETERMINATE_DATATYPE => {
-            format!("{}: give the parameter a type, or cast it in the statement", error.message())
+            format!("{}: give the parameter a type, or cast it in the statement", error.message)
         }
-        code if *code == SqlState::SYNTAX_ERROR && error.message().contains("multiple commands") => {
+        code if *code == SqlState::SYNTAX_ERROR && error.message.contains("multiple commands") => {
             "only one statement is run at a time".to_owned()
         }
-        _ => error.message().to_owned(),
+        _ => error.message.to_owned(),
     };
     let reason = if moved { "NOT_PRIMARY" } else { reason };
     let mut failure = Failure::new(code, reason, message)
-        .detail("sqlState", error.code().code())
+        .detail("sqlState", error.code.code())
         .detail("node", node)
-        .detail("retryable", if sqlstate::retryable(error.code()) || moved { "true" } else { "false" })
+        .detail("retryable", if sqlstate::retryable(&error.code) || moved { "true" } else { "false" })
         .detail("outcome", "not_applied");
-    let position = match error.position() {
-        Some(ErrorPosition::Original(position)) => Some(position.to_string()),
-        _ => None,
-    };
+    let position = error.position.map(|position| position.to_string());
     let facts = [
         ("position", position.as_deref()),
-        ("constraint", error.constraint()),
-        ("hint", error.hint()),
-        ("detail", error.detail()),
-        ("schema", error.schema()),
-        ("table", error.table()),
-        ("column", error.column()),
-        ("dataType", error.datatype()),
+        ("constraint", error.constraint.as_deref()),
+        ("hint", error.hint.as_deref()),
+        ("detail", error.detail.as_deref()),
+        ("schema", error.schema.as_deref()),
+        ("table", error.table.as_deref()),
+        ("column", error.column.as_deref()),
+        ("dataType", error.datatype.as_deref()),
     ];
     for (key, value) in facts {
         if let Some(value) = value {
@@ -405,7 +409,7 @@ fn node_unavailable(code: ErrorCode, node: &str, text: String, refused_with: Opt
     }
 }
 
-fn with_cause(failure: Failure, source: Option<tokio_postgres::Error>) -> Failure {
+fn with_cause(failure: Failure, source: Option<LinkError>) -> Failure {
     match source {
         Some(source) => failure.caused_by(source),
         None => failure,

@@ -28,6 +28,7 @@ mod switchover;
 mod token;
 mod topology;
 mod watch;
+mod wire;
 
 pub use config::{
     AdvanceConfig, BatchesConfig, CacheConfig, HealthConfig, HedgeConfig, InsightConfig, LimitsConfig,

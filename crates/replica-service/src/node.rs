@@ -19,10 +19,10 @@ use tokio::time::Instant as TokioInstant;
 use crate::{
     cluster::NodeId,
     config::{NodeConfig, ReplicaConfig, split_address},
-    error::{Kind, QueryError},
+    error::QueryError,
     figures::Figures,
     metrics::Metrics,
-    pool::{Endpoint, Pool, PoolFigures, PoolStatus, Tls},
+    pool::{Endpoint, Pool, PoolFigures, PoolStatus, ReadPool, Tls, WritePool},
     probe::PgBouncerFigures,
     route::PeakEwma,
 };
@@ -39,10 +39,11 @@ pub(crate) struct Node {
     pub pgbouncer: bool,
     /// What it was made of.
     place: NodePlace,
-    pools: Pools,
-    /// Past the `PgBouncer`, for statements that do not work behind it.
-    direct: Option<Pools>,
-    /// Fingerprints of those statements.
+    reads: ReadPool,
+    writes: WritePool,
+    /// Past the `PgBouncer`, for writes that do not work behind it.
+    direct: Option<WritePool>,
+    /// Fingerprints of those.
     unpoolable: Mutex<HashSet<u64>>,
     load: Mutex<Load>,
     in_flight: AtomicU32,
@@ -68,11 +69,6 @@ struct Load {
     /// It was down and came back then.
     back_at: Option<Instant>,
     was_down: bool,
-}
-
-struct Pools {
-    reads: Pool,
-    writes: Pool,
 }
 
 /// What all nodes are made with.
@@ -114,32 +110,33 @@ impl Node {
         let (host, port) = host_and_port(address)?;
         let name: Arc<str> = name.into();
         let World { tls, metrics, cx } = world;
-        let pools = |address: &str, pgbouncer| {
+        let endpoint = |address: &str, pgbouncer| {
             let (host, port) = host_and_port(address)?;
-            let endpoint = Endpoint {
+            anyhow::Ok(Endpoint {
                 node: Arc::clone(&name),
                 address: address.into(),
                 host: host.into(),
                 port,
                 pgbouncer,
                 tls: tls.clone(),
-            };
-            let pool = |role| {
-                let wait_seconds = metrics.node.pools.wait_seconds(&name, role);
-                let (cancels, kept) = (metrics.cancels.clone(), metrics.kept.clone());
-                let figures = PoolFigures { cancels, wait_seconds, kept };
-                Pool::new(endpoint.clone(), &config.postgres, &config.pool, figures, cx)
-            };
-            anyhow::Ok(Pools { reads: pool(READ), writes: pool(WRITE) })
+            })
         };
+        let figures = |role| PoolFigures {
+            cancels: metrics.cancels.clone(),
+            wait_seconds: metrics.node.pools.wait_seconds(&name, role),
+            kept: metrics.kept.clone(),
+        };
+        let writes = |endpoint| Pool::new(endpoint, &config.postgres, &config.pool, figures(WRITE), cx);
+        let here = endpoint(address, pgbouncer)?;
         Ok(Self {
             id,
             address: address.clone(),
             host: host.to_owned(),
             port,
             pgbouncer,
-            pools: pools(address, pgbouncer)?,
-            direct: if pgbouncer { Some(pools(&place.address, false)?) } else { None },
+            reads: Pool::new(here.clone(), &config.postgres, &config.pool, figures(READ), cx),
+            writes: writes(here),
+            direct: if pgbouncer { Some(writes(endpoint(&place.address, false)?)) } else { None },
             name,
             place,
             unpoolable: Mutex::default(),
@@ -158,9 +155,9 @@ impl Node {
 
     /// Opens its connections in another way from now on; those in use are used to the end.
     pub(crate) fn renew_pools(&self, config: &ReplicaConfig) {
-        for pools in std::iter::once(&self.pools).chain(&self.direct) {
-            pools.reads.renew(&config.postgres, &config.pool);
-            pools.writes.renew(&config.postgres, &config.pool);
+        self.reads.renew(&config.postgres, &config.pool);
+        for writes in std::iter::once(&self.writes).chain(&self.direct) {
+            writes.renew(&config.postgres, &config.pool);
         }
     }
 
@@ -171,17 +168,22 @@ impl Node {
         load.breaker = Breaker::new(limits.clone().into());
     }
 
-    /// Returns the way for a statement: the pool, and whether it leads through a `PgBouncer`.
-    pub(crate) fn way(&self, sql: &str, kind: Kind) -> (&Pool, bool) {
+    /// Returns where connections for reads are to be had.
+    pub(crate) fn reads(&self) -> &ReadPool {
+        &self.reads
+    }
+
+    /// Returns the way for a write: the pool, and whether it leads through a `PgBouncer`.
+    pub(crate) fn way(&self, sql: &str) -> (&WritePool, bool) {
         match &self.direct {
-            Some(direct) if self.unpoolable.lock().contains(&fingerprint(sql)) => (direct.of(kind), false),
-            _ => (self.pools.of(kind), self.pgbouncer),
+            Some(direct) if self.unpoolable.lock().contains(&fingerprint(sql)) => (direct, false),
+            _ => (&self.writes, self.pgbouncer),
         }
     }
 
     /// Returns the way for writes that need a session of their own: past any `PgBouncer`.
-    pub(crate) fn direct_writes(&self) -> &Pool {
-        &self.direct.as_ref().unwrap_or(&self.pools).writes
+    pub(crate) fn direct_writes(&self) -> &WritePool {
+        self.direct.as_ref().unwrap_or(&self.writes)
     }
 
     /// Remembers that a statement does not work behind a `PgBouncer`.
@@ -270,11 +272,8 @@ impl Node {
 
     /// Returns the state of the pools by role, those past the `PgBouncer` included: for reads, and for writes.
     pub(crate) fn pool_roles(&self) -> [(&'static str, PoolStatus); 2] {
-        let of = |role: fn(&Pools) -> &Pool| {
-            let direct = self.direct.as_ref().map(|pools| role(pools).status()).unwrap_or_default();
-            role(&self.pools).status().plus(direct)
-        };
-        [(READ, of(|pools| &pools.reads)), (WRITE, of(|pools| &pools.writes))]
+        let direct = self.direct.as_ref().map(Pool::status).unwrap_or_default();
+        [(READ, self.reads.status()), (WRITE, self.writes.status().plus(direct))]
     }
 
     pub(crate) fn traffic(&self, now: Instant) -> Traffic {
@@ -290,9 +289,9 @@ impl Node {
 
     /// Closes idle connections older than `max_age`.
     pub(crate) fn shed(&self, max_age: Duration) {
-        for pools in std::iter::once(&self.pools).chain(&self.direct) {
-            pools.reads.shed(max_age);
-            pools.writes.shed(max_age);
+        self.reads.shed(max_age);
+        for writes in std::iter::once(&self.writes).chain(&self.direct) {
+            writes.shed(max_age);
         }
     }
 }
@@ -314,12 +313,6 @@ impl Load {
             back_at: None,
             was_down: false,
         }
-    }
-}
-
-impl Pools {
-    fn of(&self, kind: Kind) -> &Pool {
-        if kind.is_read() { &self.reads } else { &self.writes }
     }
 }
 

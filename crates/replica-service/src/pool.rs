@@ -12,7 +12,6 @@ use deadpool::{
     Runtime,
     managed::{self, Hook, HookError, Object, PoolError, QueueMode, TimeoutType},
 };
-use deadpool_postgres::{Manager, ManagerConfig};
 use mainstay_runtime::Context;
 use parking_lot::RwLock;
 use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
@@ -22,6 +21,7 @@ use crate::{
     config::{PoolConfig, PostgresConfig},
     error::QueryError,
     metrics::KeptMetrics,
+    wire::Wire,
 };
 
 mod cancel;
@@ -29,14 +29,20 @@ mod connection;
 mod kept;
 mod tls;
 
-use connection::{Connection, Opener};
-pub(crate) use kept::{Kept, Key};
+use connection::{Dial, Link};
+pub(crate) use connection::{ForReads, ForWrites};
+pub(crate) use kept::{Kept, Key, Named};
 pub(crate) use tls::Tls;
 
+pub(crate) type ReadPool = Pool<ForReads>;
+pub(crate) type WritePool = Pool<ForWrites>;
+pub(crate) type ReadLease = Lease<ForReads>;
+pub(crate) type WriteLease = Lease<ForWrites>;
+
 /// Hands out connections to one node for one kind of statement.
-pub(crate) struct Pool {
+pub(crate) struct Pool<D: Dial> {
     /// Who has one keeps it until his statement has ended, also when it is replaced.
-    inner: RwLock<managed::Pool<Opener>>,
+    inner: RwLock<managed::Pool<D>>,
     tally: Arc<Tally>,
     place: Arc<LeasePlace>,
 }
@@ -101,13 +107,13 @@ pub(crate) struct PoolStatus {
     pub waited: Duration,
 }
 
-const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
+pub(crate) const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
 /// Cancel requests for one connection.
 const CANCELS: usize = 3;
 /// For a cancelled connection to be idle.
 const IDLE_WITHIN: Duration = Duration::from_millis(250);
 
-impl Pool {
+impl<D: Dial> Pool<D> {
     /// Opens no connection yet.
     pub(crate) fn new(
         endpoint: Endpoint,
@@ -132,7 +138,7 @@ impl Pool {
     }
 
     /// Takes a connection, or opens one.
-    pub(crate) async fn lease(&self) -> Result<Lease, QueryError> {
+    pub(crate) async fn lease(&self) -> Result<Lease<D>, QueryError> {
         let asked_at = Instant::now();
         let pool = self.inner.read().clone();
         let got = pool.get().await;
@@ -141,7 +147,7 @@ impl Pool {
             let node = self.place.endpoint.node.to_string();
             match error {
                 PoolError::Timeout(TimeoutType::Wait) => QueryError::PoolExhausted { node },
-                PoolError::Backend(source) => QueryError::Connect { node, source: Some(source) },
+                PoolError::Backend(source) => QueryError::Connect { node, source: Some(source.into()) },
                 PoolError::Timeout(_)
                 | PoolError::Closed
                 | PoolError::NoRuntimeSpecified
@@ -151,7 +157,7 @@ impl Pool {
         Ok(Lease { object: Some(object), place: Arc::clone(&self.place) })
     }
 
-    fn note(&self, waited: Duration, failed: Option<&PoolError<tokio_postgres::Error>>) {
+    fn note(&self, waited: Duration, failed: Option<&PoolError<D::Error>>) {
         self.place.figures.wait_seconds.observe(waited.as_secs_f64());
         self.tally.asked.fetch_add(1, Ordering::Relaxed);
         let us = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
@@ -211,28 +217,17 @@ impl PoolStatus {
 /// [`keep`](Self::keep) gives it back for the next statement. Dropped in any other way (a deadline, a caller that went
 /// away, an error half-way) it leaves the pool at once, so that its slot is free, and what it still runs is cancelled
 /// in the database.
-pub(crate) struct Lease {
-    object: Option<Object<Opener>>,
+pub(crate) struct Lease<D: Dial> {
+    object: Option<Object<D>>,
     place: Arc<LeasePlace>,
 }
 
-impl Lease {
-    pub(crate) fn client(&self) -> &tokio_postgres::Client {
-        self.object.as_ref().expect(HELD).client()
-    }
-
-    /// Returns what the connection keeps prepared.
-    pub(crate) fn kept(&mut self) -> &mut Kept<tokio_postgres::Statement> {
-        &mut self.object.as_mut().expect(HELD).kept
-    }
-
-    /// Returns where to count what becomes of that.
-    pub(crate) fn kept_metrics(&self) -> &KeptMetrics {
-        &self.place.figures.kept
-    }
-
-    pub(crate) fn context(&self) -> &Context {
-        &self.place.cx
+impl<D: Dial> Lease<D> {
+    /// Cancels what runs on the connection.
+    pub(crate) async fn interrupt(&mut self) {
+        self.place.figures.cancels.inc();
+        let target = cancel::Target::of(&self.place.endpoint);
+        cancel(&mut **self.object.as_mut().expect(HELD), target).await;
     }
 
     /// Gives the connection back; nothing runs on it and no state is left.
@@ -248,9 +243,31 @@ impl Lease {
     }
 }
 
+impl ReadLease {
+    pub(crate) fn wire(&mut self) -> &mut Wire {
+        &mut self.object.as_mut().expect(HELD).wire
+    }
+
+    /// Returns what the connection keeps prepared.
+    pub(crate) fn kept(&mut self) -> &mut Kept {
+        &mut self.object.as_mut().expect(HELD).kept
+    }
+
+    /// Returns where to count what becomes of that.
+    pub(crate) fn kept_metrics(&self) -> &KeptMetrics {
+        &self.place.figures.kept
+    }
+}
+
+impl WriteLease {
+    pub(crate) fn client(&self) -> &tokio_postgres::Client {
+        self.object.as_ref().expect(HELD)
+    }
+}
+
 const HELD: &str = "a lease holds its connection until it is given back";
 
-impl Drop for Lease {
+impl<D: Dial> Drop for Lease<D> {
     fn drop(&mut self) {
         let Some(object) = self.object.take() else { return };
         let LeasePlace { endpoint, figures, cx } = &*self.place;
@@ -260,35 +277,35 @@ impl Drop for Lease {
     }
 }
 
-async fn cancel_and_close(connection: Connection, mut target: cancel::Target) {
-    let token = connection.client().cancel_token();
+async fn cancel_and_close(mut connection: impl Link, target: cancel::Target) {
+    cancel(&mut connection, target).await;
+    // Only now: a closed connection would leave its statement running until it has something to send.
+    drop(connection);
+}
+
+/// Cancels what a connection runs, and waits a little until it does not.
+async fn cancel(connection: &mut impl Link, mut target: cancel::Target) {
+    let token = connection.cancel_token();
     // A request that arrives before the statement, or between two, cancels nothing.
     for _ in 0..CANCELS {
         if let Err(error) = cancel::send(&token, &mut target).await {
             tracing::debug!(%error, address = &*target.address, "statement not cancelled");
         }
-        // Answered behind everything that was sent before: then nothing runs any more.
-        if timeout(IDLE_WITHIN, connection.client().simple_query("")).await.is_ok() {
+        if timeout(IDLE_WITHIN, connection.settle()).await.is_ok() {
             break;
         }
     }
-    // Only now: a closed connection would leave its statement running until it has something to send.
-    drop(connection);
 }
 
-fn build(
+fn build<D: Dial>(
     endpoint: &Endpoint,
     postgres: &PostgresConfig,
     pool: &PoolConfig,
     tally: &Arc<Tally>,
-) -> managed::Pool<Opener> {
+) -> managed::Pool<D> {
     let (created, recycled) = (Arc::clone(tally), Arc::clone(tally));
     let max_age = pool.max_age;
-    let manager =
-        Manager::from_config(login(endpoint, postgres), endpoint.tls.clone(), ManagerConfig::default());
-    // Behind a `PgBouncer` the next statement may meet another server connection, where nothing is kept.
-    let kept_statements = if endpoint.pgbouncer { 0 } else { pool.kept_statements as usize };
-    managed::Pool::builder(Opener { manager, kept_statements })
+    managed::Pool::builder(D::to(endpoint, postgres, pool))
         .runtime(Runtime::Tokio1)
         .max_size(pool.max_size as usize)
         .wait_timeout(Some(pool.wait_within))
@@ -308,19 +325,6 @@ fn build(
         }))
         .build()
         .expect("timeouts need a runtime, and nothing else is needed")
-}
-
-fn login(endpoint: &Endpoint, postgres: &PostgresConfig) -> tokio_postgres::Config {
-    let (user, password) = (&postgres.user, postgres.password.expose());
-    let mut config = base_login(&endpoint.host, endpoint.port, postgres, user, password);
-    config.ssl_mode(postgres.tls.ssl_mode(endpoint.pgbouncer));
-    if !endpoint.pgbouncer {
-        // Each transaction says whether it writes, and how long its statements may take. A statement whose BEGIN was
-        // cancelled on its own must neither write nor last. PgBouncer refuses startup options.
-        let within = postgres.statement_within.as_millis();
-        config.options(format!("-c default_transaction_read_only=on -c statement_timeout={within}"));
-    }
-    config
 }
 
 /// Describes a log-in to one server, without options.

@@ -81,7 +81,7 @@ impl Engine {
     ) -> (Asked, Result<Answer, QueryError>) {
         let node = Arc::clone(&choice.node);
         let mut first = self.asked(choice, read, false);
-        let mut run_first = pin!(self.read_on(&node, first.is_primary, read, needs));
+        let mut run_first = pin!(self.read_on(&node, read, needs));
         let patience = match &self.hedge {
             Some(hedge) if first.choice.reason == Reason::Replica => {
                 hedge.patience(&read.statement.sql, &self.insight).map(|patience| (hedge, patience))
@@ -98,7 +98,7 @@ impl Engine {
         first.hedged = true;
         let other_node = Arc::clone(&other.node);
         let second = self.asked(other, read, true);
-        let mut run_second = pin!(self.read_on(&other_node, second.is_primary, read, needs));
+        let mut run_second = pin!(self.read_on(&other_node, read, needs));
         let hopeless =
             |result: &Result<_, QueryError>| result.as_ref().is_err_and(QueryError::may_succeed_elsewhere);
         let (first_won, result) = tokio::select! {

@@ -3,7 +3,7 @@ use tracing::Instrument as _;
 
 use super::{Engine, MAX_ATTEMPTS, Read, mark, statement_span};
 use crate::{
-    error::{Kind, QueryError},
+    error::QueryError,
     node::Node,
     session::{
         Road,
@@ -42,10 +42,8 @@ impl Engine {
         let flight = node.begin()?;
         let span = statement_span(node, &read.statement);
         let run = async {
-            let (pool, pgbouncer) = node.way(&wanted.sql, Kind::Query);
-            let (is_primary, _) = self.standing(node.id);
-            let road = Road { node: &node.name, pgbouncer, is_primary };
-            plan::plan(pool.lease().await?, road, wanted, read.until.left()).await
+            let road = Road { node: &node.name, pgbouncer: node.pgbouncer };
+            plan::plan(node.reads().lease().await?, road, wanted, read.until.left()).await
         };
         let result = run.instrument(span.clone()).await.inspect_err(|error| mark(&span, error));
         flight.end(&result);

@@ -103,20 +103,11 @@ impl Engine {
         let statement = &stream.read.statement;
         let span = statement_span(node, statement);
         let run = async {
-            loop {
-                let (pool, pgbouncer) = node.way(&statement.sql, Kind::Stream);
-                let road = Road { node: &node.name, pgbouncer, is_primary: served.is_primary };
-                let lease = pool.lease().await?;
-                statement.stopwatch.start(&node.name);
-                let left = stream.read.until.left();
-                let out = (served.clone(), sink);
-                match session::stream::stream(lease, road, statement, stream.limits, left, out).await {
-                    Err(error) if pgbouncer && error.is_lost_statement() => {
-                        node.keep_from_pooler(&statement.sql);
-                    }
-                    result => return result,
-                }
-            }
+            let lease = node.reads().lease().await?;
+            statement.stopwatch.start(&node.name);
+            let road = Road { node: &node.name, pgbouncer: node.pgbouncer };
+            let left = stream.read.until.left();
+            session::stream::stream(lease, road, statement, stream.limits, left, (served, sink)).await
         };
         let result = run.instrument(span.clone()).await.inspect_err(|error| mark(&span, error));
         flight.end(&result);

@@ -74,9 +74,9 @@ impl Engine {
         let span =
             self.span(|| info_span!("replica.together", node = &*node.name, n_reads = statements.len()));
         let run = async {
-            let lease = node.way(&first.statement.sql, Kind::Query).0.lease().await?;
+            let lease = node.reads().lease().await?;
             statements.iter().for_each(|statement| statement.stopwatch.start(&node.name));
-            let road = Road { node: &node.name, pgbouncer: false, is_primary: asked.is_primary };
+            let road = Road { node: &node.name, pgbouncer: false };
             read_together(lease, road, &statements, first.until.left(), budget, &mut ended).await
         };
         let connection = tokio::select! {

@@ -8,9 +8,10 @@ use std::{
 
 use mainstay_rpc::trace;
 use tokio::time::{Instant, sleep, timeout_at};
+use tokio_postgres::types::Type;
 use tracing::Instrument as _;
 
-use super::{Answered, Engine, Served, Until, learn, mark, statement_span};
+use super::{Answered, Engine, Served, Until, mark, statement_span};
 use crate::{
     cluster::NodeId,
     error::{Kind, QueryError},
@@ -209,11 +210,13 @@ impl Engine {
         let run = async {
             let sql = &write.statement.sql;
             loop {
-                let (pool, pgbouncer) = node.way(sql, Kind::Execute);
-                let road = Road { node: &node.name, pgbouncer, is_primary: true };
+                let (pool, pgbouncer) = node.way(sql);
+                let road = Road { node: &node.name, pgbouncer };
                 let lease = pool.lease().await?;
                 write.statement.stopwatch.start(&node.name);
-                match session::write(lease, road, &write.statement, write.until.left(), committing).await {
+                match session::write::write(lease, road, &write.statement, write.until.left(), committing)
+                    .await
+                {
                     // It was rolled back before its commit, so it has not happened.
                     Err(error)
                         if pgbouncer && error.is_lost_statement() && !committing.load(Ordering::Relaxed) =>
@@ -241,12 +244,12 @@ impl Engine {
         let span = statement_span(&node, &statements[0]);
         let run = async {
             loop {
-                let way = |statement: &Statement| node.way(&statement.sql, Kind::Transaction);
+                let way = |statement: &Statement| node.way(&statement.sql);
                 // One statement that does not work behind the pooler takes all of them past it.
                 let ways = statements.iter().map(way);
                 let (pool, pgbouncer) =
                     ways.min_by_key(|(_, pgbouncer)| *pgbouncer).expect("a transaction has statements");
-                let road = Road { node: &node.name, pgbouncer, is_primary: true };
+                let road = Road { node: &node.name, pgbouncer };
                 let lease = pool.lease().await?;
                 statements.iter().for_each(|statement| statement.stopwatch.start(&node.name));
                 let left = transaction.until.left();
@@ -291,6 +294,15 @@ impl Engine {
     /// Makes the token of a position in the log of the primary.
     pub(crate) fn token_of(&self, position: Position) -> Option<Token> {
         self.fleet.look(|_, cluster| cluster.token(position))
+    }
+}
+
+/// A column of a type that the database's users made lets the driver ask the catalog by a named statement, which a
+/// `PgBouncer` before 1.21 may lose: the next time the statement goes past it.
+fn learn(node: &Node, pgbouncer: bool, sql: &str, answer: &Answer) {
+    let built_in = |column: &session::Column| Type::from_oid(column.ty.oid()).is_some();
+    if pgbouncer && !answer.columns.iter().all(built_in) {
+        node.keep_from_pooler(sql);
     }
 }
 

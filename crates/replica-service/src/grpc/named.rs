@@ -40,7 +40,7 @@ impl Named {
         let begun_at = Instant::now();
         let result = run(self.with(table)).await;
         if let Err(QueryError::Database { source, .. }) = &result
-            && *source.code() == SqlState::UNDEFINED_TABLE
+            && source.code == SqlState::UNDEFINED_TABLE
             && side == Side::Partitioned
             && table != self.pair.config.legacy
         {

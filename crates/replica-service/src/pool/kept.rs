@@ -3,13 +3,14 @@
 use std::{
     collections::{HashMap, VecDeque},
     hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
     time::Duration,
 };
 
 use tokio::time::Instant;
 use tokio_postgres::types::{Oid, Type};
 
-use crate::sql::param::Param;
+use crate::{session::read::Layout, sql::param::Param};
 
 /// Prepared statements of one connection, at most so many; the one used longest ago makes room.
 ///
@@ -17,12 +18,21 @@ use crate::sql::param::Param;
 /// for [`KEPT_FOR`] at most: the types that the database once inferred for its parameters stay with it, and would outlive
 /// a change of the table.
 #[derive(Debug)]
-pub(crate) struct Kept<S> {
+pub(crate) struct Kept {
     most: usize,
-    entries: HashMap<u64, Entry<S>>,
+    entries: HashMap<u64, Entry>,
     /// Statements that were asked lately and are not kept, the last one at the end.
     asked: VecDeque<u64>,
+    /// Names that are kept no more, which the server still has.
+    released: Vec<Arc<str>>,
     turn: u64,
+}
+
+/// A statement that the server has prepared.
+#[derive(Debug, Clone)]
+pub(crate) struct Named {
+    pub name: Arc<str>,
+    pub layout: Arc<Layout>,
 }
 
 /// What tells one statement from another: its text and the types that the caller gave its parameters.
@@ -34,10 +44,10 @@ pub(crate) struct Key<'a> {
 }
 
 #[derive(Debug)]
-struct Entry<S> {
+struct Entry {
     sql: Box<str>,
     types: Box<[Oid]>,
-    statement: S,
+    named: Named,
     prepared_at: Instant,
     turn: u64,
 }
@@ -46,22 +56,22 @@ const KEPT_FOR: Duration = Duration::from_mins(1);
 /// Statements that are remembered as asked, for each that may be kept.
 const ASKED_PER_KEPT: usize = 2;
 
-impl<S: Clone> Kept<S> {
+impl Kept {
     pub(crate) fn new(most: usize) -> Self {
-        Self { most, entries: HashMap::new(), asked: VecDeque::new(), turn: 0 }
+        Self { most, entries: HashMap::new(), asked: VecDeque::new(), released: Vec::new(), turn: 0 }
     }
 
     /// Returns the statement if it is kept.
-    pub(crate) fn find(&mut self, key: Key<'_>, now: Instant) -> Option<S> {
+    pub(crate) fn find(&mut self, key: Key<'_>, now: Instant) -> Option<Named> {
         let entry = self.entries.get_mut(&key.hash).filter(|entry| entry.is(key))?;
         if now.saturating_duration_since(entry.prepared_at) >= KEPT_FOR {
-            self.entries.remove(&key.hash);
+            self.remove(key.hash);
             self.note_asked(key.hash);
             return None;
         }
         self.turn += 1;
         entry.turn = self.turn;
-        Some(entry.statement.clone())
+        Some(entry.named.clone())
     }
 
     /// Notes that a statement was asked that is not kept, and tells whether it should be: it was asked lately.
@@ -77,31 +87,48 @@ impl<S: Clone> Kept<S> {
     }
 
     /// Keeps a statement; returns whether another one had to make room.
-    pub(crate) fn keep(&mut self, key: Key<'_>, statement: S, now: Instant) -> bool {
-        let oldest = (self.entries.len() >= self.most && !self.entries.contains_key(&key.hash))
-            .then(|| self.entries.iter().min_by_key(|(_, entry)| entry.turn).map(|(hash, _)| *hash))
-            .flatten();
-        let evicted = oldest.and_then(|hash| self.entries.remove(&hash)).is_some();
+    pub(crate) fn keep(&mut self, key: Key<'_>, named: Named, now: Instant) -> bool {
+        let full = self.entries.len() >= self.most && !self.entries.contains_key(&key.hash);
+        let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.turn).map(|(hash, _)| *hash);
+        let evicted = oldest.filter(|_| full).is_some_and(|hash| self.remove(hash));
         self.turn += 1;
         let entry = Entry {
             sql: key.sql.into(),
             types: key.oids().collect(),
-            statement,
+            named,
             prepared_at: now,
             turn: self.turn,
         };
-        self.entries.insert(key.hash, entry);
+        let replaced = self.entries.insert(key.hash, entry);
+        self.released.extend(replaced.map(|entry| entry.named.name));
         evicted
     }
 
     /// Forgets one statement: it does not fit the tables any more.
     pub(crate) fn forget(&mut self, key: Key<'_>) {
-        self.entries.remove(&key.hash);
+        self.remove(key.hash);
+    }
+
+    /// Notes that the server may have a statement that is not kept.
+    pub(crate) fn release(&mut self, name: Arc<str>) {
+        self.released.push(name);
+    }
+
+    /// Returns the names that the server is to forget.
+    pub(crate) fn take_released(&mut self) -> Vec<Arc<str>> {
+        std::mem::take(&mut self.released)
     }
 
     /// Forgets all: the server has.
     pub(crate) fn clear(&mut self) {
         self.entries.clear();
+    }
+
+    fn remove(&mut self, hash: u64) -> bool {
+        let removed = self.entries.remove(&hash).map(|entry| entry.named.name);
+        let any = removed.is_some();
+        self.released.extend(removed);
+        any
     }
 
     fn note_asked(&mut self, hash: u64) {
@@ -130,7 +157,7 @@ impl<'a> Key<'a> {
     }
 }
 
-impl<S> Entry<S> {
+impl Entry {
     fn is(&self, key: Key<'_>) -> bool {
         *self.sql == *key.sql && key.oids().eq(self.types.iter().copied())
     }
@@ -144,13 +171,24 @@ mod tests {
         Key::of(sql, &[])
     }
 
-    fn ask(kept: &mut Kept<u32>, sql: &str, statement: u32) -> Option<u32> {
-        let now = Instant::now();
-        let found = kept.find(key(sql), now);
+    fn named(n: u32) -> Named {
+        Named { name: n.to_string().into(), layout: Arc::default() }
+    }
+
+    fn find(kept: &mut Kept, key: Key<'_>) -> Option<u32> {
+        kept.find(key, Instant::now()).map(|named| named.name.parse().unwrap())
+    }
+
+    fn ask(kept: &mut Kept, sql: &str, n: u32) -> Option<u32> {
+        let found = find(kept, key(sql));
         if found.is_none() && kept.wants(key(sql)) {
-            kept.keep(key(sql), statement, now);
+            kept.keep(key(sql), named(n), Instant::now());
         }
         found
+    }
+
+    fn released(kept: &mut Kept) -> Vec<String> {
+        kept.take_released().iter().map(|name| name.to_string()).collect()
     }
 
     #[tokio::test(start_paused = true)]
@@ -159,15 +197,16 @@ mod tests {
         assert_eq!([1, 2, 3].map(|n| ask(&mut kept, "a", n)), [None, None, Some(2)]);
         tokio::time::advance(KEPT_FOR).await;
         assert_eq!([4, 5].map(|n| ask(&mut kept, "a", n)), [None, Some(4)]);
+        assert_eq!(released(&mut kept), ["2"], "the server is told to forget what grew too old");
     }
 
     #[tokio::test(start_paused = true)]
     async fn types_of_parameters_tell_statements_apart() {
         let (int4, int8) = ([Param::int(1)], [Param::int(5_000_000_000)]);
         let mut kept = Kept::new(2);
-        kept.keep(Key::of("a", &int4), 4, Instant::now());
-        assert_eq!(kept.find(Key::of("a", &int8), Instant::now()), None);
-        assert_eq!(kept.find(Key::of("a", &int4), Instant::now()), Some(4));
+        kept.keep(Key::of("a", &int4), named(4), Instant::now());
+        assert_eq!(find(&mut kept, Key::of("a", &int8)), None);
+        assert_eq!(find(&mut kept, Key::of("a", &int4)), Some(4));
         assert!(!Key::of("a", &int4).is_inferred());
         assert!(Key::of("a", &[Param::text(Type::UNKNOWN, "x")]).is_inferred());
     }
@@ -175,17 +214,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_one_used_longest_ago_makes_room_and_there_are_never_more() {
         let (mut kept, now) = (Kept::new(2), Instant::now());
-        assert!(!kept.keep(key("a"), 1, now));
-        assert!(!kept.keep(key("b"), 2, now));
-        assert_eq!(kept.find(key("a"), now), Some(1));
-        assert!(kept.keep(key("c"), 3, now));
-        assert_eq!(["a", "b", "c"].map(|sql| kept.find(key(sql), now)), [Some(1), None, Some(3)]);
+        assert!(!kept.keep(key("a"), named(1), now));
+        assert!(!kept.keep(key("b"), named(2), now));
+        assert_eq!(find(&mut kept, key("a")), Some(1));
+        assert!(kept.keep(key("c"), named(3), now));
+        assert_eq!(["a", "b", "c"].map(|sql| find(&mut kept, key(sql))), [Some(1), None, Some(3)]);
+        assert_eq!(released(&mut kept), ["2"]);
         for n in 0..1_000 {
             let sql = n.to_string();
             ask(&mut kept, &sql, n);
             assert!(kept.entries.len() <= 2 && kept.asked.len() <= 4);
         }
-        assert_eq!(kept.find(key("c"), now), Some(3), "texts asked once drive nothing out");
+        assert_eq!(find(&mut kept, key("c")), Some(3), "texts asked once drive nothing out");
     }
 
     #[tokio::test(start_paused = true)]
@@ -199,11 +239,11 @@ mod tests {
     async fn what_is_forgotten_is_not_found() {
         let (mut kept, now) = (Kept::new(4), Instant::now());
         for sql in ["a", "b", "c"] {
-            kept.keep(key(sql), 1, now);
+            kept.keep(key(sql), named(1), now);
         }
         kept.forget(key("b"));
-        assert_eq!(["a", "b"].map(|sql| kept.find(key(sql), now)), [Some(1), None]);
+        assert_eq!(["a", "b"].map(|sql| find(&mut kept, key(sql))), [Some(1), None]);
         kept.clear();
-        assert_eq!(["a", "c"].map(|sql| kept.find(key(sql), now)), [None; 2]);
+        assert_eq!(["a", "c"].map(|sql| find(&mut kept, key(sql))), [None; 2]);
     }
 }

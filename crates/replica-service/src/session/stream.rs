@@ -1,19 +1,23 @@
 use std::{
-    pin::pin,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
-use tokio_postgres::RowStream;
 
-use super::{Answer, Column, Road, Statement, begin_read, columns, decode, end_read, with_columns};
+use super::{
+    Column, Road, Statement,
+    read::{self, Layout},
+};
 use crate::{
     engine::Served,
-    error::{Kind, QueryError},
-    pool::Lease,
+    error::{Kind, QueryError, ServerError},
+    pool::ReadLease,
     sql::Value,
+    wire::{Event, Text, Wire, WireError},
 };
 
 /// Part of the answer to a read.
@@ -22,7 +26,7 @@ pub(crate) struct Chunk {
     /// In the first chunk only.
     pub served: Option<Served>,
     /// In the first chunk only.
-    pub columns: Vec<Column>,
+    pub columns: Arc<[Column]>,
     pub rows: Vec<Vec<Value>>,
     pub last: bool,
     pub truncated: bool,
@@ -50,41 +54,77 @@ const CHUNK_BYTES: u64 = 256 << 10;
 
 /// Runs one read and sends its rows in chunks; returns how many rows there were.
 ///
-/// The driver reads from the socket only what is asked for, so memory is bounded by the chunks. When the caller is
-/// gone, or a limit is reached, the lease is dropped and with it the rest of the statement.
+/// Only as much is read from the socket as is asked for, so memory is bounded by the chunks. When the caller is gone, or a
+/// limit is reached, the lease is dropped and with it the rest of the statement. The columns are asked for first: a type
+/// that must be looked up could not be while rows come.
 pub(crate) async fn stream(
-    lease: Lease,
+    mut lease: ReadLease,
     road: Road<'_>,
     statement: &Statement,
     limits: StreamLimits,
     left: Duration,
     (served, sink): (Served, &Sink),
 ) -> Result<u64, QueryError> {
-    let client = lease.client();
     let failed = |error| QueryError::from_postgres(road.node, Kind::Stream, error);
-    client.batch_execute(&begin_read(left)).await.map_err(failed)?;
-    let params = statement.params.iter().map(|param| (param, param.ty.clone()));
-    let ended = match client.query_typed_raw(&statement.sql, params).await {
-        Ok(rows) => send_rows(rows, road, limits, served, sink).await,
-        Err(error) => Err(failed(error)),
+    let begun = begin(&mut lease, statement, left).await.map_err(failed)?;
+    let ended = match begun {
+        Ok(layout) => send_rows(lease.wire(), road, layout, limits, served, sink).await,
+        Err(refused) => Err(failed(WireError::Server(refused))),
     };
-    let mut end = match ended {
-        Ok(Ended::All(end)) => end,
-        Ok(Ended::Early(rows_total)) => return Ok(rows_total),
-        Err(refused @ QueryError::Database { .. }) => {
-            end_read(lease, road, &statement.sql).await.map_err(failed)?;
-            return Err(refused);
+    match ended {
+        Ok(Ended::All(end)) => {
+            let (in_transaction, refused) = lease.wire().finish().await.map_err(failed)?;
+            if in_transaction || refused.is_some() {
+                lease.close();
+            } else {
+                read::give_back(lease, road, statement);
+            }
+            let rows_total = end.rows_total;
+            sink.send(end).await;
+            Ok(rows_total)
         }
-        Err(error) => return Err(error),
-    };
-    if end.served.is_some() {
-        let (answer, _) = with_columns(client, statement, Answer::default()).await.map_err(failed)?;
-        end.columns = answer.columns;
+        Ok(Ended::Early(rows_total)) => Ok(rows_total),
+        Err(refused @ QueryError::Database { .. }) => {
+            lease.wire().settle().await;
+            read::undo(&mut lease, road, statement).await.map_err(failed)?;
+            read::give_back(lease, road, statement);
+            Err(refused)
+        }
+        Err(error) => Err(error),
     }
-    end_read(lease, road, &statement.sql).await.map_err(failed)?;
-    let rows_total = end.rows_total;
-    sink.send(end).await;
-    Ok(rows_total)
+}
+
+/// Begins a transaction, finds out how to read the rows of the statement, and sends it with the end of its transaction.
+async fn begin(
+    lease: &mut ReadLease,
+    statement: &Statement,
+    left: Duration,
+) -> Result<Result<Layout, Box<ServerError>>, WireError> {
+    read::put_released(lease)?;
+    let wire = lease.wire();
+    wire.put_begin(left)?;
+    wire.put_question(&statement.sql, &statement.params)?;
+    wire.put_sync();
+    let (mut described, mut refused) = (None, None);
+    loop {
+        match wire.next().await? {
+            Event::Columns(columns) => described = Some(columns),
+            Event::Refused(error) => refused = Some(error),
+            Event::Ready { .. } => break,
+            Event::Done | Event::Row(_) => {}
+        }
+    }
+    if let Some(refused) = refused {
+        return Ok(Err(refused));
+    }
+    let layout = match &described {
+        Some(described) => Layout::find(wire, described).await?,
+        None => Layout::default(),
+    };
+    wire.put(Text::Once(&statement.sql), &statement.params, false)?;
+    wire.put_end()?;
+    wire.put_sync();
+    Ok(Ok(layout))
 }
 
 impl Sink {
@@ -123,31 +163,32 @@ enum Ended {
 }
 
 async fn send_rows(
-    rows: RowStream,
+    wire: &mut Wire,
     road: Road<'_>,
+    layout: Layout,
     limits: StreamLimits,
     served: Served,
     sink: &Sink,
 ) -> Result<Ended, QueryError> {
-    let mut rows = pin!(rows);
-    let mut chunk = Chunk { served: Some(served), ..Chunk::default() };
-    let (mut described, mut decoders) = (Vec::new(), Vec::new());
+    let failed = |error| QueryError::from_postgres(road.node, Kind::Stream, error);
+    let columns = Arc::clone(&layout.columns);
+    let mut chunk = Chunk { served: Some(served), columns, ..Chunk::default() };
     let (mut bytes_total, mut chunk_bytes) = (0, 0);
-    while let Some(row) = rows.next().await {
-        let row = row.map_err(|error| QueryError::from_postgres(road.node, Kind::Stream, error))?;
-        let n_bytes = row.raw_size_bytes() as u64;
+    loop {
+        let row = match wire.next().await.map_err(failed)? {
+            Event::Row(row) => row,
+            Event::Done => break,
+            Event::Refused(refused) => return Err(failed(WireError::Server(refused))),
+            Event::Columns(_) | Event::Ready { .. } => return Err(failed(WireError::out_of_turn())),
+        };
+        let n_bytes = row.buffer().len() as u64;
         if chunk.rows_total >= limits.max_rows || bytes_total + n_bytes > limits.max_bytes {
             (chunk.last, chunk.truncated) = (true, true);
             let rows_total = chunk.rows_total;
             sink.send(chunk).await;
             return Ok(Ended::Early(rows_total));
         }
-        if described.is_empty() {
-            described = columns(row.columns());
-            decoders = described.iter().map(Column::decoder).collect::<Result<_, _>>()?;
-            chunk.columns.clone_from(&described);
-        }
-        chunk.rows.push(decode(&row, &described, &decoders)?);
+        chunk.rows.push(layout.read(&row)?);
         chunk.rows_total += 1;
         bytes_total += n_bytes;
         chunk_bytes += n_bytes;

@@ -3,16 +3,16 @@ use std::{
     time::Duration,
 };
 
-use futures_util::FutureExt as _;
 use tokio::time::Instant;
-use tokio_postgres::{SimpleQueryStream, Statement as Prepared};
 
 use super::{
-    Answer, END_READ, End, Road, Statement, begin_read, body, columns, settle, settle::Settling, with_columns,
+    Answer, Road, Statement,
+    read::{End, Raw, Way, is_outdated, put_released, skip, take, undo},
 };
 use crate::{
-    error::{Kind, QueryError},
-    pool::{Key, Lease},
+    error::{Kind, QueryError, ServerError},
+    pool::{Key, ReadLease},
+    wire::WireError,
 };
 
 /// What became of a read, and when its last row was there.
@@ -50,127 +50,107 @@ impl Budget {
 ///
 /// Each must be [a query](Statement::is_query): nothing else is kept from ending the transaction, and writing in another one.
 pub(crate) async fn read_together(
-    mut lease: Lease,
+    mut lease: ReadLease,
     road: Road<'_>,
     statements: &[&Statement],
     left: Duration,
     budget: &Budget,
     ended: &mut [Option<Ended>],
 ) -> Result<(), QueryError> {
-    let (prepared, learns) = find_kept(&mut lease, statements);
-    let sent = send_and_read(&lease, road, statements, &prepared, left, budget, ended).await?;
-    // Without an end more is on its way than anybody wants to read: dropped, the connection is closed.
-    let Some((end, refused)) = sent else { return Ok(()) };
-    if let Some((index, error)) = refused {
-        let was_kept = prepared[index].is_some();
-        ended[index] = answer_refused(&mut lease, statements[index], was_kept, error);
+    let failed = |error| QueryError::from_postgres(road.node, Kind::Query, error);
+    let ways = send(&mut lease, statements, left).map_err(failed)?;
+    let n_begin = lease.wire().n_begin(left);
+    let mut refused = skip(lease.wire(), n_begin).await.map_err(failed)?.map(|error| (None, error));
+    let mut unknown = Vec::new();
+    for (index, way) in ways.into_iter().enumerate() {
+        if refused.is_some() {
+            way.forget(&mut lease);
+            continue;
+        }
+        let statement = statements[index];
+        let (raw, goes_on) = match take(lease.wire(), statement).await.map_err(failed)? {
+            End::Complete(raw) => (raw, true),
+            End::Cut(raw) => (raw, false),
+            End::TooLarge => {
+                let error = QueryError::ResultTooLarge { limit_bytes: statement.max_bytes };
+                ended[index] = Some((Err(error), Instant::now()));
+                return Ok(());
+            }
+            End::Refused(error) => {
+                refused = Some((Some((index, way)), error));
+                continue;
+            }
+        };
+        if raw.is_known(lease.wire(), &way).map_err(failed)? {
+            ended[index] = Some(answer(&mut lease, statement, way, raw, budget).await.map_err(failed)?);
+        } else {
+            unknown.push((index, way, raw));
+        }
+        // More is on its way than anybody wants to read: dropped, the connection is closed.
+        if !goes_on {
+            return Ok(());
+        }
     }
-    let settling = Settling::ending(lease, end, false);
-    learns.into_iter().fold(settling, |settling, statement| settling.learning(true, statement)).detach();
+    let (in_transaction, not_undone) = lease.wire().finish().await.map_err(failed)?;
+    if in_transaction {
+        undo(&mut lease, road, statements[0]).await.map_err(failed)?;
+    }
+    for (index, way, raw) in unknown {
+        ended[index] = Some(answer(&mut lease, statements[index], way, raw, budget).await.map_err(failed)?);
+    }
+    if let Some((place, error)) = refused {
+        let (index, way) = place.map_or((0, Way::Once), |(index, way)| (index, way));
+        ended[index] = answer_refused(&mut lease, road, statements[index], way, error);
+    } else if not_undone.is_some() {
+        lease.close();
+        return Ok(());
+    }
+    lease.keep();
     Ok(())
 }
 
-fn find_kept<'a>(
-    lease: &mut Lease,
-    statements: &[&'a Statement],
-) -> (Vec<Option<Prepared>>, Vec<&'a Statement>) {
-    let (now, mut learns) = (Instant::now(), Vec::<&Statement>::new());
-    let mut find = |statement: &&'a Statement| {
-        let key = Key::of(&statement.sql, &statement.params);
-        let found = lease.kept().find(key, now);
-        if found.is_some() {
-            lease.kept_metrics().used.inc();
-        } else if lease.kept().wants(key) && !learns.iter().any(|known| known.sql == statement.sql) {
-            learns.push(statement);
-        }
-        found
-    };
-    let prepared = statements.iter().map(&mut find).collect();
-    (prepared, learns)
+/// Sends all of them, with what begins and ends their transaction.
+fn send(lease: &mut ReadLease, statements: &[&Statement], left: Duration) -> Result<Vec<Way>, WireError> {
+    let now = Instant::now();
+    put_released(lease)?;
+    lease.wire().put_begin(left)?;
+    let mut ways = Vec::with_capacity(statements.len());
+    for statement in statements {
+        let way = Way::choose(lease, Key::of(&statement.sql, &statement.params), statement, now);
+        way.put(lease.wire(), statement)?;
+        ways.push(way);
+    }
+    lease.wire().put_end()?;
+    lease.wire().put_sync();
+    Ok(ways)
 }
 
-/// The end that is on its way, and the read that was refused.
-type Sent = (SimpleQueryStream, Option<(usize, QueryError)>);
-
-/// Returns none when the connection is not to be used again.
-async fn send_and_read(
-    lease: &Lease,
-    road: Road<'_>,
-    statements: &[&Statement],
-    prepared: &[Option<Prepared>],
-    left: Duration,
+async fn answer(
+    lease: &mut ReadLease,
+    statement: &Statement,
+    way: Way,
+    raw: Raw,
     budget: &Budget,
-    ended: &mut [Option<Ended>],
-) -> Result<Option<Sent>, QueryError> {
-    let failed = |error| QueryError::from_postgres(road.node, Kind::Query, error);
-    let client = lease.client();
-    let begun = client.simple_query_raw(&begin_read(left)).await.map_err(failed)?;
-    let mut bodies = Vec::with_capacity(statements.len());
-    for (statement, prepared) in statements.iter().zip(prepared) {
-        let mut body = Box::pin(body(client, road, Kind::Query, statement, prepared.as_ref()));
-        // The first look sends it.
-        let early = body.as_mut().now_or_never();
-        bodies.push((body, early));
-    }
-    let end = client.simple_query_raw(END_READ).await.map_err(failed)?;
-    settle::all(begun).await.map_err(failed)?;
-    let (mut refused, mut nameless) = (None, Vec::new());
-    for (index, (body, early)) in bodies.into_iter().enumerate() {
-        let read = match early {
-            Some(read) => read,
-            None => body.await,
-        };
-        let (result, goes_on) = match read {
-            End::Complete(answer) => (Ok(answer), true),
-            End::Cut(answer) => (Ok(answer), false),
-            End::Refused(error) => {
-                refused = Some((index, error));
-                break;
-            }
-            End::Broken(error @ QueryError::Broken { .. }) => return Err(error),
-            End::Broken(error) => (Err(error), false),
-        };
-        let (result, at) = (result.and_then(|answer| budget.admit(answer.n_bytes, answer)), Instant::now());
-        ended[index] = match (result, &prepared[index]) {
-            (Ok(mut answer), Some(prepared)) if answer.rows.is_empty() => {
-                answer.columns = columns(prepared.columns());
-                Some((Ok(answer), at))
-            }
-            (Ok(answer), None) if answer.rows.is_empty() => {
-                nameless.push((index, answer, at));
-                None
-            }
-            (result, _) => Some((result, at)),
-        };
-        if !goes_on {
-            return Ok(None);
-        }
-    }
-    for (index, answer, at) in nameless {
-        let (answer, _) = with_columns(client, statements[index], answer).await.map_err(failed)?;
-        ended[index] = Some((Ok(answer), at));
-    }
-    Ok(Some((end, refused)))
+) -> Result<Ended, WireError> {
+    let layout = raw.layout(lease.wire(), &way).await?;
+    way.learn(lease, Key::of(&statement.sql, &statement.params), &layout);
+    let n_bytes = raw.n_bytes;
+    let answer = raw.into_answer(&layout).and_then(|answer| budget.admit(n_bytes, answer));
+    Ok((answer, Instant::now()))
 }
 
 /// Returns what the one that was refused is told; none when it may be answered all the same.
 fn answer_refused(
-    lease: &mut Lease,
+    lease: &mut ReadLease,
+    road: Road<'_>,
     statement: &Statement,
-    was_kept: bool,
-    error: QueryError,
+    way: Way,
+    error: Box<ServerError>,
 ) -> Option<Ended> {
-    let key = Key::of(&statement.sql, &statement.params);
-    if was_kept && error.is_of_outdated_statement(key.is_inferred()) {
-        lease.kept_metrics().outdated.inc();
-        if error.is_lost_statement() {
-            lease.kept().clear()
-        } else {
-            lease.kept().forget(key)
-        }
-        return None;
-    }
-    (!error.may_succeed_elsewhere()).then(|| (Err(error), Instant::now()))
+    let outdated = is_outdated(lease, Key::of(&statement.sql, &statement.params), &way, &error);
+    way.forget(lease);
+    let error = QueryError::from_postgres(road.node, Kind::Query, WireError::Server(error));
+    (!outdated && !error.may_succeed_elsewhere()).then(|| (Err(error), Instant::now()))
 }
 
 #[cfg(test)]

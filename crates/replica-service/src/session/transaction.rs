@@ -6,11 +6,14 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{Answer, Commit, End, Road, Statement, body, commit, end_write, refuse_begin, timeout_ms};
+use super::{
+    Answer, Road, Statement, timeout_ms,
+    write::{Commit, End, body, commit, end_write, refuse_begin},
+};
 use crate::{
     error::{Kind, QueryError},
     lsn::Position,
-    pool::Lease,
+    pool::WriteLease,
 };
 
 /// How much a transaction sees of others.
@@ -48,7 +51,7 @@ impl Isolation {
 ///
 /// The first refused statement undoes all. `max_bytes` of the first statement bounds all results together.
 pub(crate) async fn transaction(
-    lease: Lease,
+    lease: WriteLease,
     road: Road<'_>,
     statements: &[Statement],
     isolation: Isolation,
@@ -69,10 +72,9 @@ pub(crate) async fn transaction(
     for (number, statement) in statements.iter().enumerate() {
         progress.statement.store(number, Ordering::Relaxed);
         let begun_at = Instant::now();
-        let answer = match body(client, road, Kind::Transaction, statement, None).await {
+        let answer = match body(client, road, Kind::Transaction, statement).await {
             End::Complete(answer) => answer,
             End::Refused(error) => return end_write(lease, error).await,
-            End::Cut(_) => return Err(QueryError::TooManyRows { limit_rows: statement.max_rows }),
             End::Broken(error) => return Err(error),
         };
         n_bytes += answer.n_bytes;
@@ -89,7 +91,7 @@ pub(crate) async fn transaction(
 
 /// Commits; only a lost connection leaves the outcome open.
 pub(super) async fn finish(
-    lease: Lease,
+    lease: WriteLease,
     road: Road<'_>,
     kind: Kind,
     committing: &AtomicBool,

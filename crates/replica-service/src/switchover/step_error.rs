@@ -58,7 +58,7 @@ impl StepError {
                 Some(error) => format!("{self}: {} (SQLSTATE {})", error.message(), error.code().code()),
                 None => format!("{self}: {source}"),
             },
-            Self::Query(QueryError::Database { source, .. }) => source.message().to_owned(),
+            Self::Query(QueryError::Database { source, .. }) => source.message.clone(),
             _ => self.to_string(),
         }
     }

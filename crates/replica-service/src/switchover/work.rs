@@ -4,11 +4,11 @@ use tokio::time::timeout;
 use tokio_postgres::SimpleQueryMessage;
 
 use super::step_error::StepError;
-use crate::{engine::Engine, pool::Lease};
+use crate::{engine::Engine, pool::WriteLease};
 
 /// One transaction on the primary, past any `PgBouncer`; dropped without [`commit`](Self::commit) it is undone.
 pub(super) struct Work {
-    lease: Lease,
+    lease: WriteLease,
     within: Duration,
 }
 

@@ -26,4 +26,5 @@ mod switchover;
 mod tls;
 mod transactions;
 mod types;
+mod wire;
 mod writes;

@@ -238,9 +238,10 @@ async fn pools_routing_and_ways_change_and_their_figures_say_so() {
     let topology = topology.await;
     assert_eq!(topology.strategy, "least_in_flight");
     for node in &topology.nodes {
-        // Behind a PgBouncer there is a second pool, for what goes past it.
+        // Behind a PgBouncer there is a second pool, for writes that go past it.
         let n_pools = if node.name == "replica1" { 2 } else { 1 };
-        assert_eq!(node.read_pool.unwrap().max_size, 3 * n_pools, "{node:?}");
+        assert_eq!(node.read_pool.unwrap().max_size, 3, "{node:?}");
+        assert_eq!(node.write_pool.unwrap().max_size, 3 * n_pools, "{node:?}");
         assert_eq!((node.pgbouncer, node.drained), (n_pools == 2, n_pools == 2), "{node:?}");
     }
     let served = service.rig.ask(in_zone("near", "SELECT 1")).await.unwrap();

@@ -113,7 +113,12 @@ async fn a_server_that_demands_tls_is_reached_by_who_proves_himself_and_no_other
     let how = "SELECT ssl AND client_dn IS NOT NULL FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
     assert_eq!(first(&rig.query_primary(how).await.unwrap()), Kind::Bool(true));
 
-    // A cancel request finds its way too.
+    // More than any buffer between us and the server holds.
+    let text = "x".repeat(4 << 20);
+    let large = rig.query_with("SELECT $1::text", vec![value(Kind::Text(text.clone()))]).await.unwrap();
+    assert!(first(&large) == Kind::Text(text), "another text came back");
+
+    // A cancel request finds its way too, that of a read and that of a write.
     let is = |wanted: &'static str| {
         let stack = &stack;
         move || async move {
@@ -122,11 +127,17 @@ async fn a_server_that_demands_tls_is_reached_by_who_proves_himself_and_no_other
             if seen == wanted { Ok(()) } else { Err(seen) }
         }
     };
+    let sleep = "SELECT pg_sleep(250)";
     tokio::select! {
-        ended = rig.execute("SELECT pg_sleep(250)") => panic!("it ended: {ended:?}"),
-        running = wait_until("the sleeper", EVERY, SOON, is("1")) => running.unwrap(),
+        ended = rig.query_primary(sleep) => panic!("it ended: {ended:?}"),
+        running = wait_until("the sleeping read", EVERY, SOON, is("1")) => running.unwrap(),
     }
-    wait_until("the sleeper to be cancelled", EVERY, SOON, is("0")).await.unwrap();
+    wait_until("the sleeping read to be cancelled", EVERY, SOON, is("0")).await.unwrap();
+    tokio::select! {
+        ended = rig.execute(sleep) => panic!("it ended: {ended:?}"),
+        running = wait_until("the sleeping write", EVERY, SOON, is("1")) => running.unwrap(),
+    }
+    wait_until("the sleeping write to be cancelled", EVERY, SOON, is("0")).await.unwrap();
 
     for (tls, why) in [
         (PostgresTls::default(), "28000"),
