@@ -2,7 +2,7 @@
 //! against the same prepared statement by the driver, a million streamed rows against COPY by psql, copying and
 //! verifying a pair of tables, one changed row found, a replica stopped and a primary replaced.
 //!
-//! `bench-replica --short` does the same with fewer rows, to see that it works; `--points` ends after the point reads.
+//! `bench-replica --short` does the same with fewer rows, to see that it works; `--points` ends after the reads.
 
 #![expect(clippy::print_stdout, reason = "a program for people: its output is the result")]
 #![expect(clippy::disallowed_methods, reason = "measures real time")]
@@ -27,6 +27,8 @@ use tonic::transport::{Channel, Endpoint};
 mod echo;
 #[path = "replica/points.rs"]
 mod points;
+
+use points::Question;
 
 const PAIR: &str = "bench";
 const ALL: &str = "SELECT id, at, note FROM bench";
@@ -69,11 +71,11 @@ async fn main() -> anyhow::Result<()> {
     let channel = Endpoint::from_shared(format!("http://{address}"))?.connect().await?;
     let bench = Bench { stack, channel, n_rows, n_reads };
     bench.fill().await?;
-    println!(
-        "point reads, {n_reads} each, best of {ROUNDS} (bars: 1.3 times the latency, 80 % of the rate at 32)"
-    );
-    for in_flight in [1, points::MANY] {
-        bench.points(in_flight).await?;
+    println!("reads one by one, best of {ROUNDS} (bars: 1.3 times the latency, 80 % of the rate at 32)");
+    for question in [Question::point(), Question::sum(5_000), Question::sum(25_000)] {
+        for in_flight in [1, points::MANY] {
+            bench.points(&question, in_flight).await?;
+        }
     }
     if has("--points") {
         return Ok(bench.stack.stop().await?);

@@ -1,4 +1,4 @@
-//! Point reads: by the driver, by one call each, and over one stream, beside a call that reads nothing.
+//! Reads one by one: by the driver, by one call each, and over one stream, beside a call that reads nothing.
 
 use std::time::{Duration, Instant};
 
@@ -16,16 +16,43 @@ use tonic::transport::Channel;
 
 use super::{Bench, ROUNDS, echo};
 
-const POINT: &str = "SELECT note FROM bench WHERE id = $1";
+/// What is read: one row, by a statement with a key as its parameter.
+pub(crate) struct Question {
+    name: String,
+    sql: String,
+    /// Reads of each measurement, of those that the program was asked for one in so many.
+    one_in: usize,
+    /// Whether it is asked over the stream too, and beside a call that reads nothing.
+    every_way: bool,
+}
+
 /// Times as long as by the driver, and share of its rate with many in flight.
 const LATENCY_BAR: f64 = 1.3;
 const RATE_BAR: f64 = 0.8;
 pub(crate) const MANY: usize = 32;
 
+impl Question {
+    /// Costs least, so that the way shows most.
+    pub(crate) fn point() -> Self {
+        let (name, sql) = ("one row by its key", "SELECT note FROM bench WHERE id = $1");
+        Self { name: name.to_owned(), sql: sql.to_owned(), one_in: 1, every_way: true }
+    }
+
+    /// Takes the database about a millisecond for 5,000 rows.
+    pub(crate) fn sum(n_rows: usize) -> Self {
+        Self {
+            name: format!("one row that sums up {n_rows}"),
+            sql: format!("SELECT sum(length(note))::text FROM bench WHERE id > $1 AND id <= $1 + {n_rows}"),
+            one_in: n_rows / 500,
+            every_way: false,
+        }
+    }
+}
+
 /// How reads are asked.
 #[derive(Clone, Copy)]
 enum Way {
-    /// A prepared statement by tokio-postgres, on a connection for each in flight.
+    /// A prepared statement by tokio-postgres, on a replica after the other as the service does it.
     Driver,
     /// A call of bare tonic that reads nothing.
     Echo,
@@ -50,30 +77,46 @@ impl Way {
 /// What the ways need.
 struct Points<'a> {
     bench: &'a Bench,
+    question: &'a Question,
+    n_reads: usize,
     in_flight: usize,
-    driver: Vec<(Client, Statement)>,
+    /// For each read in flight a connection to each replica.
+    driver: Vec<Vec<(Client, Statement)>>,
     echo: Channel,
     service_pid: u32,
 }
 
 impl Bench {
     /// Measures all ways with as many reads in flight, in turns.
-    pub(crate) async fn points(&self, in_flight: usize) -> anyhow::Result<()> {
+    pub(crate) async fn points(&self, question: &Question, in_flight: usize) -> anyhow::Result<()> {
         let replicas = self.stack.postgres().context("no PostgreSQL")?.first_replicas();
         let mut driver = Vec::new();
-        for n in 0..in_flight {
-            let client = self.direct(&replicas[n % replicas.len()]).await?;
-            let statement = client.prepare(POINT).await?;
-            driver.push((client, statement));
+        for _ in 0..in_flight {
+            let mut lane = Vec::new();
+            for replica in replicas {
+                let client = self.direct(replica).await?;
+                let statement = client.prepare(&question.sql).await?;
+                lane.push((client, statement));
+            }
+            driver.push(lane);
         }
         let (_child, echo) = echo::start().await?;
         let pid = self.stack.service(Service::ReplicaService)?.pid();
         let service_pid = pid.context("replica-service does not run")?;
-        let points = Points { bench: self, in_flight, driver, echo, service_pid };
-        let mut ways = vec![Way::Driver, Way::Echo, Way::Unary, Way::Stream { queries: 1 }];
-        if in_flight > 1 {
-            ways.extend([4, 16].map(|queries| Way::Stream { queries }));
-        }
+        let n_reads = (self.n_reads / question.one_in).max(in_flight);
+        let points = Points { bench: self, question, n_reads, in_flight, driver, echo, service_pid };
+        let ways: &[Way] = match (question.every_way, in_flight) {
+            (false, _) => &[Way::Driver, Way::Unary],
+            (true, 1) => &[Way::Driver, Way::Echo, Way::Unary, Way::Stream { queries: 1 }],
+            (true, _) => &[
+                Way::Driver,
+                Way::Echo,
+                Way::Unary,
+                Way::Stream { queries: 1 },
+                Way::Stream { queries: 4 },
+                Way::Stream { queries: 16 },
+            ],
+        };
         let mut best = vec![(f64::MAX, f64::MAX); ways.len()];
         for _ in 0..ROUNDS {
             for (way, best) in ways.iter().zip(&mut best) {
@@ -82,7 +125,7 @@ impl Bench {
             }
         }
         let direct = best[0].0;
-        println!("  {in_flight} in flight:");
+        println!("  {}, {in_flight} in flight:", question.name);
         for (way, (took, cpu)) in ways.iter().zip(best) {
             points.tell(*way, took, cpu, direct);
         }
@@ -93,7 +136,7 @@ impl Bench {
 impl Points<'_> {
     /// Returns the seconds of one read, and those of the service's processor for it.
     async fn measure(&self, way: Way) -> anyhow::Result<(f64, f64)> {
-        let n_reads = self.bench.n_reads;
+        let n_reads = self.n_reads;
         let (begun_at, cpu) = (Instant::now(), cpu_time(self.service_pid)?);
         match way {
             Way::Driver => self.by_driver().await?,
@@ -129,9 +172,10 @@ impl Points<'_> {
     }
 
     async fn by_driver(&self) -> anyhow::Result<()> {
-        let each = self.bench.n_reads / self.in_flight;
-        try_join_all(self.driver.iter().enumerate().map(|(lane, (client, statement))| async move {
+        let each = self.n_reads / self.in_flight;
+        try_join_all(self.driver.iter().enumerate().map(|(lane, connections)| async move {
             for n in 0..each {
+                let (client, statement) = &connections[(lane + n) % connections.len()];
                 let id = self.bench.key(lane * each + n);
                 client.query_one(statement, &[&id]).await?;
             }
@@ -142,7 +186,7 @@ impl Points<'_> {
     }
 
     async fn by_calls(&self, channel: &Channel) -> anyhow::Result<()> {
-        let each = self.bench.n_reads / self.in_flight;
+        let each = self.n_reads / self.in_flight;
         try_join_all((0..self.in_flight).map(|lane| async move {
             let mut client = ReplicaServiceClient::new(channel.clone());
             for n in 0..each {
@@ -157,7 +201,7 @@ impl Points<'_> {
 
     /// Keeps as many reads in flight on one stream.
     async fn by_stream(&self, queries: usize) -> anyhow::Result<()> {
-        let (n_messages, window) = (self.bench.n_reads / queries, self.in_flight / queries);
+        let (n_messages, window) = (self.n_reads / queries, self.in_flight / queries);
         let (messages_tx, messages_rx) = mpsc::channel(window);
         let mut client = QueryBatchServiceClient::new(self.bench.channel.clone());
         for id in 0..window {
@@ -189,6 +233,6 @@ impl Points<'_> {
     fn query(&self, n: usize) -> pb::QueryRequest {
         let kind = Some(pb::value::Kind::Int(self.bench.key(n)));
         let id = pb::Value { kind, r#type: "int8".to_owned() };
-        pb::QueryRequest { sql: POINT.to_owned(), params: vec![id], ..pb::QueryRequest::default() }
+        pb::QueryRequest { sql: self.question.sql.clone(), params: vec![id], ..pb::QueryRequest::default() }
     }
 }

@@ -23,9 +23,8 @@ const AT_ONCE: usize = 8;
 impl Engine {
     /// Runs reads that ask the same of a node, and returns what each of them answered.
     ///
-    /// Queries share a connection and a transaction where that works. What has no answer then, because it is no plain query, one
-    /// before it was refused, the node failed or a `PgBouncer` stands before it, is run as if it were alone. A query may so be
-    /// run more than once; it changes nothing.
+    /// Queries share a connection and a transaction. What has no answer then, because it is no plain query, one before it was
+    /// refused or the node failed, is run as if it were alone. A query may so be run more than once; it changes nothing.
     pub(crate) async fn query_together(
         &self,
         reads: &[Read],
@@ -62,10 +61,6 @@ impl Engine {
         let begun_at = Instant::now();
         let Ok(needs) = self.needs(first) else { return false };
         let Ok(choice) = self.wait_and_choose(first, &needs, None).await else { return false };
-        // Behind a pooler each statement may meet another server connection.
-        if choice.node.pgbouncer {
-            return false;
-        }
         let asked = self.asked(choice, first, false);
         let Choice { node, reason, elsewhere } = asked.choice;
         let Ok(flight) = node.begin() else { return false };
@@ -76,7 +71,7 @@ impl Engine {
         let run = async {
             let lease = node.reads().lease().await?;
             statements.iter().for_each(|statement| statement.stopwatch.start(&node.name));
-            let road = Road { node: &node.name, pgbouncer: false };
+            let road = Road { node: &node.name, pgbouncer: node.pgbouncer };
             read_together(lease, road, &statements, first.until.left(), budget, &mut ended).await
         };
         let connection = tokio::select! {

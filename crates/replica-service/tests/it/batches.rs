@@ -155,25 +155,28 @@ async fn messages_are_answered_as_they_are_done_and_the_end_waits_for_all() {
 #[tokio::test(flavor = "multi_thread")]
 async fn queries_of_a_message_share_one_transaction_that_leaves_nothing() {
     let stack = shared().await;
-    let rig = Rig::start(stack, Way::Direct, |config| config.pool.max_size = 1).await;
-    let mut batches = Batches::open(&rig).await.unwrap();
-    for _ in 0..3 {
-        let results = batches
-            .ask(vec![
-                query("SELECT pg_backend_pid(), now()::text"),
-                query("SELECT set_config('work_mem', '77MB', false)"),
-                query("SELECT pg_advisory_lock(4713)"),
-                query("PREPARE leaked_by_batch AS SELECT 1"),
-                query("SELECT pg_backend_pid(), now()::text"),
-            ])
-            .await;
-        assert_eq!(reasons(&results), [""; 5]);
-        assert_eq!(results[0].as_ref().unwrap().rows, results[4].as_ref().unwrap().rows);
+    for way in [Way::Direct, Way::PgBouncer] {
+        let rig = Rig::start(stack, way, |config| config.pool.max_size = 1).await;
+        let mut batches = Batches::open(&rig).await.unwrap();
+        for _ in 0..3 {
+            let results = batches
+                .ask(vec![
+                    query("SELECT pg_backend_pid(), now()::text"),
+                    query("SELECT set_config('work_mem', '77MB', false)"),
+                    query("SELECT pg_advisory_lock(4713)"),
+                    query("PREPARE leaked_by_batch AS SELECT 1"),
+                    query("SELECT pg_backend_pid(), now()::text"),
+                ])
+                .await;
+            assert_eq!(reasons(&results), [""; 5]);
+            assert_eq!(results[0].as_ref().unwrap().rows, results[4].as_ref().unwrap().rows, "{way:?}");
+        }
+        let left = "SELECT current_setting('work_mem') = '77MB' \
+                    OR EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 4713) \
+                    OR EXISTS (SELECT FROM pg_prepared_statements WHERE name = 'leaked_by_batch')";
+        let left = first(batches.ask(vec![query(left)]).await[0].as_ref().unwrap());
+        assert_eq!(left, Kind::Bool(false), "{way:?}");
     }
-    let left = "SELECT current_setting('work_mem') = '77MB' \
-                OR EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 4713) \
-                OR EXISTS (SELECT FROM pg_prepared_statements WHERE name = 'leaked_by_batch')";
-    assert_eq!(first(batches.ask(vec![query(left)]).await[0].as_ref().unwrap()), Kind::Bool(false));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -408,6 +411,40 @@ async fn who_does_not_read_is_not_read_from_and_loses_nothing() {
     }
     seen.sort_unstable();
     assert_eq!(seen, (0..n_messages).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_never_stops_asking_does_not_keep_the_service_from_stopping() {
+    let rig = Rig::start(shared().await, Way::Direct, |_| {}).await;
+    let Batches { messages_tx, mut answers } = Batches::open(&rig).await.unwrap();
+    let asking = async {
+        let mut id = 0;
+        while messages_tx
+            .send(QueryBatch { id, queries: vec![query("SELECT 1")], within: None })
+            .await
+            .is_ok()
+        {
+            id += 1;
+        }
+    };
+    let (mut n_answers, enough) = (0, tokio::sync::Notify::new());
+    let reading = async {
+        while let Some(answer) = answers.message().await.unwrap() {
+            assert_eq!(reasons(&results(answer)), [""]);
+            n_answers += 1;
+            if n_answers == 100 {
+                enough.notify_one();
+            }
+        }
+    };
+    let stopping = async {
+        enough.notified().await;
+        rig.cx.shut_down().await;
+    };
+    // Who asks ends only when nobody takes what he sends.
+    let all = async { tokio::join!(asking, reading, stopping) };
+    tokio::time::timeout(SOON, all).await.expect("the stream ends with the service");
+    assert!(n_answers >= 100);
 }
 
 #[tokio::test(flavor = "multi_thread")]
