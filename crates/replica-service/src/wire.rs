@@ -20,7 +20,7 @@ use fallible_iterator::FallibleIterator as _;
 use postgres_protocol::{
     IsNull,
     message::{
-        backend::{DataRowBody, Message, RowDescriptionBody},
+        backend::{DATA_ROW_TAG, DataRowBody, Header, Message, RowDescriptionBody},
         frontend,
     },
 };
@@ -54,6 +54,10 @@ pub(crate) struct Wire {
     flushed: bool,
     /// How much is read at once; more while more comes.
     read_bytes: usize,
+    /// Received since everything was answered last.
+    n_received: usize,
+    /// Sent since then.
+    n_sent: usize,
     /// Syncs that the server has not answered.
     unanswered: u32,
     token: CancelToken,
@@ -73,6 +77,8 @@ impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for S {}
 pub(crate) enum Event {
     Columns(RowDescriptionBody),
     Row(DataRowBody),
+    /// A row is on its way that is longer than [wanted](Wire::next_within); it is not read.
+    LongRow,
     /// A statement has ended.
     Done,
     /// A statement was refused; everything up to the next [`Ready`](Self::Ready) is skipped.
@@ -97,6 +103,8 @@ pub(crate) enum Text<'a> {
 
 const READ_BYTES: usize = 8 << 10;
 const MOST_READ_BYTES: usize = 64 << 10;
+/// Length of a row and number of its values, which are no part of what it holds.
+const ROW_HEADER_BYTES: u64 = 6;
 /// Values come in their binary format.
 const BINARY: [i16; 1] = [1];
 
@@ -182,7 +190,12 @@ impl Wire {
     ///
     /// The connection is not to be used again.
     pub(crate) async fn next(&mut self) -> Result<Event, WireError> {
-        std::future::poll_fn(|cx| self.poll_next(cx)).await
+        self.next_within(u64::MAX).await
+    }
+
+    /// Does the same, and keeps no row in memory that is longer than `most_bytes`.
+    pub(crate) async fn next_within(&mut self, most_bytes: u64) -> Result<Event, WireError> {
+        std::future::poll_fn(|cx| self.poll_next(cx, most_bytes)).await
     }
 
     /// Reads on to the end of what was sent; returns whether a transaction is open then, and the first error.
@@ -192,7 +205,7 @@ impl Wire {
             match self.next().await? {
                 Event::Ready { in_transaction } => return Ok((in_transaction, refused)),
                 Event::Refused(error) => refused = refused.or(Some(error)),
-                Event::Columns(_) | Event::Row(_) | Event::Done => {}
+                Event::Columns(_) | Event::Row(_) | Event::LongRow | Event::Done => {}
             }
         }
     }
@@ -217,7 +230,7 @@ impl Wire {
             match self.next().await? {
                 Event::Row(row) => texts.extend(first_text(&row)?),
                 Event::Refused(error) => refused = refused.or(Some(error)),
-                Event::Columns(_) | Event::Done => {}
+                Event::Columns(_) | Event::LongRow | Event::Done => {}
                 Event::Ready { .. } => {
                     return refused.map_or(Ok(texts), |error| Err(WireError::Server(error)));
                 }
@@ -225,9 +238,13 @@ impl Wire {
         }
     }
 
-    /// Waits until nothing runs any more, whatever came of it.
+    /// Waits until nothing runs any more, whatever came of it, or a row comes that is too long to wait for.
     pub(crate) async fn settle(&mut self) {
-        while self.unanswered > 0 && self.next().await.is_ok() {}
+        while self.unanswered > 0 {
+            if matches!(self.next_within(MOST_READ_BYTES as u64).await, Ok(Event::LongRow) | Err(_)) {
+                return;
+            }
+        }
     }
 
     pub(crate) fn cancel_token(&self) -> CancelToken {
@@ -240,16 +257,21 @@ impl Wire {
             return false;
         }
         // What is said unasked and matters is a goodbye.
-        std::future::poll_fn(|cx| Poll::Ready(self.poll_next(cx).is_pending())).await
+        std::future::poll_fn(|cx| Poll::Ready(self.poll_next(cx, u64::MAX).is_pending())).await
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, WireError>> {
+    fn poll_next(&mut self, cx: &mut Context<'_>, most_bytes: u64) -> Poll<Result<Event, WireError>> {
         self.poll_send(cx);
         loop {
             while let Some(message) = Message::parse(&mut self.incoming)? {
                 if let Some(event) = self.take(message)? {
                     return Poll::Ready(Ok(event));
                 }
+            }
+            let begun = Header::parse(&self.incoming)?.filter(|header| header.tag() == DATA_ROW_TAG);
+            let n_bytes = begun.map_or(0, |row| u64::try_from(row.len()).unwrap_or(0));
+            if n_bytes > most_bytes.saturating_add(ROW_HEADER_BYTES) {
+                return Poll::Ready(Ok(Event::LongRow));
             }
             if ready!(self.poll_receive(cx))? == 0 {
                 return Poll::Ready(Err(WireError::Closed));
@@ -262,7 +284,10 @@ impl Wire {
         while !self.outgoing.is_empty() {
             match Pin::new(&mut self.stream).poll_write(cx, &self.outgoing) {
                 Poll::Pending => return,
-                Poll::Ready(Ok(n)) if n > 0 => self.outgoing.advance(n),
+                Poll::Ready(Ok(n)) if n > 0 => {
+                    self.outgoing.advance(n);
+                    self.n_sent += n;
+                }
                 // It said why before it closed, or reading fails too.
                 Poll::Ready(_) => self.outgoing.clear(),
             }
@@ -277,10 +302,22 @@ impl Wire {
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.incoming.reserve(self.read_bytes);
         let n = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.incoming))?;
+        self.n_received += n;
         if n >= self.read_bytes {
             self.read_bytes = (self.read_bytes * 2).min(MOST_READ_BYTES);
         }
         Poll::Ready(Ok(n))
+    }
+
+    /// Gives memory back that a large question or answer took: a connection that waits for the next one keeps little.
+    fn shrink(&mut self) {
+        self.read_bytes = READ_BYTES;
+        if std::mem::take(&mut self.n_received) > MOST_READ_BYTES && self.incoming.is_empty() {
+            self.incoming = BytesMut::new();
+        }
+        if std::mem::take(&mut self.n_sent) > MOST_READ_BYTES && self.outgoing.is_empty() {
+            self.outgoing = BytesMut::new();
+        }
     }
 
     fn take(&mut self, message: Message) -> Result<Option<Event>, WireError> {
@@ -290,7 +327,7 @@ impl Wire {
             Message::CommandComplete(_) | Message::EmptyQueryResponse => Event::Done,
             Message::ReadyForQuery(ready) => {
                 self.unanswered = self.unanswered.saturating_sub(1);
-                self.read_bytes = READ_BYTES;
+                self.shrink();
                 Event::Ready { in_transaction: ready.status() != b'I' }
             }
             Message::ErrorResponse(error) => {

@@ -18,6 +18,8 @@ use crate::{
 pub(super) const UNDO: &str = "ROLLBACK; SELECT pg_catalog.pg_advisory_unlock_all()";
 /// What no rollback takes back, where the connection cannot be closed to the same end.
 const DEALLOCATE: &str = "DEALLOCATE ALL";
+/// In one message: the next one may meet another server connection.
+const UNDO_AND_DEALLOCATE: &str = "ROLLBACK; SELECT pg_catalog.pg_advisory_unlock_all(); DEALLOCATE ALL";
 /// Rows beyond the limit that are read and dropped rather than to lose the connection.
 const DRAINED_ROWS: u32 = 1_000;
 const DRAIN_WITHIN: Duration = Duration::from_millis(20);
@@ -152,7 +154,9 @@ pub(super) async fn skip(
         match wire.next().await? {
             Event::Done => n_done += 1,
             Event::Refused(refused) => return Ok(Some(refused)),
-            Event::Columns(_) | Event::Row(_) | Event::Ready { .. } => {}
+            Event::Columns(_) | Event::Row(_) | Event::LongRow | Event::Ready { .. } => {
+                return Err(WireError::out_of_turn());
+            }
         }
     }
     Ok(None)
@@ -162,11 +166,12 @@ pub(super) async fn skip(
 pub(super) async fn take(wire: &mut Wire, statement: &Statement) -> Result<End, WireError> {
     let mut raw = Raw::default();
     loop {
-        match wire.next().await? {
+        match wire.next_within(statement.max_bytes.saturating_sub(raw.n_bytes)).await? {
             Event::Columns(described) => raw.described = Some(described),
-            Event::Row(_) if raw.rows.len() >= statement.max_rows as usize => {
+            Event::Row(_) | Event::LongRow if raw.rows.len() >= statement.max_rows as usize => {
                 raw.truncated = true;
-                let ended = timeout(DRAIN_WITHIN, drain(wire)).await.unwrap_or(Ok(false))?;
+                let ended =
+                    timeout(DRAIN_WITHIN, drain(wire, statement.max_bytes)).await.unwrap_or(Ok(false))?;
                 return Ok(if ended { End::Complete(raw) } else { End::Cut(raw) });
             }
             Event::Row(row) => {
@@ -176,6 +181,7 @@ pub(super) async fn take(wire: &mut Wire, statement: &Statement) -> Result<End, 
                 }
                 raw.rows.push(row);
             }
+            Event::LongRow => return Ok(End::TooLarge),
             Event::Done => return Ok(End::Complete(raw)),
             Event::Refused(refused) => return Ok(End::Refused(refused)),
             Event::Ready { .. } => return Err(WireError::out_of_turn()),
@@ -184,9 +190,9 @@ pub(super) async fn take(wire: &mut Wire, statement: &Statement) -> Result<End, 
 }
 
 /// Reads and drops a short rest; `true` when that was all of it.
-async fn drain(wire: &mut Wire) -> Result<bool, WireError> {
+async fn drain(wire: &mut Wire, most_bytes: u64) -> Result<bool, WireError> {
     for _ in 0..DRAINED_ROWS {
-        match wire.next().await? {
+        match wire.next_within(most_bytes).await? {
             Event::Row(_) => {}
             event => return Ok(matches!(event, Event::Done)),
         }
@@ -200,11 +206,8 @@ pub(super) async fn undo(
     road: Road<'_>,
     statement: &Statement,
 ) -> Result<(), WireError> {
-    lease.wire().simple(UNDO).await?;
-    if road.pgbouncer && !statement.is_query() {
-        lease.wire().simple(DEALLOCATE).await?;
-    }
-    Ok(())
+    let deallocates = road.pgbouncer && !statement.is_query();
+    lease.wire().simple(if deallocates { UNDO_AND_DEALLOCATE } else { UNDO }).await.map(drop)
 }
 
 /// Gives a connection back on which nothing runs, or closes it where the statement may have left something.
@@ -303,7 +306,7 @@ impl Raw {
     }
 
     pub(super) fn into_answer(self, layout: &Layout) -> Result<Answer, QueryError> {
-        let rows = self.rows.iter().map(|row| layout.read(row)).collect::<Result<_, _>>()?;
+        let rows = self.rows.into_iter().map(|row| layout.read(&row)).collect::<Result<_, _>>()?;
         Ok(Answer {
             columns: Arc::clone(&layout.columns),
             rows,

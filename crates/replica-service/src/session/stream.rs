@@ -111,7 +111,7 @@ async fn begin(
             Event::Columns(columns) => described = Some(columns),
             Event::Refused(error) => refused = Some(error),
             Event::Ready { .. } => break,
-            Event::Done | Event::Row(_) => {}
+            Event::Done | Event::Row(_) | Event::LongRow => {}
         }
     }
     if let Some(refused) = refused {
@@ -179,7 +179,9 @@ async fn send_rows(
             Event::Row(row) => row,
             Event::Done => break,
             Event::Refused(refused) => return Err(failed(WireError::Server(refused))),
-            Event::Columns(_) | Event::Ready { .. } => return Err(failed(WireError::out_of_turn())),
+            Event::Columns(_) | Event::LongRow | Event::Ready { .. } => {
+                return Err(failed(WireError::out_of_turn()));
+            }
         };
         let n_bytes = row.buffer().len() as u64;
         if chunk.rows_total >= limits.max_rows || bytes_total + n_bytes > limits.max_bytes {

@@ -51,6 +51,8 @@ impl Login {
             outgoing: BytesMut::new(),
             flushed: true,
             read_bytes: READ_BYTES,
+            n_received: 0,
+            n_sent: 0,
             unanswered: 0,
             token,
             commands: Commands::SHARED_SESSION,

@@ -85,7 +85,7 @@ impl Wire {
                 Event::Row(row) => entry = Some(Entry::read(&row)?),
                 Event::Refused(error) => refused = Some(error),
                 Event::Ready { .. } => break,
-                Event::Columns(_) | Event::Done => {}
+                Event::Columns(_) | Event::LongRow | Event::Done => {}
             }
         }
         match (entry, refused) {
