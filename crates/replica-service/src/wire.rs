@@ -54,6 +54,8 @@ pub(crate) struct Wire {
     flushed: bool,
     /// How much is read at once; more while more comes.
     read_bytes: usize,
+    /// What is still to come of a row that is dropped.
+    n_to_drop: usize,
     /// Received since everything was answered last.
     n_received: usize,
     /// Sent since then.
@@ -77,7 +79,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for S {}
 pub(crate) enum Event {
     Columns(RowDescriptionBody),
     Row(DataRowBody),
-    /// A row is on its way that is longer than [wanted](Wire::next_within); it is not read.
+    /// A row that is longer than [wanted](Wire::next_within), and is dropped as it comes.
     LongRow,
     /// A statement has ended.
     Done,
@@ -212,6 +214,7 @@ impl Wire {
 
     /// Runs a text of one or more statements without parameters, and returns the first column of its rows.
     pub(crate) async fn simple(&mut self, sql: &str) -> Result<Vec<String>, WireError> {
+        self.ensure_idle()?;
         frontend::query(sql, &mut self.outgoing)?;
         self.unanswered += 1;
         self.first_column().await
@@ -219,6 +222,7 @@ impl Wire {
 
     /// Runs one statement, and returns the first column of its rows, which must be text.
     pub(crate) async fn one(&mut self, sql: &str, params: &[Param]) -> Result<Vec<String>, WireError> {
+        self.ensure_idle()?;
         self.put(Text::Once(sql), params, false)?;
         self.put_sync();
         self.first_column().await
@@ -238,13 +242,14 @@ impl Wire {
         }
     }
 
-    /// Waits until nothing runs any more, whatever came of it, or a row comes that is too long to wait for.
+    /// Waits until nothing runs any more, whatever came of it.
     pub(crate) async fn settle(&mut self) {
-        while self.unanswered > 0 {
-            if matches!(self.next_within(MOST_READ_BYTES as u64).await, Ok(Event::LongRow) | Err(_)) {
-                return;
-            }
-        }
+        while self.unanswered > 0 && self.next_within(MOST_READ_BYTES as u64).await.is_ok() {}
+    }
+
+    /// The answer to something else must not be taken for that to what is asked next.
+    pub(super) fn ensure_idle(&self) -> Result<(), WireError> {
+        if self.unanswered == 0 { Ok(()) } else { Err(WireError::out_of_turn()) }
     }
 
     pub(crate) fn cancel_token(&self) -> CancelToken {
@@ -263,20 +268,41 @@ impl Wire {
     fn poll_next(&mut self, cx: &mut Context<'_>, most_bytes: u64) -> Poll<Result<Event, WireError>> {
         self.poll_send(cx);
         loop {
-            while let Some(message) = Message::parse(&mut self.incoming)? {
+            if self.drop_long_row(most_bytes)? {
+                return Poll::Ready(Ok(Event::LongRow));
+            }
+            while self.n_to_drop == 0
+                && let Some(message) = Message::parse(&mut self.incoming)?
+            {
                 if let Some(event) = self.take(message)? {
                     return Poll::Ready(Ok(event));
                 }
-            }
-            let begun = Header::parse(&self.incoming)?.filter(|header| header.tag() == DATA_ROW_TAG);
-            let n_bytes = begun.map_or(0, |row| u64::try_from(row.len()).unwrap_or(0));
-            if n_bytes > most_bytes.saturating_add(ROW_HEADER_BYTES) {
-                return Poll::Ready(Ok(Event::LongRow));
+                if self.drop_long_row(most_bytes)? {
+                    return Poll::Ready(Ok(Event::LongRow));
+                }
             }
             if ready!(self.poll_receive(cx))? == 0 {
                 return Poll::Ready(Err(WireError::Closed));
             }
         }
+    }
+
+    /// Drops what there is of a row that is too long; returns whether one begins. The driver's parser would make room for all of it.
+    fn drop_long_row(&mut self, most_bytes: u64) -> io::Result<bool> {
+        let mut begins = false;
+        if self.n_to_drop == 0
+            && let Some(header) = Header::parse(&self.incoming)?
+            && header.tag() == DATA_ROW_TAG
+        {
+            // The length does not count the tag.
+            let n_bytes = usize::try_from(header.len()).unwrap_or(0) + 1;
+            begins = n_bytes as u64 > most_bytes.saturating_add(ROW_HEADER_BYTES + 1);
+            self.n_to_drop = if begins { n_bytes } else { 0 };
+        }
+        let here = self.n_to_drop.min(self.incoming.len());
+        self.incoming.advance(here);
+        self.n_to_drop -= here;
+        Ok(begins)
     }
 
     /// Sends as much as the socket takes. The server may have much to say before it has read all, so nobody waits here.

@@ -119,9 +119,9 @@ impl Kept {
         std::mem::take(&mut self.released)
     }
 
-    /// Forgets all: the server has.
+    /// Forgets all, as the server seems to have.
     pub(crate) fn clear(&mut self) {
-        self.entries.clear();
+        self.released.extend(self.entries.drain().map(|(_, entry)| entry.named.name));
     }
 
     fn remove(&mut self, hash: u64) -> bool {

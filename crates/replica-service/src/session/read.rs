@@ -127,11 +127,7 @@ async fn exchange(
     let wire = lease.wire();
     wire.put_begin(left)?;
     way.put(wire, statement)?;
-    wire.put_end()?;
-    if road.pgbouncer && !statement.is_query() {
-        wire.put(Text::Once(DEALLOCATE), &[], false)?;
-    }
-    wire.put_sync();
+    put_end(wire, road, statement)?;
     if let Some(refused) = skip(wire, wire.n_begin(left)).await? {
         wire.finish().await?;
         return Ok((End::Refused(refused), false));
@@ -142,6 +138,16 @@ async fn exchange(
         End::Cut(_) | End::TooLarge => false,
     };
     Ok((end, is_undone))
+}
+
+/// Ends what travels together so that nothing of the statement is left, but for what closing the connection ends.
+pub(super) fn put_end(wire: &mut Wire, road: Road<'_>, statement: &Statement) -> Result<(), WireError> {
+    wire.put_end()?;
+    if road.pgbouncer && !statement.is_query() {
+        wire.put(Text::Once(DEALLOCATE), &[], false)?;
+    }
+    wire.put_sync();
+    Ok(())
 }
 
 /// Reads what the statements answer that begin a transaction; returns why it was not begun.

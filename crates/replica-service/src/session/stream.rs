@@ -54,7 +54,8 @@ const CHUNK_BYTES: u64 = 256 << 10;
 
 /// Runs one read and sends its rows in chunks; returns how many rows there were.
 ///
-/// Only as much is read from the socket as is asked for, so memory is bounded by the chunks. When the caller is gone, or a
+/// Only as much is read from the socket as is asked for, so memory is bounded by the chunks, and by `max_bytes` of the
+/// statement for a single row. When the caller is gone, or a
 /// limit is reached, the lease is dropped and with it the rest of the statement. The columns are asked for first: a type
 /// that must be looked up could not be while rows come.
 pub(crate) async fn stream(
@@ -66,9 +67,11 @@ pub(crate) async fn stream(
     (served, sink): (Served, &Sink),
 ) -> Result<u64, QueryError> {
     let failed = |error| QueryError::from_postgres(road.node, Kind::Stream, error);
-    let begun = begin(&mut lease, statement, left).await.map_err(failed)?;
+    let begun = begin(&mut lease, road, statement, left).await.map_err(failed)?;
     let ended = match begun {
-        Ok(layout) => send_rows(lease.wire(), road, layout, limits, served, sink).await,
+        Ok(layout) => {
+            send_rows(lease.wire(), road, (layout, statement.max_bytes), limits, served, sink).await
+        }
         Err(refused) => Err(failed(WireError::Server(refused))),
     };
     match ended {
@@ -97,6 +100,7 @@ pub(crate) async fn stream(
 /// Begins a transaction, finds out how to read the rows of the statement, and sends it with the end of its transaction.
 async fn begin(
     lease: &mut ReadLease,
+    road: Road<'_>,
     statement: &Statement,
     left: Duration,
 ) -> Result<Result<Layout, Box<ServerError>>, WireError> {
@@ -122,8 +126,7 @@ async fn begin(
         None => Layout::default(),
     };
     wire.put(Text::Once(&statement.sql), &statement.params, false)?;
-    wire.put_end()?;
-    wire.put_sync();
+    read::put_end(wire, road, statement)?;
     Ok(Ok(layout))
 }
 
@@ -165,7 +168,7 @@ enum Ended {
 async fn send_rows(
     wire: &mut Wire,
     road: Road<'_>,
-    layout: Layout,
+    (layout, most_row_bytes): (Layout, u64),
     limits: StreamLimits,
     served: Served,
     sink: &Sink,
@@ -175,13 +178,12 @@ async fn send_rows(
     let mut chunk = Chunk { served: Some(served), columns, ..Chunk::default() };
     let (mut bytes_total, mut chunk_bytes) = (0, 0);
     loop {
-        let row = match wire.next().await.map_err(failed)? {
+        let row = match wire.next_within(most_row_bytes).await.map_err(failed)? {
             Event::Row(row) => row,
+            Event::LongRow => return Err(QueryError::ResultTooLarge { limit_bytes: most_row_bytes }),
             Event::Done => break,
             Event::Refused(refused) => return Err(failed(WireError::Server(refused))),
-            Event::Columns(_) | Event::LongRow | Event::Ready { .. } => {
-                return Err(failed(WireError::out_of_turn()));
-            }
+            Event::Columns(_) | Event::Ready { .. } => return Err(failed(WireError::out_of_turn())),
         };
         let n_bytes = row.buffer().len() as u64;
         if chunk.rows_total >= limits.max_rows || bytes_total + n_bytes > limits.max_bytes {

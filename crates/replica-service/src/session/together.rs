@@ -81,10 +81,15 @@ pub(crate) async fn read_together(
                 continue;
             }
         };
-        if raw.is_known(lease.wire(), &way).map_err(failed)? {
-            ended[index] = Some(answer(&mut lease, statement, way, raw, budget).await.map_err(failed)?);
-        } else {
-            unknown.push((index, way, raw));
+        match budget.admit(raw.n_bytes, raw) {
+            Err(error) => {
+                way.forget(&mut lease);
+                ended[index] = Some((Err(error), Instant::now()));
+            }
+            Ok(raw) if raw.is_known(lease.wire(), &way).map_err(failed)? => {
+                ended[index] = Some(answer(&mut lease, statement, way, raw).await.map_err(failed)?);
+            }
+            Ok(raw) => unknown.push((index, way, raw)),
         }
         // More is on its way than anybody wants to read: dropped, the connection is closed.
         if !goes_on {
@@ -96,7 +101,7 @@ pub(crate) async fn read_together(
         undo(&mut lease, road, statements[0]).await.map_err(failed)?;
     }
     for (index, way, raw) in unknown {
-        ended[index] = Some(answer(&mut lease, statements[index], way, raw, budget).await.map_err(failed)?);
+        ended[index] = Some(answer(&mut lease, statements[index], way, raw).await.map_err(failed)?);
     }
     if let Some((place, error)) = refused {
         let (index, way) = place.map_or((0, Way::Once), |(index, way)| (index, way));
@@ -130,13 +135,10 @@ async fn answer(
     statement: &Statement,
     way: Way,
     raw: Raw,
-    budget: &Budget,
 ) -> Result<Ended, WireError> {
     let layout = raw.layout(lease.wire(), &way).await?;
     way.learn(lease, Key::of(&statement.sql, &statement.params), &layout);
-    let n_bytes = raw.n_bytes;
-    let answer = raw.into_answer(&layout).and_then(|answer| budget.admit(n_bytes, answer));
-    Ok((answer, Instant::now()))
+    Ok((raw.into_answer(&layout), Instant::now()))
 }
 
 /// Returns what the one that was refused is told; none when it may be answered all the same.

@@ -51,6 +51,7 @@ impl Login {
             outgoing: BytesMut::new(),
             flushed: true,
             read_bytes: READ_BYTES,
+            n_to_drop: 0,
             n_received: 0,
             n_sent: 0,
             unanswered: 0,

@@ -34,6 +34,7 @@ impl Wire {
 
     /// Asks the catalog for the types of columns that are not known, and remembers them; nothing must be under way.
     pub(crate) async fn look_up(&mut self, described: &RowDescriptionBody) -> Result<Vec<Column>, WireError> {
+        self.ensure_idle()?;
         let mut fields = described.fields();
         let mut columns = Vec::new();
         while let Some(field) = fields.next()? {

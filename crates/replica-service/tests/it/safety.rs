@@ -112,4 +112,8 @@ async fn copy_is_refused_and_blocks_nobody() {
         );
         assert_eq!(rig.execute("SELECT 1").await.unwrap().rows.len(), 1);
     }
+    // A read may copy out, as far as the database is concerned; what comes then is no row.
+    let failure = rig.query_primary(&format!("COPY {table} TO STDOUT")).await.unwrap_err();
+    assert_eq!((failure.code(), failure.reason()), (ErrorCode::InvalidArgument, "UNSUPPORTED_STATEMENT"));
+    assert_eq!(first(&rig.query_primary("SELECT 1").await.unwrap()), Kind::Int(1));
 }

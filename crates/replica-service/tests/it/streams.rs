@@ -64,6 +64,55 @@ async fn limits_end_a_stream_and_say_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_is_too_long_ends_a_stream_and_is_not_read() {
+    let rig = Rig::start(shared().await, Way::Direct, |config| {
+        config.pool.max_size = 1;
+        config.limits.max_result_size = bytesize::ByteSize::kib(64);
+    })
+    .await;
+    let sql =
+        "SELECT repeat('x', CASE WHEN n = 5 THEN 100000000 ELSE 60000 END) FROM generate_series(1, 9) AS n";
+    let failure = match open(&rig, request(sql)).await {
+        Ok(stream) => all(stream).await.unwrap_err(),
+        Err(failure) => failure,
+    };
+    assert_eq!(failure.reason(), "RESULT_TOO_LARGE");
+    assert_eq!(first(&rig.query("SELECT 1").await), Kind::Int(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_leaves_nothing_and_knows_types_that_users_made() {
+    let stack = shared().await;
+    sql(primary(stack), "CREATE TYPE stream_mood AS ENUM ('glad', 'sad')").await;
+    for way in [Way::Direct, Way::PgBouncer] {
+        let rig = Rig::start(stack, way, |config| {
+            config.nodes.retain(|name, _| name == "primary");
+            config.pool.max_size = 1;
+        })
+        .await;
+        for leak in [
+            "PREPARE leaked_by_stream AS SELECT 1",
+            "DO $$ BEGIN EXECUTE 'PREPARE leaked_by_stream_too AS SELECT 1'; END $$",
+            "SELECT pg_advisory_lock(4714), set_config('work_mem', '77MB', false)",
+        ] {
+            for n in 0..2 {
+                let chunks = open(&rig, request(leak)).await;
+                let ended = async { all(chunks?).await };
+                ended.await.unwrap_or_else(|failure| panic!("{way:?}, {leak}, {n}: {failure:?}"));
+            }
+        }
+        let left = "SELECT current_setting('work_mem') = '77MB' \
+                    OR EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 4714) \
+                    OR EXISTS (SELECT FROM pg_prepared_statements WHERE name LIKE 'leaked_by_stream%')";
+        assert_eq!(first(&rig.query(left).await), Kind::Bool(false), "{way:?}");
+
+        let moods = "SELECT ARRAY['glad', 'sad']::stream_mood[] AS ms FROM generate_series(1, 3)";
+        let chunks = all(open(&rig, request(moods)).await.unwrap()).await.unwrap();
+        assert_eq!((&*chunks[0].columns[0].r#type, n_rows(&chunks)), ("stream_mood[]", 3), "{way:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_cannot_begin_fails_as_a_call_and_a_later_error_ends_it() {
     let stack = shared().await;
     let rig = Rig::start(stack, Way::Direct, |_| {}).await;
