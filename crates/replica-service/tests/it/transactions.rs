@@ -88,6 +88,48 @@ async fn a_lost_race_is_run_again_when_it_may_be_and_told_when_it_may_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_deadlock_ends_one_of_the_two_and_that_one_is_run_again_when_it_may_be() {
+    let stack = shared().await;
+    let rig = Rig::start(stack, Way::Direct, |_| {}).await;
+    let table = table(stack, "id int PRIMARY KEY, n int").await;
+    rig.execute(&format!("INSERT INTO {table} VALUES (1, 0), (2, 0)")).await.unwrap();
+    let update = |id: u32| format!("UPDATE {table} SET n = n + 1 WHERE id = {id}");
+    let run_both = async |idempotent: bool| {
+        let request = |first: u32, second: u32| TransactionRequest {
+            statements: statements([&*update(first), "SELECT pg_sleep(0.3)", &*update(second)]),
+            idempotent,
+            ..TransactionRequest::default()
+        };
+        let (one, other) = tokio::join!(run(&rig, request(1, 2)), run(&rig, request(2, 1)));
+        [one, other]
+    };
+    let mut n_done = 0;
+    // On a machine that stands still one may be over before the other begins.
+    let told = loop {
+        let ended = run_both(false).await;
+        n_done += ended.iter().filter(|ended| ended.is_ok()).count() as i64;
+        if let Some(failure) = ended.into_iter().find_map(Result::err) {
+            break failure;
+        }
+        assert!(n_done < 100, "they never met");
+    };
+    assert_eq!((told.code(), told.reason()), (ErrorCode::Conflict, "DEADLOCK"));
+    let details = told.details();
+    assert_eq!((&*details["sqlState"], &*details["retryable"]), ("40P01", "true"));
+    assert_eq!((&*details["outcome"], &*details["statement"]), ("not_applied", "2"));
+    loop {
+        let ended = run_both(true).await.map(Result::unwrap);
+        n_done += 2;
+        if ended.iter().any(|done| done.served.as_ref().unwrap().attempts > 1) {
+            break;
+        }
+        assert!(n_done < 200, "they never met");
+    }
+    let rows = rig.query_primary(&format!("SELECT array_agg(n)::text FROM {table}")).await.unwrap();
+    assert_eq!(first(&rows), Kind::Text(format!("{{{n_done},{n_done}}}")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_statements_cost_is_told_by_their_shape() {
     let stack = shared().await;
     let rig = Rig::start(stack, Way::Direct, |_| {}).await;
