@@ -270,7 +270,7 @@ impl Node {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Returns the state of the pools by role, those past the `PgBouncer` included: for reads, and for writes.
+    /// Returns the state of the pools by role: for reads, and for writes, those past the `PgBouncer` included.
     pub(crate) fn pool_roles(&self) -> [(&'static str, PoolStatus); 2] {
         let direct = self.direct.as_ref().map(Pool::status).unwrap_or_default();
         [(READ, self.reads.status()), (WRITE, self.writes.status().plus(direct))]

@@ -85,6 +85,8 @@ pub(crate) struct Road<'a> {
     pub pgbouncer: bool,
 }
 
+/// Undoes what a statement that was refused has left: settings by rollback, advisory locks by name.
+const UNDO: &str = "ROLLBACK; SELECT pg_catalog.pg_advisory_unlock_all()";
 /// The database gives up this much before the caller does, so that the connection stays usable.
 pub(crate) const MARGIN: Duration = Duration::from_millis(20);
 

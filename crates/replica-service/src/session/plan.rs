@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::{Road, read::UNDO, timeout_ms};
+use super::{Road, UNDO, timeout_ms};
 use crate::{
     error::{Kind, QueryError},
     pool::ReadLease,

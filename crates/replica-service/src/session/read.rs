@@ -6,7 +6,7 @@ use fallible_iterator::FallibleIterator as _;
 use postgres_protocol::message::backend::{DataRowBody, RowDescriptionBody};
 use tokio::time::{Instant, timeout};
 
-use super::{Answer, Column, Road, Statement};
+use super::{Answer, Column, Road, Statement, UNDO};
 use crate::{
     error::{Kind, QueryError, ServerError},
     pool::{Key, Named, ReadLease},
@@ -14,8 +14,6 @@ use crate::{
     wire::{Event, Text, Wire, WireError},
 };
 
-/// What a refused read leaves behind is undone: settings by rollback, advisory locks by name.
-pub(super) const UNDO: &str = "ROLLBACK; SELECT pg_catalog.pg_advisory_unlock_all()";
 /// What no rollback takes back, where the connection cannot be closed to the same end.
 const DEALLOCATE: &str = "DEALLOCATE ALL";
 /// In one message: the next one may meet another server connection.
@@ -92,6 +90,10 @@ pub(crate) async fn read(
             if is_undone {
                 give_back(lease, road, statement);
             } else {
+                tracing::debug!(
+                    node = road.node,
+                    "connection closed: what a read left was not undone at once"
+                );
                 lease.close();
             }
             raw.into_answer(&layout)

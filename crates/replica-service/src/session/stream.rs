@@ -55,9 +55,8 @@ const CHUNK_BYTES: u64 = 256 << 10;
 /// Runs one read and sends its rows in chunks; returns how many rows there were.
 ///
 /// Only as much is read from the socket as is asked for, so memory is bounded by the chunks, and by `max_bytes` of the
-/// statement for a single row. When the caller is gone, or a
-/// limit is reached, the lease is dropped and with it the rest of the statement. The columns are asked for first: a type
-/// that must be looked up could not be while rows come.
+/// statement for a single row. When the caller is gone, or a limit is reached, the lease is dropped and with it the rest of
+/// the statement. The columns are asked for first: a type that must be looked up could not be while rows come.
 pub(crate) async fn stream(
     mut lease: ReadLease,
     road: Road<'_>,

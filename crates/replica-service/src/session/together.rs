@@ -32,13 +32,38 @@ impl Budget {
 
     /// Returns the result if there is room for it. What has no room takes none, so a smaller one may still have.
     pub(crate) fn admit<T>(&self, n_bytes: u64, result: T) -> Result<T, QueryError> {
+        self.hold(n_bytes)?.keep();
+        Ok(result)
+    }
+
+    /// Takes room for a result that may not be answered yet.
+    fn hold(&self, n_bytes: u64) -> Result<Held<'_>, QueryError> {
         let limit_bytes = self.limit_bytes;
         let taken = self.taken_bytes.fetch_add(n_bytes, Ordering::Relaxed);
         if taken.saturating_add(n_bytes) <= limit_bytes {
-            return Ok(result);
+            return Ok(Held { budget: self, n_bytes });
         }
         self.taken_bytes.fetch_sub(n_bytes, Ordering::Relaxed);
         Err(QueryError::ResultTooLarge { limit_bytes })
+    }
+}
+
+/// Room that is given back when dropped, since the read is asked again then.
+struct Held<'a> {
+    budget: &'a Budget,
+    n_bytes: u64,
+}
+
+impl Held<'_> {
+    /// Leaves it taken.
+    fn keep(mut self) {
+        self.n_bytes = 0;
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.budget.taken_bytes.fetch_sub(self.n_bytes, Ordering::Relaxed);
     }
 }
 
@@ -81,15 +106,15 @@ pub(crate) async fn read_together(
                 continue;
             }
         };
-        match budget.admit(raw.n_bytes, raw) {
+        match budget.hold(raw.n_bytes) {
             Err(error) => {
                 way.forget(&mut lease);
                 ended[index] = Some((Err(error), Instant::now()));
             }
-            Ok(raw) if raw.is_known(lease.wire(), &way).map_err(failed)? => {
-                ended[index] = Some(answer(&mut lease, statement, way, raw).await.map_err(failed)?);
+            Ok(held) if raw.is_known(lease.wire(), &way).map_err(failed)? => {
+                ended[index] = Some(answer(&mut lease, statement, way, raw, held).await.map_err(failed)?);
             }
-            Ok(raw) => unknown.push((index, way, raw)),
+            Ok(held) => unknown.push((index, way, raw, held)),
         }
         // More is on its way than anybody wants to read: dropped, the connection is closed.
         if !goes_on {
@@ -100,8 +125,8 @@ pub(crate) async fn read_together(
     if in_transaction {
         undo(&mut lease, road, statements[0]).await.map_err(failed)?;
     }
-    for (index, way, raw) in unknown {
-        ended[index] = Some(answer(&mut lease, statements[index], way, raw).await.map_err(failed)?);
+    for (index, way, raw, held) in unknown {
+        ended[index] = Some(answer(&mut lease, statements[index], way, raw, held).await.map_err(failed)?);
     }
     if let Some((place, error)) = refused {
         let (index, way) = place.map_or((0, Way::Once), |(index, way)| (index, way));
@@ -135,9 +160,11 @@ async fn answer(
     statement: &Statement,
     way: Way,
     raw: Raw,
+    held: Held<'_>,
 ) -> Result<Ended, WireError> {
     let layout = raw.layout(lease.wire(), &way).await?;
     way.learn(lease, Key::of(&statement.sql, &statement.params), &layout);
+    held.keep();
     Ok((raw.into_answer(&layout), Instant::now()))
 }
 
@@ -168,5 +195,8 @@ mod tests {
         assert_eq!(budget.admit(4, "third").unwrap(), "third");
         budget.admit(1, "fourth").unwrap_err();
         budget.admit(0, "empty").unwrap();
+        let budget = Budget::new(10);
+        drop(budget.hold(10));
+        assert_eq!(budget.admit(10, "asked again").unwrap(), "asked again");
     }
 }

@@ -7,7 +7,7 @@ use std::{
 use futures_util::{StreamExt as _, TryStreamExt as _, future};
 use tokio_postgres::{Client, Row, RowStream, SimpleQueryMessage};
 
-use super::{Answer, Column, Road, Statement, timeout_ms, transaction};
+use super::{Answer, Column, Road, Statement, UNDO, timeout_ms, transaction};
 use crate::{
     error::{Kind, LinkError, QueryError},
     lsn::{Lsn, Position},
@@ -28,8 +28,6 @@ pub(super) enum End {
     Broken(QueryError),
 }
 
-/// A refused write undoes even what read-only transactions may leave behind.
-const UNDO: &str = "ROLLBACK; SELECT pg_catalog.pg_advisory_unlock_all()";
 /// One message, so that behind `PgBouncer` too the position is read in the session that committed, after the commit.
 const COMMIT: &str = "COMMIT; \
     SELECT l, pg_catalog.substr(pg_catalog.pg_walfile_name(l), 1, 8) \
