@@ -17,6 +17,8 @@ NEEDED_BROWSER="chromium:chromium:chromium"
 NEEDED_BACKUP="redis-cli:redis-tools:redis redis-check-rdb:redis-tools:redis pg_restore:postgresql-client:libpq sqlite3:sqlite3:sqlite"
 # What monitor-service reads in its tests, and what checks our rules.
 NEEDED_PROMETHEUS="prometheus:prometheus:prometheus promtool:prometheus:prometheus"
+# What gives a server a wrong clock in tests.
+NEEDED_CLOCKS="faketime:faketime:libfaketime"
 NEEDED_POSTGRES="initdb:postgresql:postgresql@17 pgbouncer:pgbouncer:pgbouncer"
 
 say() { printf '%s\n' "$*"; }

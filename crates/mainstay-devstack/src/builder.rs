@@ -93,6 +93,12 @@ impl Builder {
         self
     }
 
+    /// Lets the clock of one PostgreSQL server (0 is the primary) go wrong by so many seconds: ahead, or behind if negative.
+    pub fn clock(mut self, server: usize, ahead_s: i32) -> Self {
+        self.wishes.clocks.insert(server, ahead_s);
+        self
+    }
+
     /// Lets PostgreSQL wait for the disk (default: off, which only a crash of the machine would notice).
     pub fn fsync(mut self, on: bool) -> Self {
         self.wishes.fsync = on;
@@ -270,6 +276,7 @@ impl Builder {
             redis: self.wishes.redis || self.wishes.redis_cluster,
             postgres: self.wishes.postgres,
             pgbouncer: self.wishes.postgres && self.wishes.pgbouncer,
+            libfaketime: self.wishes.postgres && !self.wishes.clocks.is_empty(),
         };
         let programs = Programs::find(wanted, &places());
         let bin_dirs = self.bin_dir.clone().map_or_else(default_bin_dirs, |dir| vec![dir]);

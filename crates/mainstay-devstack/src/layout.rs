@@ -60,6 +60,8 @@ pub(crate) struct Wishes {
     pub(crate) down_after: Option<Duration>,
     pub(crate) postgres: bool,
     pub(crate) pgbouncer: bool,
+    /// PostgreSQL servers whose clocks are wrong, and by how many seconds.
+    pub(crate) clocks: BTreeMap<usize, i32>,
     pub(crate) fsync: bool,
     pub(crate) demo_data: bool,
     pub(crate) services: BTreeSet<Service>,
@@ -172,7 +174,8 @@ impl<'a> Layout<'a> {
             } else {
                 None
             };
-            nodes.push(NodePlan { name, listen, public, upstream, bouncer });
+            let clock_ahead_s = self.wishes.clocks.get(&index).copied();
+            nodes.push(NodePlan { name, listen, public, upstream, bouncer, clock_ahead_s });
         }
         let dir = dir.to_path_buf();
         Ok(Some(PostgresPlan {

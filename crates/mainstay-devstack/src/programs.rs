@@ -14,6 +14,8 @@ pub(crate) struct Programs {
     pub(crate) postgres: PathBuf,
     pub(crate) pg_basebackup: PathBuf,
     pub(crate) pgbouncer: PathBuf,
+    /// Not a program: what is loaded into one to move its clock.
+    pub(crate) libfaketime: PathBuf,
 }
 
 /// Lists every missing program at once, with the command that installs them.
@@ -30,6 +32,7 @@ pub(crate) struct Wanted {
     pub(crate) redis: bool,
     pub(crate) postgres: bool,
     pub(crate) pgbouncer: bool,
+    pub(crate) libfaketime: bool,
 }
 
 impl Programs {
@@ -45,14 +48,21 @@ impl Programs {
                 PathBuf::new()
             })
         };
-        let programs = Self {
+        let mut programs = Self {
             redis_server: find(wanted.redis, "redis-server", "redis-server"),
             redis_sentinel: find(wanted.redis, "redis-sentinel", "redis-sentinel"),
             initdb: find(wanted.postgres, "initdb", "postgresql"),
             postgres: find(wanted.postgres, "postgres", "postgresql"),
             pg_basebackup: find(wanted.postgres, "pg_basebackup", "postgresql"),
             pgbouncer: find(wanted.pgbouncer, "pgbouncer", "pgbouncer"),
+            libfaketime: PathBuf::new(),
         };
+        if wanted.libfaketime {
+            match find_library(Path::new("/usr/lib")) {
+                Some(path) => programs.libfaketime = path,
+                None => missing.push(("libfaketime", "libfaketime")),
+            }
+        }
         if missing.is_empty() {
             Ok(programs)
         } else {
@@ -89,6 +99,12 @@ fn versioned_postgres(root: &Path) -> Vec<PathBuf> {
 pub(crate) fn find_in(places: &[PathBuf], name: &str) -> Option<PathBuf> {
     let mut candidates = places.iter().filter_map(|place| path::absolute(place.join(name)).ok());
     candidates.find(|path| is_executable(path))
+}
+
+/// Finds libfaketime below `<root>/<architecture>`, where Debian keeps it.
+fn find_library(root: &Path) -> Option<PathBuf> {
+    let places = fs::read_dir(root).ok()?.filter_map(Result::ok);
+    places.map(|place| place.path().join("faketime/libfaketime.so.1")).find(|path| path.is_file())
 }
 
 fn is_executable(path: &Path) -> bool {
@@ -146,7 +162,7 @@ impl MissingPrograms {
 mod tests {
     use super::*;
 
-    const ALL: Wanted = Wanted { redis: true, postgres: true, pgbouncer: true };
+    const ALL: Wanted = Wanted { redis: true, postgres: true, pgbouncer: true, libfaketime: false };
 
     #[test]
     fn one_error_lists_all_missing_programs_and_the_command() {
@@ -163,7 +179,7 @@ mod tests {
 
     #[test]
     fn what_is_not_wanted_is_not_missed() {
-        let nothing = Wanted { redis: false, postgres: false, pgbouncer: false };
+        let nothing = Wanted { redis: false, postgres: false, pgbouncer: false, libfaketime: false };
         assert!(Programs::find(nothing, &[]).is_ok());
     }
 
@@ -177,6 +193,17 @@ mod tests {
         let place = PathBuf::from(here.path().file_name().unwrap());
         let found = find_in(&[place], "server").unwrap();
         assert!(found.is_absolute() && found.is_file(), "{}", found.display());
+    }
+
+    #[test]
+    fn the_library_is_found_whatever_the_architecture() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(find_library(root.path()), None);
+        let place = root.path().join("aarch64-linux-gnu/faketime");
+        fs::create_dir_all(&place).unwrap();
+        fs::create_dir(root.path().join("other")).unwrap();
+        fs::write(place.join("libfaketime.so.1"), "").unwrap();
+        assert_eq!(find_library(root.path()), Some(place.join("libfaketime.so.1")));
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub(crate) struct NodePlan {
     pub(crate) upstream: SocketAddr,
     /// Where PgBouncer listens and where clients reach it.
     pub(crate) bouncer: Option<(SocketAddr, SocketAddr)>,
+    /// How many seconds its clock is ahead.
+    pub(crate) clock_ahead_s: Option<i32>,
 }
 
 impl PostgresPlan {
@@ -104,7 +106,7 @@ impl PostgresPlan {
                 kind: Kind::Postgres,
                 program: programs.postgres.clone(),
                 args: vec!["-D".to_owned(), home.join("data").display().to_string()],
-                envs: Vec::new(),
+                envs: plan.clock_ahead_s.map_or_else(Vec::new, |ahead_s| clock(ahead_s, programs)),
                 run_as: self.run_as,
                 dir: home.clone(),
                 log: self.log(&format!("postgres-{}", plan.name)),
@@ -285,6 +287,17 @@ impl PostgresPlan {
             manifest: Arc::clone(manifest),
         }))
     }
+}
+
+/// Has a process see a clock that is ahead, or behind; what measures time that passes is left as it is.
+fn clock(ahead_s: i32, programs: &Programs) -> Vec<(String, String)> {
+    [
+        ("LD_PRELOAD", programs.libfaketime.display().to_string()),
+        ("FAKETIME", format!("{ahead_s:+}")),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
 }
 
 /// Returns what all three servers have in common; the replicas get it with the copy.

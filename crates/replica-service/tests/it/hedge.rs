@@ -25,6 +25,7 @@ async fn a_slow_replica_is_not_waited_for_and_its_statement_is_given_up() {
     })
     .await
     .unwrap();
+    assert!(rig.metric("mainstay_replica_hedges_total{won=\"second\"}").await.is_some_and(|won| won >= 1.0));
     wait_until("the slow statement to be given up", EVERY, SOON, || async {
         let in_flight = rig.node("replica1").await.traffic.unwrap().in_flight;
         if in_flight == 0 { Ok(()) } else { Err(in_flight.to_string()) }

@@ -69,6 +69,11 @@ async fn a_statement_that_is_asked_again_is_kept_and_only_so_many_are() {
     }
     assert_eq!(n_prepared(&rig, "%asked_once").await, 0);
     assert_eq!(n_prepared(&rig, "%kept_many").await, 3, "texts asked once drive nothing out");
+    // Ten and one were prepared beside the one that had no rows; all but the last three made room.
+    for (event, least) in [("prepared", 12.0), ("evicted", 9.0), ("used", 20.0)] {
+        let n = rig.metric(&format!("mainstay_replica_kept_statements_total{{event=\"{event}\"}}")).await;
+        assert!(n.is_some_and(|n| n >= least), "{event}: {n:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,6 +129,8 @@ async fn a_kept_statement_follows_every_change_of_its_table_at_once() {
     assert_eq!(gone.details()["sqlState"], "42P01", "{gone:?}");
     change("CREATE TABLE {t} (other int); GRANT SELECT ON {t} TO PUBLIC").await;
     assert_eq!(columns(&all().await.unwrap()), [("other", "int4")]);
+    let outdated = rig.metric("mainstay_replica_kept_statements_total{event=\"outdated\"}").await;
+    assert!(outdated.is_some_and(|n| n >= 3.0), "{outdated:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

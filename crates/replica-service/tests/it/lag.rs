@@ -99,6 +99,61 @@ async fn the_bound_is_right_where_each_common_formula_misleads() {
     .await;
 }
 
+/// One clock decides, that of the service; those of the servers may say what they like.
+#[tokio::test(flavor = "multi_thread")]
+async fn clocks_that_are_an_hour_wrong_change_nothing() {
+    let wrong = Devstack::builder().postgres(true).clock(1, 3_600).clock(2, -3_600);
+    let stack = wrong.start().await.unwrap();
+    let rig = Rig::start(&stack, Way::Direct, |config| {
+        config.routing.max_staleness = std::time::Duration::from_secs(20);
+    })
+    .await;
+    let table = table(&stack, "n int").await;
+    let write = format!("INSERT INTO {table} VALUES (1)");
+    rig.execute(&write).await.unwrap();
+    let both = async |what: &str, ahead: &dyn Fn(&Lag, f64) -> bool, behind: &dyn Fn(&Lag, f64) -> bool| {
+        rig.wait(what, |topology| {
+            [("replica1", ahead), ("replica2", behind)].into_iter().all(|(node, wanted)| {
+                lag(topology, node).is_some_and(|lag| proven(lag).is_some_and(|proven| wanted(lag, proven)))
+            })
+        })
+        .await;
+    };
+
+    // 1. Both show everything; the clock that is ahead calls that an hour, the other one nothing.
+    both(
+        "both to be fresh, whatever their clocks say",
+        &|lag, proven| {
+            lag.bytes == 0
+                && proven < 20.0
+                && seconds(lag, "replay_timestamp").is_some_and(|said| said > 3_000.0)
+        },
+        &|lag, proven| lag.bytes == 0 && proven < 20.0 && seconds(lag, "replay_timestamp") == Some(0.0),
+    )
+    .await;
+    let answered = rig.query("SELECT 1").await.served.unwrap();
+    assert!(answered.node.starts_with("replica"), "{answered:?}");
+
+    // 2. Both lag: the clock that is behind still calls it nothing.
+    for name in ["replica1", "replica2"] {
+        replica(&stack, name).hold_replay().await.unwrap();
+    }
+    rig.execute(&write).await.unwrap();
+    both(
+        "both to be stale, whatever their clocks say",
+        &|lag, proven| lag.bytes > 0 && (2.0..3_000.0).contains(&proven),
+        &|lag, proven| {
+            lag.bytes > 0 && (2.0..3_000.0).contains(&proven) && seconds(lag, "replay_timestamp") == Some(0.0)
+        },
+    )
+    .await;
+    rig.wait("reads to leave both", |topology| {
+        topology.nodes.iter().all(|node| node.reads == (node.name == "primary"))
+    })
+    .await;
+    assert_eq!(served_by(&rig.query("SELECT 1").await).0, "primary");
+}
+
 /// A statement on a replica holds replay back as surely as an operator does, and nothing calls it paused.
 #[tokio::test(flavor = "multi_thread")]
 async fn replay_that_a_statement_holds_back_is_lag_past_the_bound_until_it_ends() {

@@ -54,6 +54,28 @@ async fn as_many_parameters_as_the_protocol_can_count_are_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_is_too_long_is_refused_before_it_is_sent() {
+    let rig = Rig::start(shared().await, Way::Direct, |config| {
+        config.limits.max_sql_size = bytesize::ByteSize::kib(1);
+    })
+    .await;
+    let of_length = |n_bytes: usize| format!("SELECT 1 --{}", "x".repeat(n_bytes - "SELECT 1 --".len()));
+    assert_eq!(first(&rig.query(&of_length(1_024)).await), Kind::Int(1));
+    rig.execute(&of_length(1_024)).await.unwrap();
+    let before = rig.node("primary").await.traffic.unwrap().queries;
+    for failure in [
+        rig.query_primary(&of_length(1_025)).await.unwrap_err(),
+        rig.execute(&of_length(1_025)).await.unwrap_err(),
+        rig.execute(&of_length(5 << 20)).await.unwrap_err(),
+    ] {
+        assert_eq!(failure.code(), ErrorCode::InvalidArgument, "{failure:?}");
+        let field = &failure.fields()[0];
+        assert!(field.field == "sql" && field.message.contains("1024"), "{field:?}");
+    }
+    assert_eq!(rig.node("primary").await.traffic.unwrap().queries, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_database_itself_stops_a_statement_at_the_deadline() {
     // The deadline is that of the service: a client that has one too may give up a moment before it is told.
     let rig = Rig::start(shared().await, Way::Direct, |config| {
@@ -122,6 +144,7 @@ async fn an_abandoned_statement_is_cancelled_and_blocks_nobody() {
             timeout(SOON, next).await.unwrap().unwrap();
             count("0").await;
         }
+        assert!(rig.metric("mainstay_replica_cancels_total").await.is_some_and(|cancels| cancels >= 2.0));
     }
 }
 

@@ -1,8 +1,6 @@
 //! What pools tell: how full they are, what they opened and used again, what failed, and who waited.
 
-use mainstay_devstack::wait_until;
 use mainstay_proto::replica::v1::{Node, Pool};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::rig::*;
 
@@ -10,14 +8,9 @@ fn writes(node: &Node) -> Pool {
     node.write_pool.unwrap()
 }
 
-/// Reads one figure of the pool for writes on the primary from `/metrics`.
-async fn metric(rig: &Rig, name: &str) -> Option<f64> {
-    let mut stream = tokio::net::TcpStream::connect(rig.cx.listening()[0].address).await.unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: it\r\nconnection: close\r\n\r\n").await.unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await.unwrap();
-    let series = format!("mainstay_replica_{name}{{node=\"primary\",role=\"write\"}} ");
-    text.lines().find_map(|line| line.strip_prefix(&series)).map(|value| value.parse().unwrap())
+/// Names a figure of a pool on the primary.
+fn of(role: &str, figure: &str) -> String {
+    format!("mainstay_replica_pool_{figure}{{node=\"primary\",role=\"{role}\"}}")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -55,15 +48,36 @@ async fn pools_tell_who_uses_them_who_waits_and_how_long() {
     assert_eq!(all.max_size, 2);
 
     // The histogram is told as it happens, the others by the next probe.
-    assert_eq!(metric(&rig, "pool_wait_seconds_count").await, Some(3.0));
-    assert!(metric(&rig, "pool_wait_seconds_sum").await.unwrap() >= 0.3);
-    wait_until("the next probe", EVERY, SOON, || async {
-        let recycled = metric(&rig, "pool_recycled_total").await;
-        if recycled == Some(2.0) { Ok(()) } else { Err(format!("{recycled:?}")) }
-    })
-    .await
-    .unwrap();
-    assert_eq!(metric(&rig, "pool_created_total").await, Some(1.0));
+    assert_eq!(rig.metric(&of("write", "wait_seconds_count")).await, Some(3.0));
+    assert!(rig.metric(&of("write", "wait_seconds_sum")).await.unwrap() >= 0.3);
+    rig.wait_metric(&of("write", "recycled_total"), |recycled| recycled == 2.0).await;
+    assert_eq!(rig.metric(&of("write", "created_total")).await, Some(1.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pool_for_reads_tells_the_same_of_itself() {
+    let stack = shared().await;
+    let table = table(stack, "n int").await;
+    let rig = Rig::start(stack, Way::Direct, |config| config.pool.max_size = 1).await;
+    let count = format!("SELECT count(*) FROM {table}");
+    rig.query_primary(&count).await.unwrap();
+    // One read waits for a lock and keeps the only connection, the next one waits for that.
+    let locker = superuser(&rig, stack, primary(stack)).await;
+    locker.batch_execute(&format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")).await.unwrap();
+    let let_go = async {
+        for figure in ["waiting", "in_use", "size"] {
+            rig.wait_metric(&of("read", figure), |value| value == 1.0).await;
+        }
+        locker.batch_execute("ROLLBACK").await.unwrap();
+    };
+    let (one, other, ()) = tokio::join!(rig.query_primary(&count), rig.query_primary(&count), let_go);
+    one.unwrap();
+    other.unwrap();
+    assert_eq!(rig.metric(&of("read", "wait_seconds_count")).await, Some(3.0));
+    rig.wait_metric(&of("read", "recycled_total"), |recycled| recycled == 2.0).await;
+    for (figure, wanted) in [("created_total", 1.0), ("errors_total", 0.0), ("timeouts_total", 0.0)] {
+        assert_eq!(rig.metric(&of("read", figure)).await, Some(wanted), "{figure}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,10 +90,5 @@ async fn a_connection_that_cannot_be_opened_is_an_error_of_the_pool() {
     let pool = writes(&rig.node("primary").await);
     assert!(pool.errors >= 1 && pool.errors == pool.asked, "{pool:?}");
     assert_eq!((pool.created, pool.size, pool.in_use), (0, 0, 0), "{pool:?}");
-    wait_until("the next probe", EVERY, SOON, || async {
-        let errors = metric(&rig, "pool_errors_total").await;
-        if errors.is_some_and(|n| n >= 1.0) { Ok(()) } else { Err(format!("{errors:?}")) }
-    })
-    .await
-    .unwrap();
+    rig.wait_metric(&of("write", "errors_total"), |errors| errors >= 1.0).await;
 }

@@ -67,6 +67,12 @@ async fn the_primary_answers_reads_that_ask_for_it_or_for_no_staleness() {
         .await
         .unwrap();
     assert_eq!(served_by(&fresh), ("primary".to_owned(), "no_fit_replica".to_owned()));
+    rig.query("SELECT 1").await;
+    rig.execute("SELECT 1").await.unwrap();
+    for reason in ["primary_preferred", "no_fit_replica", "replica", "write"] {
+        let routed = rig.metric(&format!("mainstay_replica_routed_total{{reason=\"{reason}\"}}")).await;
+        assert_eq!(routed, Some(1.0), "{reason}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

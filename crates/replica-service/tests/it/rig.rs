@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use mainstay_devstack::{
     DATABASE, Devstack, MONITOR_ROLE, PostgresNode, SERVICE_ROLE, SUPERUSER, wait_until,
 };
@@ -17,7 +18,11 @@ use mainstay_proto::replica::v1::{
 use mainstay_rpc::Failure;
 use mainstay_runtime::Context;
 use replica_service::{NodeConfig, ReplicaConfig};
-use tokio::sync::OnceCell;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::OnceCell,
+};
 use tonic::transport::{Channel, Endpoint};
 
 /// Polling of conditions, and how long they may take on a busy machine.
@@ -128,6 +133,27 @@ impl Rig {
         topology.nodes.into_iter().find(|node| node.name == name).unwrap()
     }
 
+    /// Reads one series from `/metrics`, such as `mainstay_ready` or `mainstay_replica_node_up{node="primary"}`; `None` where
+    /// it is not told.
+    pub(crate) async fn metric(&self, series: &str) -> Option<f64> {
+        let mut stream = TcpStream::connect(self.cx.listening()[0].address).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: it\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        let value = |line: &str| line.strip_prefix(series)?.strip_prefix(' ').map(str::to_owned);
+        text.lines().find_map(value).map(|value| value.parse().unwrap())
+    }
+
+    /// Waits until a series is as wanted: what is told of nodes is as of their last probes.
+    pub(crate) async fn wait_metric(&self, series: &str, wanted: impl Fn(f64) -> bool) {
+        wait_until(format!("{series} to be as wanted"), EVERY, SOON, || async {
+            let value = self.metric(series).await;
+            if value.is_some_and(&wanted) { Ok(()) } else { Err(format!("{value:?}")) }
+        })
+        .await
+        .unwrap();
+    }
+
     /// Waits until the service sees the nodes as wanted.
     pub(crate) async fn wait(
         &self,
@@ -204,6 +230,19 @@ fn patient(config: &mut ReplicaConfig) {
 
 pub(crate) fn primary(stack: &Devstack) -> &PostgresNode {
     stack.postgres().unwrap().first_primary()
+}
+
+/// Has a server read these rules of `pg_hba.conf` before all others.
+pub(crate) async fn prepend_hba(server: &PostgresNode, rules: &str) {
+    let program = "(base64 -d; cat pg_hba.conf) > pg_hba.new; mv pg_hba.new pg_hba.conf";
+    sql(server, &format!("COPY (SELECT '{}') TO PROGRAM '{program}'", STANDARD.encode(rules))).await;
+    sql(server, "SELECT pg_reload_conf()").await;
+}
+
+/// Takes the first rule away again.
+pub(crate) async fn drop_first_hba(server: &PostgresNode) {
+    sql(server, "COPY (SELECT '') TO PROGRAM 'cat; sed -i 1d pg_hba.conf'").await;
+    sql(server, "SELECT pg_reload_conf()").await;
 }
 
 pub(crate) async fn sql(node: &PostgresNode, statements: &str) {

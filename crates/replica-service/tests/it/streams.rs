@@ -46,6 +46,7 @@ async fn all_rows_come_in_order_and_in_small_chunks() {
             (1, "a", true),
             "{way:?}"
         );
+        rig.wait_metric("mainstay_replica_stream_rows_total", |rows| rows == 12_345.0).await;
     }
 }
 

@@ -79,8 +79,7 @@ async fn demand_tls(stack: &Devstack, papers: &Papers) {
             )
         })
         .concat();
-    let program = "(base64 -d; cat pg_hba.conf) > pg_hba.new; mv pg_hba.new pg_hba.conf";
-    sql(server, &format!("COPY (SELECT '{}') TO PROGRAM '{program}'", STANDARD.encode(rules))).await;
+    prepend_hba(server, &rules).await;
     for set in [
         "ssl_cert_file = 'server.crt'",
         "ssl_key_file = 'server.key'",
@@ -96,6 +95,26 @@ async fn demand_tls(stack: &Devstack, papers: &Papers) {
     })
     .await
     .unwrap();
+}
+
+/// Has the PgBouncer before the primary let in with TLS and a certificate only, and go on to the server with its own.
+async fn demand_tls_of_pgbouncer(stack: &Devstack, papers: &Papers) {
+    let bouncer = primary(stack).bouncer().unwrap();
+    let home = stack.dir().join("postgres").join(bouncer.name());
+    let (cert, key) = papers.sign("127.0.0.1");
+    let mut settings = fs::read_to_string(home.join("pgbouncer.ini")).unwrap();
+    settings.push_str("client_tls_sslmode = verify-ca\nserver_tls_sslmode = verify-full\n");
+    for (name, text) in [("cert", &cert), ("key", &key), ("ca", &papers.ca.pem())] {
+        let file = home.join(format!("tls-{name}.pem"));
+        fs::write(&file, text).unwrap();
+        for side in ["client", "server"] {
+            settings.push_str(&format!("{side}_tls_{name}_file = {}\n", file.display()));
+        }
+    }
+    fs::write(home.join("pgbouncer.ini"), settings).unwrap();
+    bouncer.stop().await.unwrap();
+    // It is ready for whom speaks TLS: the service finds out.
+    bouncer.launch().unwrap();
 }
 
 fn only_the_primary(config: &mut ReplicaConfig, tls: PostgresTls) {
@@ -155,4 +174,56 @@ async fn a_server_that_demands_tls_is_reached_by_who_proves_himself_and_no_other
         .await;
         assert_eq!(rig.query_with("SELECT 1", vec![]).await.unwrap_err().reason(), "NO_FIT_NODE");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pgbouncer_that_demands_tls_is_spoken_to_in_tls_and_its_server_too() {
+    let (stack, papers) = (start_stack(true).await, Papers::new("authority"));
+    demand_tls(&stack, &papers).await;
+    demand_tls_of_pgbouncer(&stack, &papers).await;
+    let right = papers.of_client();
+    let rig = Rig::start(&stack, Way::PgBouncer, |config| only_the_primary(config, right.clone())).await;
+    assert!(rig.node("primary").await.pgbouncer);
+    let text = "x".repeat(4 << 20);
+    for n in 0..3 {
+        let large = rig.query_with("SELECT $1::text", vec![value(Kind::Text(text.clone()))]).await.unwrap();
+        assert!(first(&large) == Kind::Text(text.clone()), "another text came back, {n}");
+        let written =
+            rig.execute_with("SELECT length($1::text)", vec![value(Kind::Text(text.clone()))]).await;
+        assert_eq!(written.unwrap().rows[0].values[0].kind, Some(Kind::Int(4 << 20)));
+    }
+    // The cancel request of a read, and that of a write, go the same way.
+    let count =
+        "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT pg_sleep(251)%'";
+    let is = |wanted: &'static str| {
+        let stack = &stack;
+        move || async move {
+            let seen = primary(stack).query_text(count).await.unwrap().unwrap();
+            if seen == wanted { Ok(()) } else { Err(seen) }
+        }
+    };
+    let sleep = "SELECT pg_sleep(251)";
+    tokio::select! {
+        ended = rig.query_primary(sleep) => panic!("it ended: {ended:?}"),
+        running = wait_until("the sleeping read", EVERY, SOON, is("1")) => running.unwrap(),
+    }
+    wait_until("the sleeping read to be cancelled", EVERY, SOON, is("0")).await.unwrap();
+    tokio::select! {
+        ended = rig.execute(sleep) => panic!("it ended: {ended:?}"),
+        running = wait_until("the sleeping write", EVERY, SOON, is("1")) => running.unwrap(),
+    }
+    wait_until("the sleeping write to be cancelled", EVERY, SOON, is("0")).await.unwrap();
+
+    // In plain text nobody gets past it.
+    let mut config = config(&stack, Way::PgBouncer);
+    only_the_primary(&mut config, PostgresTls { pgbouncer: false, ..right });
+    let rig = Rig::launch(config).await;
+    rig.wait("the pgbouncer to refuse plain text", |topology| {
+        let node = &topology.nodes[0];
+        node.health() == Health::Unhealthy
+            && node.detail.contains("its pgbouncer is down")
+            && node.detail.contains("SSL")
+    })
+    .await;
+    assert_eq!(rig.query_with("SELECT 1", vec![]).await.unwrap_err().reason(), "NO_FIT_NODE");
 }

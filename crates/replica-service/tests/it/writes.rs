@@ -80,8 +80,21 @@ async fn errors_of_the_database_carry_what_it_said() {
     }
     let failure = rig.execute(&format!("INSERT INTO {table} VALUES (1, 1)")).await.unwrap_err();
     assert_eq!(failure.details()["constraint"], format!("{table}_pkey"));
+    assert_eq!(failure.details()["detail"], "Key (id)=(1) already exists.");
+    assert_eq!((failure.details()["schema"].as_str(), &failure.details()["table"]), ("public", &table));
+    assert_eq!(failure.details()["retryable"], "false");
     let failure = rig.execute("SELECT 1 +").await.unwrap_err();
     assert_eq!(failure.details()["position"], "11");
+    // A read says as much, by a protocol of its own.
+    let failure = rig.query_primary("SELECT count FROM (SELECT 1) AS one").await.unwrap_err();
+    assert_eq!((failure.reason(), failure.details()["position"].as_str()), ("UNDEFINED_COLUMN", "8"));
+    let failure = rig.query_primary("SELECT 'x'::int").await.unwrap_err();
+    assert_eq!(
+        (failure.details()["sqlState"].as_str(), failure.details()["position"].as_str()),
+        ("22P02", "8")
+    );
+    let failure = rig.query_primary("SELECT '{'::json").await.unwrap_err();
+    assert_eq!(failure.details()["detail"], "The input string ended unexpectedly.");
 }
 
 #[tokio::test(flavor = "multi_thread")]
