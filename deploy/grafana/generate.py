@@ -169,6 +169,7 @@ DASHBOARDS = {
             [
                 panel("nodes up", ("mainstay_replica_node_up", "{{node}}")),
                 panel("who is primary", ("mainstay_replica_node_primary", "{{node}}")),
+                panel("breakers", ("max by (node) (mainstay_replica_node_breaker_state)", "{{node}}"), what="0 closed, 1 half open, 2 open"),
                 panel("staleness, at most", ("max by (node) (mainstay_replica_node_staleness_seconds)", "{{node}}"), unit="s", thresholds=[("orange", 10), ("red", 30)]),
                 panel("lag", ("max by (node) (mainstay_replica_node_lag_bytes)", "{{node}}"), unit="bytes"),
             ],

@@ -1,18 +1,19 @@
 //! Prints what replica-service costs and how soon it notices, each beside the same thing without it, in one run: a read
 //! against the same prepared statement by the driver, a million streamed rows against COPY by psql, copying and
-//! verifying a pair of tables, one changed row found, a replica stopped and a primary replaced.
+//! verifying a pair of tables, one changed row found, a replica stopped and a primary replaced; and a decision of the router.
 //!
-//! `bench-replica --short` does the same with fewer rows, to see that it works; `--points` ends after the reads.
+//! `bench-replica --short` does the same with fewer rows, to see that it works; `--points` ends after the reads,
+//! `--router` after the decisions of the router, which need no servers.
 
 #![expect(clippy::print_stdout, reason = "a program for people: its output is the result")]
 #![expect(clippy::disallowed_methods, reason = "measures real time")]
 
 use std::process::Stdio;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use futures_util::future::join_all;
 use mainstay_devstack::{DATABASE, Devstack, PostgresNode, SERVICE_ROLE, Service};
 use mainstay_proto::replica::v1 as pb;
 use mainstay_proto::replica::v1::partition_service_client::PartitionServiceClient;
@@ -27,6 +28,8 @@ use tonic::transport::{Channel, Endpoint};
 mod echo;
 #[path = "replica/points.rs"]
 mod points;
+#[path = "replica/router.rs"]
+mod router;
 
 use points::Question;
 
@@ -34,6 +37,11 @@ const PAIR: &str = "bench";
 const ALL: &str = "SELECT id, at, note FROM bench";
 const ROUNDS: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(600);
+const FOUND_WITHIN: Duration = Duration::from_secs(2);
+/// Callers that read while a replica is killed, and the longest that one of their reads may take.
+const N_READERS: usize = 4;
+const ELSEWHERE_WITHIN: Duration = Duration::from_secs(1);
+const WRITES_WITHIN: Duration = Duration::from_secs(2);
 
 struct Bench {
     stack: Devstack,
@@ -47,6 +55,10 @@ async fn main() -> anyhow::Result<()> {
     let has = |wanted: &str| std::env::args().any(|argument| argument == wanted);
     if has(echo::ARGUMENT) {
         return echo::serve().await;
+    }
+    router::decisions()?;
+    if has("--router") {
+        return Ok(());
     }
     let short = has("--short");
     let (n_rows, n_reads) = if short { (20_000, 500) } else { (1_000_000, 20_000) };
@@ -84,7 +96,7 @@ async fn main() -> anyhow::Result<()> {
     bench.stream().await?;
     println!("a pair of {n_rows} rows (bars: 500,000 rows/s verified, a change found within 2 s)");
     bench.switchover().await?;
-    println!("failures (bars: no failed read, writes within 2 s of the promotion)");
+    println!("failures (bars: no failed read and none above 1 s, writes within 2 s of the promotion)");
     bench.failures().await?;
     bench.stack.stop().await?;
     Ok(())
@@ -165,10 +177,11 @@ impl Bench {
             .await?;
         ensure!(status.success(), "psql failed");
         let copy = begun_at.elapsed();
+        let (of_copy, above_mib) =
+            (copy.as_secs_f64() / took.as_secs_f64() * 100.0, peak.saturating_sub(idle) as f64 / 1024.0);
         println!(
-            "  {took:>7.2?}, COPY {copy:.2?}: {:.0} % of its rate; memory at most {:.1} MiB above idle",
-            copy.as_secs_f64() / took.as_secs_f64() * 100.0,
-            (peak.saturating_sub(idle)) as f64 / 1024.0
+            "  {took:>7.2?}, COPY {copy:.2?}: {of_copy:.0} % of its rate; memory at most {above_mib:.1} MiB above idle: {}",
+            verdict(of_copy >= 60.0 && above_mib <= 64.0)
         );
         Ok(())
     }
@@ -210,55 +223,57 @@ impl Bench {
         let begun_at = Instant::now();
         self.step(pb::SwitchoverStep::Backfill).await?;
         self.until(|state| state.backfilled).await?;
-        self.tell("backfill", self.n_rows, begun_at.elapsed());
+        rate("backfill", self.n_rows, begun_at.elapsed());
+        println!();
         let begun_at = Instant::now();
         self.step(pb::SwitchoverStep::Verify).await?;
         self.until(|state| state.verified_at.is_some()).await?;
         // Rows of both tables.
-        self.tell("verification", 2 * self.n_rows, begun_at.elapsed());
+        let verified = rate("verification", 2 * self.n_rows, begun_at.elapsed());
+        println!(": {}", verdict(verified >= 500_000.0));
         self.parity(pb::ParityVerdict::ParityEqual).await?;
         let client = self.direct(self.primary()?).await?;
         for key in [1, self.n_rows / 2, self.n_rows - 1] {
             client.execute("UPDATE bench_p SET note = 'other' WHERE id = $1", &[&key]).await?;
             let begun_at = Instant::now();
             self.parity(pb::ParityVerdict::ParityDifferent).await?;
-            println!("  change of row {key} found after {:.2?}", begun_at.elapsed());
+            let found = begun_at.elapsed();
+            println!("  change of row {key} found after {found:.2?}: {}", verdict(found < FOUND_WITHIN));
             client.execute("UPDATE bench SET note = 'mended' WHERE id = $1", &[&key]).await?;
             self.parity(pb::ParityVerdict::ParityEqual).await?;
         }
         Ok(())
     }
 
-    fn tell(&self, what: &str, n_rows: i64, took: Duration) {
-        println!("  {what}: {n_rows} rows in {took:.2?}, {:.0} rows/s", n_rows as f64 / took.as_secs_f64());
-    }
-
     async fn failures(&self) -> anyhow::Result<()> {
         let postgres = self.stack.postgres().context("no PostgreSQL")?;
-        let (stop, n_failed, n_read) =
-            (Arc::new(AtomicBool::new(false)), AtomicU64::new(0), AtomicU64::new(0));
-        let read = async {
+        let stop = AtomicBool::new(false);
+        let reader = async || {
+            let (mut n_failed, mut took) = (0, Vec::new());
             while !stop.load(Ordering::Relaxed) {
                 let request = pb::QueryRequest { sql: "SELECT 1".to_owned(), ..Default::default() };
-                let answer = self.client().query(request).await;
-                n_read.fetch_add(1, Ordering::Relaxed);
-                if answer.is_err() {
-                    n_failed.fetch_add(1, Ordering::Relaxed);
-                }
+                let asked_at = Instant::now();
+                n_failed += usize::from(self.client().query(request).await.is_err());
+                took.push(asked_at.elapsed());
             }
-            anyhow::Ok(())
+            (n_failed, took)
         };
         let fail = async {
-            postgres.first_replicas()[0].kill().await?;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let killed = postgres.first_replicas()[0].kill().await;
             tokio::time::sleep(Duration::from_secs(2)).await;
             stop.store(true, Ordering::Relaxed);
-            anyhow::Ok(())
+            killed
         };
-        tokio::try_join!(read, fail)?;
+        let (readers, killed) = tokio::join!(join_all((0..N_READERS).map(|_| reader())), fail);
+        killed?;
+        let n_failed: usize = readers.iter().map(|(n_failed, _)| n_failed).sum();
+        let took: Vec<_> = readers.into_iter().flat_map(|(_, took)| took).collect();
+        let longest = took.iter().max().copied().unwrap_or_default();
         println!(
-            "  a replica killed: {} of {} reads failed",
-            n_failed.load(Ordering::Relaxed),
-            n_read.load(Ordering::Relaxed)
+            "  a replica killed: {n_failed} of {} reads failed, the longest took {longest:.2?}: {}",
+            took.len(),
+            verdict(n_failed == 0 && longest <= ELSEWHERE_WITHIN)
         );
         self.primary()?.kill().await?;
         postgres.first_replicas()[1].promote().await?;
@@ -271,10 +286,22 @@ impl Bench {
             ensure!(promoted_at.elapsed() < PATIENCE, "no write is taken: {status}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        let waited = promoted_at.elapsed();
         println!(
-            "  a primary killed and a replica promoted: a write {:.2?} after the promotion",
-            promoted_at.elapsed()
+            "  a primary killed and a replica promoted: a write {waited:.2?} after the promotion: {}",
+            verdict(waited <= WRITES_WITHIN)
         );
         Ok(())
     }
+}
+
+/// Prints how many rows a second that was, without an end of line.
+fn rate(what: &str, n_rows: i64, took: Duration) -> f64 {
+    let per_s = n_rows as f64 / took.as_secs_f64();
+    print!("  {what}: {n_rows} rows in {took:.2?}, {per_s:.0} rows/s");
+    per_s
+}
+
+fn verdict(met: bool) -> &'static str {
+    if met { "met" } else { "MISSED" }
 }

@@ -324,7 +324,7 @@ impl Collector for LayerCollector {
         let redis = self.redis.as_ref().map(Weak::upgrade);
         let redis = redis.flatten();
         if let Some(layer) = &redis {
-            let level = breaker_level(layer.breaker_state().as_str()).unsigned_abs();
+            let level = layer.breaker_state().level().into();
             gauge("l2_breaker_state", "Breaker of Redis: 0 closed, 1 half open, 2 open", level)?;
             gauge("l2_available", "1 when Redis answered last time", layer.redis().is_available().into())?;
             if let Some(sentinel) = &layer.redis().view().sentinel {

@@ -29,7 +29,7 @@ const BUCKETS: u32 = 10;
 pub struct Breaker {
     config: BreakerConfig,
     phase: Phase,
-    /// Goes up on every opening and closing; permits of another generation are ignored.
+    /// Goes up on every opening, closing and reset; permits of another generation are ignored.
     generation: u64,
     calls: SlidingWindow<Calls>,
     failures_in_a_row: u32,
@@ -133,8 +133,10 @@ impl Breaker {
     pub fn reset(&mut self, now: Instant) {
         let from = self.state(now);
         self.calls.clear();
-        self.failures_in_a_row = 0;
-        if from != State::Closed {
+        if from == State::Closed {
+            self.generation += 1;
+            self.failures_in_a_row = 0;
+        } else {
             self.phase = Phase::Closed;
             self.turn(now, from, State::Closed);
         }
@@ -226,6 +228,15 @@ impl State {
             Self::Closed => "closed",
             Self::Open => "open",
             Self::HalfOpen => "half_open",
+        }
+    }
+
+    /// Returns 0 for closed, 1 for half open and 2 for open, as gauges tell it.
+    pub const fn level(self) -> u8 {
+        match self {
+            Self::Closed => 0,
+            Self::HalfOpen => 1,
+            Self::Open => 2,
         }
     }
 }

@@ -129,6 +129,14 @@ pub(crate) enum Change {
     Primary { from: Primary, to: Primary },
 }
 
+/// What is known of a node that decides where reads go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// Why nothing may be sent there, whatever is asked.
+    pub barred: Option<Refusal>,
+    pub place: Place,
+}
+
 /// How far a replica is behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Lag {
@@ -288,11 +296,16 @@ impl Cluster {
         if state.pgbouncer.as_ref().is_some_and(|reach| !reach.is_up()) {
             return Some(Refusal::PgBouncerDown);
         }
-        (self.place(node, None) == Place::Neither).then_some(Refusal::Fenced)
+        (self.place(node) == Place::Neither).then_some(Refusal::Fenced)
     }
 
-    /// Returns where a node stands; the staleness is proven for `now`, and nothing of it without a `now`.
-    pub(crate) fn place(&self, node: NodeId, now: Option<Instant>) -> Place {
+    /// Returns what a read must know of a node; it holds until something is observed.
+    pub(crate) fn standing(&self, node: NodeId) -> Standing {
+        Standing { barred: self.barred(node), place: self.place(node) }
+    }
+
+    /// Returns where a node stands.
+    pub(crate) fn place(&self, node: NodeId) -> Place {
         let Some((_, seen)) = self.last(node) else { return Place::Neither };
         match self.primary {
             Primary::Node { node: primary, timeline } if primary == node => Place::Primary { timeline },
@@ -302,7 +315,7 @@ impl Cluster {
                     self.comparable(node).then(|| Position { timeline: self.log_timeline(), lsn: seen.lsn });
                 Place::Replica {
                     replayed,
-                    staleness: replayed.zip(now).and_then(|(at, now)| self.log.staleness(at.lsn, now)),
+                    proven_at: replayed.and_then(|at| self.log.proven_at(at.lsn)),
                     lag_bytes: replayed.and_then(|at| Some(self.log.latest()?.bytes_since(at.lsn))),
                 }
             }
@@ -312,13 +325,14 @@ impl Cluster {
     /// Returns how far a replica is behind; `None` for any other node.
     pub(crate) fn lag(&self, node: NodeId, now: Instant) -> Option<Lag> {
         let (moment, seen) = self.last(node)?;
-        let Place::Replica { staleness, lag_bytes, .. } = self.place(node, Some(now)) else { return None };
+        let place = self.place(node);
+        let Place::Replica { lag_bytes, .. } = place else { return None };
         let replica_age = now.saturating_duration_since(moment.asked_at);
         let receive = || Some(self.log.latest()?.bytes_since(seen.received?));
         Some(Lag {
             bytes: lag_bytes,
             receive_bytes: lag_bytes.and_then(|_| receive()),
-            staleness,
+            staleness: place.staleness(now),
             evidence_age: self.log.age(now).map_or(replica_age, |age| age.max(replica_age)),
             replay_paused: seen.replay_paused,
             receiver: seen.receiver.clone(),
@@ -328,8 +342,7 @@ impl Cluster {
 
     /// Returns what common formulas make of the lag of a replica; nothing for any other node.
     pub(crate) fn common_lag(&self, node: NodeId) -> Vec<Formula> {
-        let Some((_, seen)) =
-            self.last(node).filter(|_| matches!(self.place(node, None), Place::Replica { .. }))
+        let Some((_, seen)) = self.last(node).filter(|_| matches!(self.place(node), Place::Replica { .. }))
         else {
             return Vec::new();
         };

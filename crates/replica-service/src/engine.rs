@@ -241,7 +241,7 @@ impl Engine {
     /// A primary shows a commit a moment after its record stands in the log. So the end of the log that a probe saw
     /// does not count itself; what a writer was told afterwards does.
     fn shown(&self, node: NodeId, written: Option<Position>) -> Option<Position> {
-        self.fleet.look(|_, cluster| match cluster.place(node, None) {
+        self.fleet.look(|_, cluster| match cluster.place(node) {
             Place::Replica { replayed, .. } => replayed,
             Place::Primary { timeline } => {
                 let (_, seen) = cluster.last(node)?;
@@ -300,11 +300,8 @@ impl Engine {
     }
 
     fn standing(&self, node: NodeId) -> (bool, Option<Duration>) {
-        match self.fleet.look(|_, cluster| cluster.place(node, Some(Instant::now().into_std()))) {
-            Place::Primary { .. } => (true, None),
-            Place::Replica { staleness, .. } => (false, staleness),
-            Place::Neither => (false, None),
-        }
+        let place = self.fleet.look(|_, cluster| cluster.place(node));
+        (matches!(place, Place::Primary { .. }), place.staleness(Instant::now().into_std()))
     }
 
     async fn read_on(&self, node: &Arc<Node>, read: &Read, needs: &ReadNeeds) -> Result<Answer, QueryError> {

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant as TokioInstant};
 
 use crate::{
-    cluster::{Change, Cluster, Limits, Moment, NodeId, Observation, Primary},
+    cluster::{Change, Cluster, Limits, Moment, NodeId, Observation, Primary, Standing},
     config::{NodeConfig, ReplicaConfig},
     error::QueryError,
     metrics::Metrics,
@@ -34,7 +34,11 @@ pub(crate) struct Fleet {
 struct State {
     topology: Arc<Topology>,
     cluster: Cluster,
+    /// What the cluster says of each member, in their order: reads are routed far more often than nodes are probed.
+    standings: Vec<Standing>,
     router: Router,
+    /// Room for the members as one decision sees them.
+    candidates: Vec<Candidate>,
 }
 
 /// A node for a statement, which stays what it is while the statement runs.
@@ -69,7 +73,7 @@ impl Fleet {
         Ok(Arc::new(Self {
             next_id: AtomicU32::new(topology.members.len() as u32),
             world,
-            state: Mutex::new(State { topology, cluster, router }),
+            state: Mutex::new(State::new(topology, cluster, router)),
             news: watch::Sender::new(0),
         }))
     }
@@ -109,7 +113,9 @@ impl Fleet {
             let mut state = self.state.lock();
             state.topology = Arc::clone(&topology);
             state.router = Router::new(config.routing.strategy, topology.members.len(), rand::random());
-            state.cluster.watch(Limits::of(config), &watched(&topology))
+            let change = state.cluster.watch(Limits::of(config), &watched(&topology));
+            state.look_again();
+            change
         };
         if let Some(change) = change {
             self.tell(&change, None);
@@ -126,7 +132,12 @@ impl Fleet {
     /// Takes in one probe of a node.
     pub(crate) fn observe(&self, node: NodeId, moment: Moment, result: Result<Observation, String>) {
         let failure = result.as_ref().err().cloned();
-        let changes = self.state.lock().cluster.observe(node, moment, result);
+        let changes = {
+            let mut state = self.state.lock();
+            let changes = state.cluster.observe(node, moment, result);
+            state.look_again();
+            changes
+        };
         for change in changes {
             self.tell(&change, failure.as_deref());
         }
@@ -134,7 +145,11 @@ impl Fleet {
     }
 
     pub(crate) fn observe_pgbouncer(&self, node: NodeId, result: Result<(), String>) {
-        self.state.lock().cluster.observe_pgbouncer(node, result);
+        {
+            let mut state = self.state.lock();
+            state.cluster.observe_pgbouncer(node, result);
+            state.look_again();
+        }
         self.news.send_modify(|n| *n += 1);
     }
 
@@ -142,14 +157,14 @@ impl Fleet {
     pub(crate) fn choose(&self, needs: &ReadNeeds, tried: Option<NodeId>) -> Chosen {
         let now = TokioInstant::now().into_std();
         let mut state = self.state.lock();
-        let State { topology, cluster, router } = &mut *state;
-        let candidate = |member: &Member| {
-            let candidate = topology.candidate(cluster, member, now);
+        let State { topology, standings, router, candidates, .. } = &mut *state;
+        candidates.clear();
+        candidates.extend(topology.members.iter().zip(&*standings).map(|(member, standing)| {
+            let candidate = topology.candidate(standing, member, now);
             let barred = (Some(member.node.id) == tried).then_some(Refusal::AlreadyTried);
             Candidate { barred: barred.or(candidate.barred), ..candidate }
-        };
-        let candidates: Vec<_> = topology.members.iter().map(candidate).collect();
-        let decision = router.choose(&candidates, needs);
+        }));
+        let decision = router.choose(candidates, needs, now);
         let node = |index: usize| Arc::clone(&topology.members[index].node);
         let choice = match decision.pick {
             Ok(pick) => Ok(Choice {
@@ -228,7 +243,7 @@ impl Fleet {
     fn is_replaceable(&self, id: NodeId, needs: &ReadNeeds) -> bool {
         let now = TokioInstant::now().into_std();
         self.look(|topology, cluster| {
-            let fit = |member: &Member| topology.candidate(cluster, member, now).refusal(needs).is_none();
+            let fit = |member: &Member| topology.is_fit(cluster, member, needs, now);
             let mut others = topology.members.iter().filter(|member| member.node.id != id);
             cluster.is_down(id) && others.any(fit)
         })
@@ -258,6 +273,23 @@ impl Fleet {
                 tracing::error!(?nodes, "split brain: several primaries on one timeline, writes are refused");
             }
         }
+    }
+}
+
+impl State {
+    fn new(topology: Arc<Topology>, cluster: Cluster, router: Router) -> Self {
+        let n_nodes = topology.members.len();
+        let candidates = Vec::with_capacity(n_nodes);
+        let mut state =
+            Self { topology, cluster, standings: Vec::with_capacity(n_nodes), router, candidates };
+        state.look_again();
+        state
+    }
+
+    /// Takes over what the cluster says; to be called when it was told anything.
+    fn look_again(&mut self) {
+        self.standings.clear();
+        self.standings.extend(self.topology.nodes().map(|node| self.cluster.standing(node.id)));
     }
 }
 

@@ -52,13 +52,13 @@ impl LsnTimeline {
         self.samples.push_back(Sample { asked_at, lsn });
     }
 
-    /// Returns the proven upper bound of the staleness of a replica that has replayed `replayed`.
+    /// Returns the moment before which everything was committed that a replica does not lack: its age is the proven upper
+    /// bound of the staleness of one that has replayed `replayed`.
     ///
     /// `None` when the replica is behind everything remembered: nothing is proven.
-    pub(crate) fn staleness(&self, replayed: Lsn, now: Instant) -> Option<Duration> {
+    pub(crate) fn proven_at(&self, replayed: Lsn) -> Option<Instant> {
         let n_replayed = self.samples.partition_point(|sample| sample.lsn <= replayed);
-        let sample = self.samples.get(n_replayed.checked_sub(1)?)?;
-        Some(now.saturating_duration_since(sample.asked_at))
+        Some(self.samples.get(n_replayed.checked_sub(1)?)?.asked_at)
     }
 
     /// Returns the last known end of the primary's log.
@@ -93,6 +93,12 @@ mod tests {
     use crate::test_time::origin;
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    impl LsnTimeline {
+        fn staleness(&self, replayed: Lsn, now: Instant) -> Option<Duration> {
+            self.proven_at(replayed).map(|at| now.saturating_duration_since(at))
+        }
+    }
 
     #[test]
     fn an_idle_primary_makes_no_lag() {

@@ -11,6 +11,7 @@ mod grpc;
 mod insight;
 mod lag;
 mod lsn;
+mod measure;
 mod metrics;
 mod node;
 mod pool;
@@ -35,6 +36,7 @@ pub use config::{
     NamedConfig, NamedKind, NodeConfig, PairConfig, ParityConfig, PoolConfig, PostgresConfig, PostgresTls,
     ReplicaConfig, RoutingConfig, SlowLogConfig, StatementsConfig, StatsConfig, StepsConfig, TlsMode,
 };
+pub use measure::Decisions;
 pub use route::Strategy;
 pub use service::start;
 

@@ -44,6 +44,8 @@ pub(crate) struct Metrics {
     pub retries: Counter,
     pub cancels: Counter,
     pub stream_rows: Counter,
+    /// Of the cluster: 0 without one, 1 as it should be, more in a split brain.
+    pub primaries: Gauge,
     pub node: NodeMetrics,
     pub kept: KeptMetrics,
     pub batches: BatchMetrics,
@@ -62,6 +64,8 @@ pub(crate) struct NodeMetrics {
     pub up: Family<OfNode, Gauge>,
     pub primary: Family<OfNode, Gauge>,
     pub drained: Family<OfNode, Gauge>,
+    pub breaker_state: Family<OfNode, Gauge>,
+    pub breaker_openings: Family<OfNode, Counter>,
     pub lag_bytes: Family<OfNode, Gauge>,
     pub staleness_seconds: Family<OfNode, Gauge<f64, std::sync::atomic::AtomicU64>>,
     pub pools: PoolMetrics,
@@ -107,6 +111,7 @@ impl Metrics {
             retries: Counter::default(),
             cancels: Counter::default(),
             stream_rows: Counter::default(),
+            primaries: Gauge::default(),
             node: NodeMetrics::default(),
             kept: KeptMetrics::default(),
             batches: BatchMetrics::default(),
@@ -139,6 +144,11 @@ impl Metrics {
         registry.register("retries", "Reads tried a second time", metrics.retries.clone());
         registry.register("cancels", "Statements cancelled in the database", metrics.cancels.clone());
         registry.register("stream_rows", "Rows sent in streams that ended well", metrics.stream_rows.clone());
+        registry.register(
+            "primaries",
+            "Nodes out of recovery on the highest timeline; above 1 is a split brain",
+            metrics.primaries.clone(),
+        );
         metrics.node.register(registry);
         metrics.kept.register(registry);
         metrics.batches.register(registry);
@@ -172,9 +182,10 @@ impl NodeMetrics {
     /// Tells nothing more of a server; `replaced` where another one has its name, whose counters begin anew.
     pub(crate) fn forget(&self, node: &str, replaced: bool) {
         let label = OfNode { node: node.to_owned() };
-        for family in [&self.up, &self.primary, &self.drained, &self.lag_bytes] {
+        for family in [&self.up, &self.primary, &self.drained, &self.breaker_state, &self.lag_bytes] {
             family.remove(&label);
         }
+        self.breaker_openings.remove(&label);
         self.staleness_seconds.remove(&label);
         self.pools.forget(node, replaced);
     }
@@ -187,6 +198,12 @@ impl NodeMetrics {
             "1 when an operator has taken it out of reads",
             self.drained.clone(),
         );
+        registry.register(
+            "node_breaker_state",
+            "Whether statements are sent to the node: 0 closed, 1 half open, 2 open",
+            self.breaker_state.clone(),
+        );
+        registry.register("node_breaker_openings", "Times that it opened", self.breaker_openings.clone());
         registry.register("node_lag_bytes", "WAL bytes not replayed", self.lag_bytes.clone());
         registry.register(
             "node_staleness_seconds",

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant as TokioInstant;
 
 use crate::{
-    cluster::NodeId,
+    cluster::{Cluster, Health, NodeId, Verdict},
     config::{NodeConfig, ReplicaConfig, split_address},
     error::QueryError,
     figures::Figures,
@@ -61,7 +61,8 @@ struct NodePlace {
 
 struct Load {
     breaker: Breaker,
-    limits: BreakerSection,
+    /// Times that it opened.
+    n_openings: u64,
     /// The SQLSTATE by which it refused the last log-in that counted for the breaker.
     refused_with: Option<String>,
     figures: Figures,
@@ -85,13 +86,26 @@ const WRITE: &str = "write";
 /// Above this many the fingerprints are learned anew.
 const MAX_UNPOOLABLE: usize = 4_096;
 
-/// What is known about the statements of a node.
+/// What the statements of a node have shown, for the next one.
 #[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    pub is_breaker_open: bool,
+    /// How long it takes to answer; `None` when it has not answered yet.
+    pub latency: Option<Duration>,
+    /// How long it has been back, if it was down.
+    pub back_for: Option<Duration>,
+}
+
+/// What is known about the statements of a node.
+#[derive(Debug, Clone)]
 pub(crate) struct Traffic {
     pub queries: u64,
     pub errors: u64,
     pub mean_s: f64,
-    pub breaker: &'static str,
+    pub breaker: State,
+    pub n_openings: u64,
+    /// The SQLSTATE by which it refused the last log-in that counted for the breaker.
+    pub refused_with: Option<String>,
     pub in_flight: u32,
 }
 
@@ -163,9 +177,7 @@ impl Node {
 
     /// Judges failures by other limits from now on; what was counted is forgotten.
     pub(crate) fn set_breaker(&self, limits: &BreakerSection) {
-        let mut load = self.load.lock();
-        load.limits = limits.clone();
-        load.breaker = Breaker::new(limits.clone().into());
+        self.load.lock().breaker = Breaker::new(limits.clone().into());
     }
 
     /// Returns where connections for reads are to be had.
@@ -224,7 +236,7 @@ impl Node {
     /// Forgets past failures: the node is known to be back, and starts slowly.
     pub(crate) fn came_up(&self, now: Instant) {
         let mut load = self.load.lock();
-        load.breaker = Breaker::new(load.limits.clone().into());
+        load.breaker.reset(now);
         load.latency = PeakEwma::default();
         if load.was_down {
             load.back_at = Some(now);
@@ -237,10 +249,14 @@ impl Node {
         self.shed(Duration::ZERO);
     }
 
-    /// Returns how long it takes to answer, and how long it has been back.
-    pub(crate) fn pace(&self, now: Instant) -> (Option<Duration>, Option<Duration>) {
+    /// Returns what its statements have shown; how long it takes only where that is wanted.
+    pub(crate) fn pace(&self, now: Instant, latency: bool) -> Pace {
         let load = self.load.lock();
-        (load.latency.estimate(now), load.back_at.map(|at| now.saturating_duration_since(at)))
+        Pace {
+            is_breaker_open: load.breaker.state(now) == State::Open,
+            latency: if latency { load.latency.estimate(now) } else { None },
+            back_for: load.back_at.map(|at| now.saturating_duration_since(at)),
+        }
     }
 
     pub(crate) fn is_breaker_open(&self, now: Instant) -> bool {
@@ -282,9 +298,23 @@ impl Node {
             queries: load.figures.queries,
             errors: load.figures.errors,
             mean_s: load.figures.mean_s(),
-            breaker: load.breaker.state(now).as_str(),
+            breaker: load.breaker.state(now),
+            n_openings: load.n_openings,
+            refused_with: load.refused_with.clone(),
             in_flight: self.in_flight(),
         }
+    }
+
+    /// Judges it: by what its probes found, and by how its statements ended.
+    pub(crate) fn verdict(&self, cluster: &Cluster, now: Instant) -> Verdict {
+        let (verdict, traffic) = (cluster.verdict(self.id, now), self.traffic(now));
+        if verdict.health != Health::Healthy || traffic.breaker == State::Closed {
+            return verdict;
+        }
+        let what = if traffic.breaker == State::Open { "none is sent for now" } else { "a few are tried" };
+        let why = traffic.refused_with.map(|state| format!(" with SQLSTATE {state}")).unwrap_or_default();
+        let detail = format!("{}, but statements fail there{why}: {what}", verdict.detail);
+        Verdict { health: Health::Degraded, detail }
     }
 
     /// Closes idle connections older than `max_age`.
@@ -306,7 +336,7 @@ impl Load {
     fn new(limits: &BreakerSection) -> Self {
         Self {
             breaker: Breaker::new(limits.clone().into()),
-            limits: limits.clone(),
+            n_openings: 0,
             refused_with: None,
             figures: Figures::default(),
             latency: PeakEwma::default(),
@@ -357,6 +387,7 @@ impl Flight<'_> {
         }
         let transition =
             self.permit.take().and_then(|permit| load.breaker.record(permit, outcome, took, now));
+        load.n_openings += u64::from(transition.is_some_and(|change| change.to == State::Open));
         drop(load);
         if let Some(change) = transition {
             tracing::warn!(node = &*self.node.name, from = %change.from, to = %change.to, "breaker changed");

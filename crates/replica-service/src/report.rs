@@ -1,6 +1,10 @@
 //! What the service tells about its nodes: components and gauges.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use mainstay_runtime::{Component, ComponentKind, Context};
 use parking_lot::Mutex;
@@ -83,9 +87,8 @@ impl Reports {
         let now = Instant::now().into_std();
         let nodes = self.nodes.lock();
         let (topology, verdicts) = fleet.look(|topology, cluster| {
-            let verdict = |node: &Arc<Node>| {
-                (node.id, cluster.verdict(node.id, now), cluster.pgbouncer_verdict(node.id))
-            };
+            let verdict =
+                |node: &Arc<Node>| (node.id, node.verdict(cluster, now), cluster.pgbouncer_verdict(node.id));
             (Arc::clone(topology), topology.nodes().map(verdict).collect::<Vec<_>>())
         });
         for (id, node, pgbouncer) in &verdicts {
@@ -115,6 +118,12 @@ impl Reports {
         verdicts: &[(NodeId, Verdict, Option<Verdict>)],
     ) {
         let primary = fleet.look(|_, cluster| cluster.primary().clone());
+        let n_primaries = match &primary {
+            Primary::None => 0,
+            Primary::Node { .. } => 1,
+            Primary::SplitBrain(nodes) => nodes.len(),
+        };
+        self.metrics.primaries.set(n_primaries as i64);
         let without = match &primary {
             Primary::Node { node, timeline } => {
                 self.primary.healthy(format!("{} on timeline {timeline}", topology.name(*node)));
@@ -150,6 +159,12 @@ impl Reports {
         metrics.up.get_or_create(label).set(cluster.is_up(node.id).into());
         metrics.primary.get_or_create(label).set(is_primary.into());
         metrics.drained.get_or_create(label).set(node.is_drained().into());
+        let traffic = node.traffic(Instant::now().into_std());
+        metrics.breaker_state.get_or_create(label).set(traffic.breaker.level().into());
+        let openings = metrics.breaker_openings.get_or_create(label);
+        // Probes of several nodes may report at once.
+        openings.inner().fetch_max(traffic.n_openings, Ordering::Relaxed);
+        drop(openings);
         let lag = cluster.lag(node.id, Instant::now().into_std());
         match lag.as_ref().and_then(|lag| lag.bytes) {
             Some(bytes) => {

@@ -1,6 +1,6 @@
 //! Which node answers a read.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::lsn::Position;
 
@@ -24,6 +24,8 @@ use balance::Balance;
 #[derive(Debug)]
 pub(crate) struct Router {
     balance: Balance,
+    /// Room for the fit replicas of a decision, kept from one to the next.
+    fit: Vec<usize>,
 }
 
 /// Where the caller wants to read.
@@ -76,8 +78,8 @@ pub(crate) enum Place {
     Replica {
         /// Where it has replayed to, when its timeline is known.
         replayed: Option<Position>,
-        /// Proven upper bound; `None` when nothing is proven.
-        staleness: Option<Duration>,
+        /// It shows everything that was committed before; `None` when nothing is proven.
+        proven_at: Option<Instant>,
         lag_bytes: Option<u64>,
     },
     Neither,
@@ -113,30 +115,34 @@ pub(crate) enum Reason {
 impl Router {
     /// `seed` starts the random numbers of the strategies that use some.
     pub(crate) fn new(strategy: Strategy, n_nodes: usize, seed: u64) -> Self {
-        Self { balance: Balance::new(strategy, n_nodes, seed) }
+        Self { balance: Balance::new(strategy, n_nodes, seed), fit: Vec::with_capacity(n_nodes) }
     }
 
-    /// Decides where one read goes.
-    pub(crate) fn choose(&mut self, candidates: &[Candidate], needs: &ReadNeeds) -> Decision {
-        let refusals: Vec<_> = candidates.iter().map(|candidate| candidate.refusal(needs)).collect();
-        let fit = |index: &usize| refusals[*index].is_none() && candidates[*index].is_replica();
-        let mut fit: Vec<_> = (0..candidates.len()).filter(fit).collect();
-        // A fit replica farther away is better than the primary, and than none.
-        if needs.zone.is_some() && fit.iter().any(|index| candidates[*index].zone == needs.zone) {
-            fit.retain(|index| candidates[*index].zone == needs.zone);
+    /// Decides where one read goes that is asked `now`.
+    pub(crate) fn choose(&mut self, candidates: &[Candidate], needs: &ReadNeeds, now: Instant) -> Decision {
+        let (mut primary, mut behind_token) = (None, Vec::new());
+        self.fit.clear();
+        for (index, candidate) in candidates.iter().enumerate() {
+            match candidate.refusal(needs, now) {
+                None if candidate.is_replica() => self.fit.push(index),
+                None => primary = primary.or(Some(index)),
+                Some(Refusal::TokenNotReplayed) => behind_token.push(index),
+                Some(_) => {}
+            }
         }
-        let behind = |index: &usize| {
-            refusals[*index] == Some(Refusal::TokenNotReplayed) && candidates[*index].is_replica()
-        };
-        let behind_token: Vec<_> = (0..candidates.len()).filter(behind).collect();
-        let primary = (0..candidates.len())
-            .find(|index| refusals[*index].is_none() && !candidates[*index].is_replica());
-        let pick = match (self.balance.choose(candidates, &fit), primary) {
+        // A fit replica farther away is better than the primary, and than none.
+        let is_near = |index: &usize| candidates[*index].zone == needs.zone;
+        if needs.zone.is_some() && self.fit.iter().any(is_near) {
+            self.fit.retain(is_near);
+        }
+        let pick = match (self.balance.choose(candidates, &self.fit), primary) {
             (Some(node), _) => Ok(Pick { node, reason: Reason::Replica }),
             (None, Some(node)) => Ok(Pick { node, reason: needs.primary_reason(&behind_token) }),
-            (None, None) => Err(Refused {
-                refusals: refusals.into_iter().map(|refusal| refusal.unwrap_or(Refusal::NotSeen)).collect(),
-            }),
+            (None, None) => {
+                let refusal =
+                    |candidate: &Candidate| candidate.refusal(needs, now).unwrap_or(Refusal::NotSeen);
+                Err(Refused { refusals: candidates.iter().map(refusal).collect() })
+            }
         };
         Decision { pick, behind_token }
     }
@@ -147,8 +153,8 @@ impl Candidate {
         matches!(self.place, Place::Replica { .. })
     }
 
-    /// Returns why this node may not answer; `None` when it may.
-    pub(crate) fn refusal(&self, needs: &ReadNeeds) -> Option<Refusal> {
+    /// Returns why this node may not answer `now`; `None` when it may.
+    pub(crate) fn refusal(&self, needs: &ReadNeeds, now: Instant) -> Option<Refusal> {
         if self.barred.is_some() {
             return self.barred;
         }
@@ -157,9 +163,19 @@ impl Candidate {
             Place::Primary { timeline } => needs.refuse_primary(*timeline),
             Place::Replica { .. } if needs.prefer == Prefer::Primary => Some(Refusal::PrimaryWanted),
             Place::Replica { .. } if self.weight == 0 => Some(Refusal::WeightZero),
-            Place::Replica { replayed, staleness, lag_bytes } => {
-                needs.refuse_replica(*replayed, *staleness, *lag_bytes)
+            Place::Replica { replayed, lag_bytes, .. } => {
+                needs.refuse_replica(*replayed, self.place.staleness(now), *lag_bytes)
             }
+        }
+    }
+}
+
+impl Place {
+    /// Returns the proven upper bound of the staleness of a replica; `None` when nothing is proven.
+    pub(crate) fn staleness(&self, now: Instant) -> Option<Duration> {
+        match self {
+            Self::Replica { proven_at, .. } => proven_at.map(|at| now.saturating_duration_since(at)),
+            Self::Primary { .. } | Self::Neither => None,
         }
     }
 }

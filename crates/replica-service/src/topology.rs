@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Instant};
 
 use crate::{
-    cluster::{Cluster, NodeId, Primary},
+    cluster::{Cluster, NodeId, Primary, Standing},
     config::{PoolConfig, ReplicaConfig, RoutingConfig},
-    node::Node,
-    route::{Candidate, FULL_WARMTH, Prefer, ReadNeeds, Refusal, warmth},
+    node::{Node, Pace},
+    route::{Candidate, FULL_WARMTH, Prefer, ReadNeeds, Refusal, Strategy, warmth},
 };
 
 /// Never changes; another configuration makes another one, which may have nodes in common with it.
@@ -89,14 +89,15 @@ impl Topology {
     }
 
     /// Shows a node to the router, as it is now.
-    pub(crate) fn candidate(&self, cluster: &Cluster, member: &Member, now: Instant) -> Candidate {
+    pub(crate) fn candidate(&self, standing: &Standing, member: &Member, now: Instant) -> Candidate {
         let node = &member.node;
-        let (latency, back_for) = node.pace(now);
+        let Pace { is_breaker_open, latency, back_for } =
+            node.pace(now, self.routing.strategy == Strategy::LatencyAware);
         let drained = || node.is_drained().then_some(Refusal::Drained);
-        let open = || node.is_breaker_open(now).then_some(Refusal::BreakerOpen);
+        let open = || is_breaker_open.then_some(Refusal::BreakerOpen);
         Candidate {
-            barred: cluster.barred(node.id).or_else(drained).or_else(open),
-            place: cluster.place(node.id, Some(now)),
+            barred: standing.barred.or_else(drained).or_else(open),
+            place: standing.place.clone(),
             in_flight: node.in_flight(),
             weight: member.weight,
             warmth: back_for.map_or(FULL_WARMTH, |back_for| warmth(back_for, self.routing.slow_start)),
@@ -105,9 +106,14 @@ impl Topology {
         }
     }
 
+    /// Tells whether a node may answer a read now.
+    pub(crate) fn is_fit(&self, cluster: &Cluster, member: &Member, needs: &ReadNeeds, now: Instant) -> bool {
+        self.candidate(&cluster.standing(member.node.id), member, now).refusal(needs, now).is_none()
+    }
+
     /// Tells whether reads that ask for nothing special may be sent to a node.
     pub(crate) fn takes_reads(&self, cluster: &Cluster, member: &Member, now: Instant) -> bool {
-        self.candidate(cluster, member, now).refusal(&self.needs_under(cluster.primary())).is_none()
+        self.is_fit(cluster, member, &self.needs_under(cluster.primary()), now)
     }
 }
 

@@ -164,7 +164,7 @@ impl Points<'_> {
                     "{line}, {:.2} times as long, {:.0} % of the rate: {}; {:.0} us of the service's processor",
                     took / direct,
                     direct / took * 100.0,
-                    if met { "met" } else { "MISSED" },
+                    super::verdict(met),
                     cpu * 1e6
                 );
             }

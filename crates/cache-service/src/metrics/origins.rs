@@ -78,6 +78,6 @@ impl Collector for OriginCollector {
 
 /// Returns 0 for closed, 1 for half open, 2 for open.
 pub(crate) fn breaker_level(state: &str) -> i64 {
-    let levels = [State::Closed, State::HalfOpen, State::Open];
-    levels.iter().zip(0..).find(|(level, _)| level.as_str() == state).map_or(2, |(_, level)| level)
+    let states = [State::Closed, State::HalfOpen, State::Open];
+    states.into_iter().find(|known| known.as_str() == state).unwrap_or(State::Open).level().into()
 }

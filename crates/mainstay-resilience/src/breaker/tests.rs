@@ -52,6 +52,17 @@ fn a_reset_closes_it_and_forgets_what_was_under_way() {
     assert_eq!(call(&mut breaker, probing_at, Outcome::Failure, millis(1)), CLOSED_TO_OPEN);
 }
 
+#[test]
+fn what_was_under_way_at_a_reset_counts_for_nothing_though_it_was_closed() {
+    let (now, mut breaker) = (origin(), Breaker::new(config()));
+    let before: Vec<_> = (0..3).map(|_| breaker.admit(now).expect("closed")).collect();
+    breaker.reset(now);
+    for permit in before {
+        assert_eq!(breaker.record(permit, Outcome::Failure, millis(1), now), None);
+    }
+    assert_eq!(breaker.state(now), State::Closed);
+}
+
 const CLOSED_TO_OPEN: Option<Transition> = Some(Transition { from: State::Closed, to: State::Open });
 const REOPENED: Option<Transition> = Some(Transition { from: State::HalfOpen, to: State::Open });
 const HEALED: Option<Transition> = Some(Transition { from: State::HalfOpen, to: State::Closed });

@@ -70,6 +70,27 @@ pub(crate) fn stock() -> Vec<Rule> {
             },
         ),
         rule(
+            "split_brain",
+            RuleSpec {
+                metric: "mainstay_replica_primaries".to_owned(),
+                critical: Some(1.0),
+                summary: "{value} servers take themselves for the primary of PostgreSQL, as {endpoint} sees it: writes are refused"
+                    .to_owned(),
+                ..RuleSpec::default()
+            },
+        ),
+        rule(
+            "breaker_open",
+            RuleSpec {
+                metric: "mainstay_replica_node_breaker_state".to_owned(),
+                warning: Some(0.0),
+                fires_after: Some(Duration::from_secs(10)),
+                summary: "statements fail on {label.node}, though it answers probes: {endpoint} holds them back"
+                    .to_owned(),
+                ..RuleSpec::default()
+            },
+        ),
+        rule(
             "redis_unavailable",
             RuleSpec {
                 metric: "mainstay_cache_l2_available".to_owned(),

@@ -69,7 +69,7 @@ impl Cluster {
         let limits = &self.limits;
         let why = match (lag.staleness, lag.bytes) {
             _ if lag.replay_paused => "replay is paused".to_owned(),
-            _ if matches!(self.place(node, None), Place::Replica { replayed: None, .. }) => {
+            _ if matches!(self.place(node), Place::Replica { replayed: None, .. }) => {
                 "its timeline is not known to be the primary's".to_owned()
             }
             (None, _) => "staleness not proven yet".to_owned(),

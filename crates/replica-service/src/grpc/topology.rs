@@ -44,9 +44,9 @@ pub(super) fn describe_node(fleet: &Fleet, name: &str) -> Option<WireNode> {
 fn node(topology: &Topology, cluster: &Cluster, member: &Member) -> WireNode {
     let now = Instant::now().into_std();
     let (node, id) = (&member.node, member.node.id);
-    let verdict = cluster.verdict(id, now);
+    let verdict = node.verdict(cluster, now);
     let last = cluster.last(id);
-    let role = match cluster.place(id, None) {
+    let role = match cluster.place(id) {
         _ if !cluster.is_up(id) => Role::Unknown,
         Place::Primary { .. } => Role::Primary,
         Place::Replica { .. } => Role::Replica,
@@ -149,7 +149,7 @@ fn traffic(node: &Node) -> Traffic {
         queries: traffic.queries,
         errors: traffic.errors,
         seconds_mean: traffic.mean_s,
-        breaker: traffic.breaker.to_owned(),
+        breaker: traffic.breaker.as_str().to_owned(),
         in_flight: traffic.in_flight,
     }
 }

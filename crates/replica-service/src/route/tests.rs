@@ -1,3 +1,5 @@
+use std::sync::LazyLock;
+
 use proptest::{prelude::*, strategy::Strategy as Generator};
 
 use super::{Strategy, *};
@@ -7,6 +9,16 @@ fn position(timeline: u32, lsn: u64) -> Position {
 }
 
 const SECOND: Duration = Duration::from_secs(1);
+
+/// When everything here is asked.
+fn now() -> Instant {
+    static NOW: LazyLock<Instant> = LazyLock::new(|| crate::test_time::origin() + SECOND * 60);
+    *NOW
+}
+
+fn proven(staleness: Option<Duration>) -> Option<Instant> {
+    staleness.map(|staleness| now() - staleness)
+}
 
 fn needs() -> ReadNeeds {
     ReadNeeds {
@@ -32,13 +44,16 @@ fn primary() -> Candidate {
 }
 
 fn replica(replayed: u64) -> Candidate {
-    let place =
-        Place::Replica { replayed: Some(position(2, replayed)), staleness: Some(SECOND), lag_bytes: Some(0) };
+    let place = Place::Replica {
+        replayed: Some(position(2, replayed)),
+        proven_at: proven(Some(SECOND)),
+        lag_bytes: Some(0),
+    };
     Candidate { barred: None, place, in_flight: 0, weight: 1, warmth: FULL_WARMTH, latency: None, zone: None }
 }
 
 fn picks(router: &mut Router, candidates: &[Candidate], needs: &ReadNeeds, n: usize) -> Vec<usize> {
-    (0..n).map(|_| router.choose(candidates, needs).pick.unwrap().node).collect()
+    (0..n).map(|_| router.choose(candidates, needs, now()).pick.unwrap().node).collect()
 }
 
 #[test]
@@ -89,7 +104,7 @@ fn the_primary_takes_over_with_a_reason() {
     let stale = Candidate {
         place: Place::Replica {
             replayed: Some(position(2, 9)),
-            staleness: Some(SECOND * 6),
+            proven_at: proven(Some(SECOND * 6)),
             lag_bytes: Some(0),
         },
         ..replica(9)
@@ -100,7 +115,7 @@ fn the_primary_takes_over_with_a_reason() {
         (replica(9), ReadNeeds { prefer: Prefer::Primary, ..needs() }, Reason::PrimaryPreferred),
         (replica(9), ReadNeeds { max_staleness: Duration::ZERO, ..needs() }, Reason::NoFitReplica),
     ] {
-        let decision = Router::new(Strategy::RoundRobin, 2, 7).choose(&[primary(), other], &needs);
+        let decision = Router::new(Strategy::RoundRobin, 2, 7).choose(&[primary(), other], &needs, now());
         assert_eq!(decision.pick, Ok(Pick { node: 0, reason }));
     }
 }
@@ -108,7 +123,7 @@ fn the_primary_takes_over_with_a_reason() {
 #[test]
 fn a_token_of_an_older_timeline_is_answered_by_the_primary_only() {
     let needs = ReadNeeds { after: Some(position(1, 5)), ..needs() };
-    let decision = Router::new(Strategy::RoundRobin, 2, 7).choose(&[primary(), replica(9)], &needs);
+    let decision = Router::new(Strategy::RoundRobin, 2, 7).choose(&[primary(), replica(9)], &needs, now());
     assert_eq!(decision.pick, Ok(Pick { node: 0, reason: Reason::NoFitReplica }));
     assert!(decision.behind_token.is_empty());
 }
@@ -116,7 +131,7 @@ fn a_token_of_an_older_timeline_is_answered_by_the_primary_only() {
 #[test]
 fn a_token_of_a_newer_timeline_is_not_answered_by_an_old_primary() {
     let needs = ReadNeeds { after: Some(position(3, 5)), ..needs() };
-    let decision = Router::new(Strategy::RoundRobin, 2, 7).choose(&[primary(), replica(9)], &needs);
+    let decision = Router::new(Strategy::RoundRobin, 2, 7).choose(&[primary(), replica(9)], &needs, now());
     let refusals = vec![Refusal::OtherTimeline; 2];
     assert_eq!(decision.pick, Err(Refused { refusals }));
 }
@@ -125,7 +140,7 @@ fn a_token_of_a_newer_timeline_is_not_answered_by_an_old_primary() {
 fn a_replica_that_only_lacks_the_token_is_named() {
     let needs = ReadNeeds { after: Some(position(2, 10)), primary_fallback: false, ..needs() };
     let decision =
-        Router::new(Strategy::RoundRobin, 3, 7).choose(&[primary(), replica(9), replica(8)], &needs);
+        Router::new(Strategy::RoundRobin, 3, 7).choose(&[primary(), replica(9), replica(8)], &needs, now());
     assert_eq!(decision.behind_token, [1, 2]);
     let refusals = vec![Refusal::PrimaryNotAllowed, Refusal::TokenNotReplayed, Refusal::TokenNotReplayed];
     assert_eq!(decision.pick, Err(Refused { refusals }));
@@ -137,7 +152,7 @@ fn candidates() -> impl Generator<Value = Candidate> {
     let place = prop_oneof![
         1 => (1_u32..4).prop_map(|timeline| Place::Primary { timeline }),
         4 => (prop::option::of(positions), staleness, prop::option::of(0_u64..2_000))
-            .prop_map(|(replayed, staleness, lag_bytes)| Place::Replica { replayed, staleness, lag_bytes }),
+            .prop_map(|(replayed, staleness, lag_bytes)| Place::Replica { replayed, proven_at: proven(staleness), lag_bytes }),
         1 => Just(Place::Neither),
     ];
     let barred =
@@ -178,10 +193,10 @@ fn may_answer(candidate: &Candidate, needs: &ReadNeeds) -> bool {
                 (needs.prefer == Prefer::Primary || needs.primary_fallback)
                     && needs.after.is_none_or(|after| after.timeline <= timeline)
             }
-            Place::Replica { replayed, staleness, lag_bytes } => {
+            Place::Replica { replayed, proven_at, lag_bytes } => {
                 needs.prefer == Prefer::Replica
                     && candidate.weight > 0
-                    && staleness.is_some_and(|staleness| staleness <= needs.max_staleness)
+                    && proven_at.is_some_and(|at| at + needs.max_staleness >= now())
                     && needs.max_lag_bytes.is_none_or(|most| lag_bytes.is_some_and(|bytes| bytes <= most))
                     && replayed.is_some_and(|at| {
                         needs.after.is_none_or(|after| after.timeline == at.timeline && after.lsn <= at.lsn)
@@ -201,7 +216,7 @@ proptest! {
         let strategy = if least { Strategy::LeastInFlight } else { Strategy::RoundRobin };
         let mut router = Router::new(strategy, candidates.len(), 7);
         for _ in 0..rounds {
-            let decision = router.choose(&candidates, &needs);
+            let decision = router.choose(&candidates, &needs, now());
             match decision.pick {
                 Ok(pick) => {
                     prop_assert!(may_answer(&candidates[pick.node], &needs));
@@ -293,9 +308,9 @@ proptest! {
             ..replica(9)
         }).collect();
         let mut router = Router::new(strategy, candidates.len(), seed);
-        let fit = |candidate: &Candidate| candidate.refusal(&needs()).is_none();
+        let fit = |candidate: &Candidate| candidate.refusal(&needs(), now()).is_none();
         for _ in 0..20 {
-            match router.choose(&candidates, &needs()).pick {
+            match router.choose(&candidates, &needs(), now()).pick {
                 Ok(pick) => prop_assert!(fit(&candidates[pick.node])),
                 Err(_) => prop_assert!(!candidates.iter().any(fit)),
             }

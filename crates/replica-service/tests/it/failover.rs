@@ -109,6 +109,7 @@ async fn held_replay_shows_as_lag_and_sends_reads_elsewhere() {
         (first(&response), served_by(&response)),
         (Kind::Int(2), ("primary".to_owned(), "token".to_owned()))
     );
+    assert_eq!(rig.metric("mainstay_replica_routed_total{reason=\"token\"}").await, Some(1.0));
     for name in ["replica1", "replica2"] {
         postgres.node(name).unwrap().release_replay().await.unwrap();
     }
@@ -150,6 +151,15 @@ async fn split(stack: &Devstack, rig: &Rig, table: &str) {
     let failure = rig.execute(&format!("INSERT INTO {table} VALUES (3)")).await.unwrap_err();
     assert_eq!((failure.code(), failure.reason()), (ErrorCode::Unavailable, "NO_PRIMARY"));
     assert!(failure.message().contains("split brain of replica1 and replica2"), "{}", failure.message());
+    rig.wait_metric("mainstay_replica_primaries", |primaries| primaries == 2.0).await;
+    rig.wait_metric("mainstay_component_health{component=\"primary\"}", |health| health == 1.0).await;
+
+    // One of the two goes: whose rows count is no question any more.
+    stack.postgres().unwrap().node("replica2").unwrap().kill().await.unwrap();
+    rig.wait("replica1 to be the only primary", |topology| topology.primary == "replica1").await;
+    let written = rig.execute(&format!("INSERT INTO {table} VALUES (3)")).await.unwrap();
+    assert_eq!(written.served.unwrap().node, "replica1");
+    rig.wait_metric("mainstay_replica_primaries", |primaries| primaries == 1.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
