@@ -261,9 +261,20 @@ impl Cluster {
         self.nodes.get(&node).is_some_and(Node::is_up)
     }
 
-    /// Tells whether a node that is watched is known to be down.
+    /// Tells whether a node that is watched is down.
     pub(crate) fn is_down(&self, node: NodeId) -> bool {
         self.nodes.get(&node).is_some_and(|node| !node.is_up())
+    }
+
+    /// Tells whether a node that is watched has answered once and does not any more.
+    pub(crate) fn is_lost(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|node| node.reach.is_lost())
+    }
+
+    /// Tells the same of its PgBouncer.
+    pub(crate) fn is_pgbouncer_lost(&self, node: NodeId) -> bool {
+        let pgbouncer = self.nodes.get(&node).and_then(|node| node.pgbouncer.as_ref());
+        pgbouncer.is_some_and(Reach::is_lost)
     }
 
     /// Returns the last answer of a node and when it was asked for.
@@ -441,6 +452,10 @@ impl Reach {
 
     fn is_up(&self) -> bool {
         self.flip.as_ref().is_some_and(Flip::is_up)
+    }
+
+    fn is_lost(&self) -> bool {
+        self.flip.as_ref().is_some_and(|flip| !flip.is_up())
     }
 }
 

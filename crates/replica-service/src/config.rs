@@ -121,6 +121,10 @@ pub struct HealthConfig {
     /// Between two probes of a node; 50 ms to 1 min.
     #[serde(with = "humantime_serde")]
     pub probe_every: Duration,
+    /// A node that stays down is probed less and less often, in the end once in this time; 50 ms to 5 min. Not longer than
+    /// `probe_every`: as often as any other.
+    #[serde(with = "humantime_serde")]
+    pub probe_down_every: Duration,
     /// For one probe; 10 ms to 1 min.
     #[serde(with = "humantime_serde")]
     pub probe_within: Duration,
@@ -212,6 +216,7 @@ impl ServiceConfig for ReplicaConfig {
         problems.duration("pool.max_age", self.pool.max_age, ms * 1_000..=hour * 24);
         problems.range("pool.kept_statements", self.pool.kept_statements, 0..=1_000);
         problems.duration("health.probe_every", self.health.probe_every, ms * 50..=minute);
+        problems.duration("health.probe_down_every", self.health.probe_down_every, ms * 50..=minute * 5);
         problems.duration("health.probe_within", self.health.probe_within, ms * 10..=minute);
         problems.range("health.down_after", self.health.down_after, 1..=100);
         problems.range("health.up_after", self.health.up_after, 1..=100);
@@ -376,6 +381,7 @@ impl Default for HealthConfig {
     fn default() -> Self {
         Self {
             probe_every: Duration::from_secs(1),
+            probe_down_every: Duration::from_secs(5),
             probe_within: Duration::from_secs(1),
             down_after: 2,
             up_after: 2,

@@ -16,14 +16,17 @@ use crate::{
     report::Reports,
 };
 
+mod backoff;
 mod pgbouncer;
 
+pub(crate) use backoff::Backoff;
 pub(crate) use pgbouncer::{PgBouncerConsole, PgBouncerFigures};
 
 /// Probes one server, past any `PgBouncer`, and keeps the connection between probes.
 ///
 /// A busy pool can therefore neither hide a failover nor look like one. A failed probe of a node that is up is repeated
-/// at once, so that a node that is really gone is known to be down within one round.
+/// at once, so that a node that is really gone is known to be down within one round. One that stays down is asked less and
+/// less often; one that has never answered is not: the whole stack may be starting.
 pub(crate) struct NodeProbe {
     pub fleet: Arc<Fleet>,
     pub node: NodeId,
@@ -34,6 +37,7 @@ pub(crate) struct NodeProbe {
     pub over: CancellationToken,
     /// Where the log on disk ended when the last probe found more of it that is not.
     pub held_back: Option<Lsn>,
+    pub backoff: Backoff,
 }
 
 /// Probes the `PgBouncer` of one node, and the way through it to the server.
@@ -42,6 +46,7 @@ pub(crate) struct PgBouncerProbe {
     pub node: NodeId,
     pub line: Line,
     pub reports: Arc<Reports>,
+    pub backoff: Backoff,
 }
 
 /// One connection that is opened when needed and given up after any failure.
@@ -95,9 +100,17 @@ const SUSPECT_EVERY: Duration = Duration::from_millis(100);
 
 impl Activate for NodeProbe {
     async fn activate(&mut self) -> anyhow::Result<()> {
+        if !self.backoff.is_over(Instant::now().into_std()) {
+            return Ok(());
+        }
         loop {
             let failed = self.probe().await;
             self.reports.publish(&self.fleet);
+            if !failed {
+                self.backoff.answered();
+            } else if self.fleet.look(|_, cluster| cluster.is_lost(self.node)) {
+                self.backoff.failed(Instant::now().into_std());
+            }
             let stopping = self.over.is_cancelled();
             if !failed || stopping || !self.fleet.look(|_, cluster| cluster.is_up(self.node)) {
                 // A node that is down is news of the component, not an error of the probe.
@@ -141,8 +154,17 @@ impl NodeProbe {
 
 impl Activate for PgBouncerProbe {
     async fn activate(&mut self) -> anyhow::Result<()> {
+        if !self.backoff.is_over(Instant::now().into_std()) {
+            return Ok(());
+        }
         let answer = self.line.ask("SELECT 1").await;
+        let failed = answer.is_err();
         self.fleet.observe_pgbouncer(self.node, answer.map(|_| ()));
+        if !failed {
+            self.backoff.answered();
+        } else if self.fleet.look(|_, cluster| cluster.is_pgbouncer_lost(self.node)) {
+            self.backoff.failed(Instant::now().into_std());
+        }
         self.reports.publish(&self.fleet);
         Ok(())
     }

@@ -12,7 +12,7 @@ use crate::{
     fleet::Fleet,
     node::Node,
     pool::base_login,
-    probe::{Line, NodeProbe, PgBouncerConsole, PgBouncerProbe},
+    probe::{Backoff, Line, NodeProbe, PgBouncerConsole, PgBouncerProbe},
     report::Reports,
     server_stats::{ServerStats, StatsReader},
 };
@@ -86,12 +86,14 @@ impl Watch {
         };
         let line = |login, within| Line::new(login, self.fleet.world.tls.clone(), within, self.cx.clone());
         let schedule = Schedule::EveryOrTrigger(health.probe_every);
+        let backoff = || Backoff::new(health.probe_every, health.probe_down_every);
         if node.pgbouncer {
             let probe = PgBouncerProbe {
                 fleet: Arc::clone(&self.fleet),
                 node: node.id,
                 line: line(login(&wanted.pgbouncer, true, of_pools), health.probe_within),
                 reports: Arc::clone(&self.reports),
+                backoff: backoff(),
             };
             self.cx.background_until(over.clone(), format!("probe.pgbouncer.{name}"), schedule, probe);
             // Never as the role of the pools: an old PgBouncer that knows it by auth_query dies of its login to the console.
@@ -126,6 +128,7 @@ impl Watch {
             cx: self.cx.clone(),
             over: over.clone(),
             held_back: None,
+            backoff: backoff(),
         };
         node.set_probe(self.cx.background_until(over.clone(), format!("probe.{name}"), schedule, probe));
     }

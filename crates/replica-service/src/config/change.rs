@@ -48,8 +48,9 @@ impl ReplicaConfig {
     pub(crate) fn probes_unlike(&self, before: &Self) -> bool {
         let (health, was) = (&self.health, &before.health);
         self.logs_in_unlike(before)
-            || (health.probe_every, health.probe_within, health.pgbouncer_stats_every)
-                != (was.probe_every, was.probe_within, was.pgbouncer_stats_every)
+            || (health.probe_every, health.probe_down_every, health.probe_within)
+                != (was.probe_every, was.probe_down_every, was.probe_within)
+            || health.pgbouncer_stats_every != was.pgbouncer_stats_every
             || health.user != was.user
             || health.password.expose() != was.password.expose()
     }

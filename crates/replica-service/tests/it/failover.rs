@@ -1,11 +1,12 @@
 use std::time::Duration;
 
-use mainstay_devstack::{Devstack, wait_until};
+use mainstay_devstack::{ChaosProxy, Devstack, Direction, wait_until};
 use mainstay_proto::{
     common::v1::Health,
-    replica::v1::{Lag, QueryRequest, Role, value::Kind},
+    replica::v1::{Lag, QueryRequest, Role, TopologyResponse, value::Kind},
 };
 use mainstay_rpc::ErrorCode;
+use tokio::time::Instant;
 
 use crate::rig::*;
 
@@ -46,6 +47,35 @@ async fn read_until_told(rig: &Rig) -> u32 {
         n_reads += 1;
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stays_down_is_asked_less_and_less_often() {
+    let stack = shared().await;
+    let replica = stack.postgres().unwrap().node("replica1").unwrap().public_address();
+    let proxy = ChaosProxy::start(replica).unwrap();
+    let (every, longest) = (Duration::from_millis(50), Duration::from_secs(2));
+    let rig = Rig::start(stack, Way::Direct, |config| {
+        (config.health.probe_every, config.health.probe_down_every) = (every, longest);
+        config.nodes.get_mut("replica1").unwrap().address = proxy.address().to_string();
+    })
+    .await;
+    // Each connection is taken and broken at its first byte.
+    proxy.drop_after(Direction::Both, 0);
+    let takes_reads = |wanted| {
+        move |topology: &TopologyResponse| {
+            topology.nodes.iter().any(|node| node.name == "replica1" && node.reads == wanted)
+        }
+    };
+    rig.wait("replica1 to be down", takes_reads(false)).await;
+    // Pauses of 50, 100, ... 1,600 ms, and then of 2 s, each with jitter.
+    let (begun_at, before) = (Instant::now(), proxy.counts().accepted);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let (asked, took) = (proxy.counts().accepted - before, begun_at.elapsed());
+    let most = 6 + (took.as_secs_f64() / (longest / 2).as_secs_f64()).ceil() as u64;
+    assert!((2..=most).contains(&asked), "{asked} probes in {took:?}, at most {most}");
+    proxy.restore().await.unwrap();
+    rig.wait("replica1 to be back", takes_reads(true)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

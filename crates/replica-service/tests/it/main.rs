@@ -22,6 +22,7 @@ mod server_stats;
 mod slow_log;
 mod statements;
 mod steps;
+mod strategies;
 mod streams;
 mod switchover;
 mod tls;
