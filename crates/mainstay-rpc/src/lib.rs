@@ -23,7 +23,9 @@ pub use failure::{DEADLINE_EXCEEDED, Failure, FieldViolation, UPSTREAM_UNAVAILAB
 pub use http_upstream::{HttpAnswer, HttpError, HttpUpstream, HttpUpstreamOptions, InvalidHttpUpstream};
 pub use identity::{Caller, Secret};
 pub use serve::{Answered, Front, ServeOptions, serve};
-pub use server::{AtOnce, Deadline, QuickCalls, QuickMethod, ServerConfig, ServerMetrics, Stack, stack};
+pub use server::{
+    AtOnce, Deadline, QuickCalls, QuickMethod, ServerConfig, ServerMetrics, Stack, stack, unreadable,
+};
 pub use status::{is_answer_too_large, is_unimplemented};
 pub use tls::{
     ClientTls, InvalidTls, PortTls, ServerTls, client_tls, http_client_tls, server_tls, server_verifier,

@@ -12,12 +12,14 @@ mod stack;
 #[cfg(test)]
 mod tests;
 mod token;
+mod unreadable;
 
 pub use config::ServerConfig;
 pub use deadline::Deadline;
 pub use metrics::ServerMetrics;
 pub use quick::{AtOnce, QuickCalls, QuickMethod};
 pub use stack::{Stack, stack};
+pub use unreadable::unreadable;
 
 pub(crate) use metrics::ListenerLabels;
 pub(crate) use quick::ServedBody;

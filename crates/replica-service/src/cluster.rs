@@ -271,7 +271,12 @@ impl Cluster {
         self.nodes.get(&node).is_some_and(|node| node.reach.is_lost())
     }
 
-    /// Tells the same of its PgBouncer.
+    /// Tells whether there is somebody who takes writes.
+    pub(crate) fn has_primary(&self) -> bool {
+        matches!(self.primary, Primary::Node { .. })
+    }
+
+    /// Tells of the PgBouncer of a node that is watched whether it has answered once and does not any more.
     pub(crate) fn is_pgbouncer_lost(&self, node: NodeId) -> bool {
         let pgbouncer = self.nodes.get(&node).and_then(|node| node.pgbouncer.as_ref());
         pgbouncer.is_some_and(Reach::is_lost)

@@ -260,7 +260,7 @@ impl Fleet {
             }
             Change::Down(id) => {
                 if let Some(node) = topology.node(*id) {
-                    node.went_down();
+                    node.went_down(TokioInstant::now().into_std());
                     tracing::warn!(node = &*node.name, failure, "node is down");
                 }
             }

@@ -243,9 +243,12 @@ impl Node {
         }
     }
 
-    /// Closes its idle connections, which are as dead as it is.
-    pub(crate) fn went_down(&self) {
-        self.load.lock().was_down = true;
+    /// Closes its idle connections, which are as dead as it is, and its breaker: that it is down says why nothing is sent.
+    pub(crate) fn went_down(&self, now: Instant) {
+        let mut load = self.load.lock();
+        load.was_down = true;
+        load.breaker.reset(now);
+        drop(load);
         self.shed(Duration::ZERO);
     }
 
@@ -308,12 +311,12 @@ impl Node {
     /// Judges it: by what its probes found, and by how its statements ended.
     pub(crate) fn verdict(&self, cluster: &Cluster, now: Instant) -> Verdict {
         let (verdict, traffic) = (cluster.verdict(self.id, now), self.traffic(now));
-        if verdict.health != Health::Healthy || traffic.breaker == State::Closed {
+        // Half open it waits for statements to try it, and there may be none.
+        if verdict.health != Health::Healthy || traffic.breaker != State::Open {
             return verdict;
         }
-        let what = if traffic.breaker == State::Open { "none is sent for now" } else { "a few are tried" };
         let why = traffic.refused_with.map(|state| format!(" with SQLSTATE {state}")).unwrap_or_default();
-        let detail = format!("{}, but statements fail there{why}: {what}", verdict.detail);
+        let detail = format!("{}, but statements fail there{why}: none is sent for now", verdict.detail);
         Verdict { health: Health::Degraded, detail }
     }
 

@@ -26,7 +26,7 @@ pub(crate) use pgbouncer::{PgBouncerConsole, PgBouncerFigures};
 ///
 /// A busy pool can therefore neither hide a failover nor look like one. A failed probe of a node that is up is repeated
 /// at once, so that a node that is really gone is known to be down within one round. One that stays down is asked less and
-/// less often; one that has never answered is not: the whole stack may be starting.
+/// less often; not one that has never answered, since the whole stack may be starting, and none while there is no primary.
 pub(crate) struct NodeProbe {
     pub fleet: Arc<Fleet>,
     pub node: NodeId,
@@ -108,7 +108,7 @@ impl Activate for NodeProbe {
             self.reports.publish(&self.fleet);
             if !failed {
                 self.backoff.answered();
-            } else if self.fleet.look(|_, cluster| cluster.is_lost(self.node)) {
+            } else if self.fleet.look(|_, cluster| cluster.is_lost(self.node) && cluster.has_primary()) {
                 self.backoff.failed(Instant::now().into_std());
             }
             let stopping = self.over.is_cancelled();

@@ -25,7 +25,7 @@ use super::quick::{QuickCalls, QuickMethod};
 use super::report::Report;
 use super::shed::Shed;
 use super::token::TokenCheck;
-use super::{methods, panic};
+use super::{methods, panic, unreadable};
 use crate::failure::Failure;
 use crate::trace;
 
@@ -117,7 +117,10 @@ impl Rules {
         request.extensions_mut().insert(deadline);
         let handled = AssertUnwindSafe(next.call(request)).catch_unwind();
         match timeout_at(deadline.at(), handled).await {
-            Ok(Ok(Ok(response))) => Ok(response),
+            Ok(Ok(Ok(response))) => match unreadable::of_answer(response.headers()) {
+                Some(failure) => Err(failure),
+                None => Ok(response),
+            },
             Ok(Err(panic)) => Err(panic::failure(&*panic)),
             Err(_) => Err(deadline.missed()),
         }

@@ -71,6 +71,16 @@ async fn a_service_token_is_asked_for_except_for_health() {
 }
 
 #[tokio::test]
+async fn a_message_that_cannot_be_read_is_the_mistake_of_who_sent_it() {
+    let app = stack(Answers::nothing().routes(), &config(|_| {}), ServerMetrics::default());
+    let mut sent = request("/mainstay.cache.v1.CacheService/Get", &[]);
+    // Its first field is longer than the message.
+    *sent.body_mut() = Body::from(vec![0, 0, 0, 0, 2, 0x0a, 0x7f]);
+    let (code, headers) = status(app.oneshot(sent).await.unwrap()).await;
+    assert_eq!(code, Code::InvalidArgument, "{headers:?}");
+}
+
+#[tokio::test]
 async fn what_is_not_grpc_is_refused_by_its_type_and_plain_routes_are_left_alone() {
     let config = config(|config| config.token = Secret::from("right"));
     let app = stack(Answers::nothing().routes(), &config, ServerMetrics::default())

@@ -83,7 +83,8 @@ pub(crate) fn stock() -> Vec<Rule> {
             "breaker_open",
             RuleSpec {
                 metric: "mainstay_replica_node_breaker_state".to_owned(),
-                warning: Some(0.0),
+                // Half open is 1: it may stay so for long where no statements come.
+                warning: Some(1.0),
                 fires_after: Some(Duration::from_secs(10)),
                 summary: "statements fail on {label.node}, though it answers probes: {endpoint} holds them back"
                     .to_owned(),

@@ -204,8 +204,8 @@ impl Engine {
         write: &Write,
         committing: &AtomicBool,
     ) -> Result<Written<Answer>, QueryError> {
-        self.metrics.routed(Reason::Write);
         let flight = node.begin()?;
+        self.metrics.routed(Reason::Write);
         let span = statement_span(&node, &write.statement);
         let run = async {
             let sql = &write.statement.sql;
@@ -238,8 +238,8 @@ impl Engine {
         transaction: &Transaction,
         progress: &Progress,
     ) -> Result<Written<Answers>, QueryError> {
-        self.metrics.routed(Reason::Write);
         let flight = node.begin()?;
+        self.metrics.routed(Reason::Write);
         let statements = &transaction.statements;
         let span = statement_span(&node, &statements[0]);
         let run = async {

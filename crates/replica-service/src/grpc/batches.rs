@@ -12,7 +12,7 @@ use mainstay_proto::replica::v1::{
     BatchedQuery, QueryBatch, QueryBatchAnswer, QueryFailure, QueryOutcome, QueryRequest, QueryResponse,
     batched_query::Read as Asked, query_batch_service_server::QueryBatchService, query_outcome,
 };
-use mainstay_rpc::{Caller, ErrorCode, Failure, Reply, Request, Response, Status};
+use mainstay_rpc::{Caller, ErrorCode, Failure, Reply, Request, Response, Status, unreadable};
 use prost::Message as _;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -115,7 +115,10 @@ impl Answers {
             match messages.poll_next_unpin(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Some(Ok(batch))) => return Poll::Ready(Some(batch)),
-                Poll::Ready(Some(Err(status))) => self.unreadable = Some(Failure::from(status).into()),
+                Poll::Ready(Some(Err(status))) => {
+                    let failure = unreadable(&status).unwrap_or_else(|| status.into());
+                    self.unreadable = Some(failure.into());
+                }
                 Poll::Ready(None) => {}
             }
         }

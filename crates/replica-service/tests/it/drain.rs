@@ -23,6 +23,7 @@ async fn a_drained_node_gets_no_read_until_it_is_resumed_and_a_drained_primary_s
         let node = drain(&rig, "replica1").await.unwrap();
         assert!(node.drained && !node.reads, "{node:?}");
     }
+    rig.wait_metric("mainstay_replica_node_drained{node=\"replica1\"}", |drained| drained == 1.0).await;
     for _ in 0..20 {
         assert_eq!(served_by(&rig.query("SELECT 1").await).0, "replica2");
     }

@@ -12,6 +12,7 @@ mod kept;
 mod lag;
 mod limits;
 mod links;
+mod outcomes;
 mod pgbouncer;
 mod pools;
 mod reads;

@@ -28,8 +28,20 @@ async fn a_pooler_tells_its_own_figures() {
         never = busy => never,
         _ = told => {}
     }
+    for (figure, node, least) in [
+        ("queries_total", "primary", 1.0),
+        ("transactions_total", "primary", 1.0),
+        ("queries_total", "replica1", 1.0),
+        ("servers_idle", "replica1", 0.0),
+        ("clients_waiting", "primary", 0.0),
+        ("max_wait_seconds", "primary", 0.0),
+    ] {
+        let series = format!("mainstay_replica_pgbouncer_{figure}{{node=\"{node}\"}}");
+        rig.wait_metric(&series, |value| value >= least).await;
+    }
     let direct = Rig::start(shared().await, Way::Direct, |_| {}).await;
     assert!(direct.topology().await.nodes.iter().all(|node| node.pgbouncer_stats.is_none()));
+    assert_eq!(direct.metric("mainstay_replica_pgbouncer_queries_total{node=\"primary\"}").await, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -52,7 +52,9 @@ async fn replicas_of_the_wanted_zone_answer_until_none_is_fit() {
     let drain = DrainNodeRequest { node: "replica1".to_owned() };
     let drained = NodeServiceClient::new(channel).drain_node(drain).await.unwrap().into_inner().node.unwrap();
     assert_eq!(drained.zone, "a");
+    assert_eq!(rig.metric("mainstay_replica_other_zone_total").await, Some(0.0));
     assert_eq!(ask("").await, "replica2");
+    assert_eq!(rig.metric("mainstay_replica_other_zone_total").await, Some(1.0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,6 +114,15 @@ async fn topology_tells_roles_lag_and_pools_as_they_are() {
             assert_eq!(lag.receiver, "streaming");
         }
     }
+    for (node, primary) in [("primary", 1.0), ("replica1", 0.0)] {
+        rig.wait_metric(&format!("mainstay_replica_node_up{{node=\"{node}\"}}"), |up| up == 1.0).await;
+        rig.wait_metric(&format!("mainstay_replica_node_primary{{node=\"{node}\"}}"), |is| is == primary)
+            .await;
+    }
+    rig.wait_metric("mainstay_replica_node_staleness_seconds{node=\"replica1\"}", |bound| bound >= 0.0).await;
+    assert_eq!(rig.metric("mainstay_replica_node_staleness_seconds{node=\"primary\"}").await, None);
+    assert_eq!(rig.metric("mainstay_replica_queries_total{kind=\"execute\",result=\"OK\"}").await, Some(1.0));
+    assert_eq!(rig.metric("mainstay_replica_query_seconds_count{kind=\"execute\"}").await, Some(1.0));
     let pool = topology.nodes.iter().find(|node| node.name == "primary").unwrap().pool.unwrap();
     assert_eq!((pool.max_size, pool.in_use, pool.created), (32, 0, 1));
 }

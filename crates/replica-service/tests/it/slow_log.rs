@@ -55,6 +55,10 @@ async fn a_slow_statement_is_kept_with_where_its_time_went_and_without_its_value
 
     let told = slow(&rig, SlowStatementsRequest::default()).await;
     assert_eq!(seconds(told.after), 0.3);
+    for (kind, n) in [("query", 2.0), ("execute", 1.0)] {
+        let counted = rig.metric(&format!("mainstay_replica_slow_statements_total{{kind=\"{kind}\"}}")).await;
+        assert!(counted.is_some_and(|counted| counted >= n), "{kind}: {counted:?}");
+    }
     let naps = of(&told, "nap");
     assert_eq!(naps.len(), 2, "{told:?}");
     for entry in &naps {
@@ -111,6 +115,7 @@ async fn a_plan_is_made_on_a_replica_and_nothing_is_run() {
         // One that writes is planned too, on a node that could not run it; and it is not run.
         let write = plan(&format!("DELETE FROM {table} WHERE id < $1")).await.unwrap();
         assert!(write.plan.contains("Delete on"), "{}", write.plan);
+        assert_eq!(rig.metric("mainstay_replica_plans_total{result=\"ok\"}").await, Some(2.0));
         let sleep = plan("SELECT pg_sleep(3000)").await.unwrap();
         assert!(sleep.plan.contains("Result"), "{}", sleep.plan);
         for (sql, reason) in [

@@ -84,6 +84,11 @@ async fn statements_run_by_name_for_whom_they_are_meant() {
         let failure = ask(request).await.unwrap_err();
         assert_eq!((failure.code(), failure.reason()), (code, reason));
     }
+    for statement in ["count", "add"] {
+        let ran =
+            format!("mainstay_replica_named_statements_total{{statement=\"{statement}\",result=\"OK\"}}");
+        assert_eq!(rig.metric(&ran).await, Some(1.0), "{ran}");
+    }
     let misused = RunStatementRequest { max_rows: 1, ..run("add", 8) };
     assert_eq!(ask(Request::new(misused)).await.unwrap_err().fields()[0].field, "max_rows");
     let list = by(ListStatementsRequest {}, "other", "viewer", "");
@@ -114,6 +119,7 @@ async fn where_only_named_statements_are_legal_every_text_is_refused() {
             (ErrorCode::PermissionDenied, "STATEMENT_NOT_ALLOWED")
         );
     }
+    assert_eq!(rig.metric("mainstay_replica_texts_refused_total").await, Some(4.0));
     let answer = client(&rig).run_statement(run("next", 41)).await.unwrap().into_inner().answer.unwrap();
     let Answer::Query(answer) = answer else { panic!("it reads") };
     assert_eq!(first(&answer), Kind::Int(42));

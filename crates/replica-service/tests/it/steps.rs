@@ -23,6 +23,24 @@ async fn a_switchover_under_writes_that_never_stop_loses_and_doubles_no_row() {
     assert_eq!((state.stage(), state.read_percent), (SwitchoverStage::Swapped, 100), "{state:?}");
     storm.wait_for_writes(300).await;
     let rows = storm.stop().await;
+    for (series, least) in [
+        ("stage{pair=\"forward\"}", 2.0),
+        ("read_percent{pair=\"forward\"}", 100.0),
+        ("rows_copied{pair=\"forward\"}", 1_000.0),
+        ("reads_total{pair=\"forward\",table=\"partitioned\",result=\"ok\"}", 1.0),
+        ("changes_total{pair=\"forward\"}", 1.0),
+        ("rows_compared_total{pair=\"forward\"}", 2_000.0),
+        ("rows{pair=\"forward\",table=\"legacy\"}", 1_000.0),
+        ("buckets_verified{pair=\"forward\"}", 1.0),
+        ("partitions{pair=\"forward\"}", 7.0),
+    ] {
+        let series = format!("mainstay_replica_switchover_{series}");
+        switched.rig.wait_metric(&series, |value| value >= least).await;
+    }
+    for none in ["buckets_mismatched", "gaps", "missing_future"] {
+        let series = format!("mainstay_replica_switchover_{none}{{pair=\"forward\"}}");
+        switched.rig.wait_metric(&series, |value| value == 0.0).await;
+    }
     assert_eq!(switched.rows("forward").await, rows);
     assert_eq!(switched.rows("forward_archived").await, rows);
     // Again is nothing.
@@ -51,6 +69,36 @@ async fn a_swap_rolled_back_under_writes_that_never_stop_loses_and_doubles_no_ro
     assert_eq!(switched.rows("backward_p").await, rows);
     let read = switched.read("SELECT count(*) FROM {table}").await;
     assert_eq!(read.served.unwrap().table, "backward");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_swap_that_finds_its_tables_in_use_lets_go_and_changes_nothing() {
+    let switched = Switched::start("inuse", 300, |config| {
+        config.steps.lock_within = std::time::Duration::from_millis(50);
+    })
+    .await;
+    switched.to_the_swap().await;
+    let reader = switched.connect().await;
+    reader.batch_execute("BEGIN; SELECT count(*) FROM inuse").await.unwrap();
+    let busy = wait_until("the swap to give up", EVERY, SOON, || async {
+        match switched.try_take(SwitchoverStep::Swap).await {
+            Err(failure) if failure.reason() == "TABLES_BUSY" => Ok(failure),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(busy.code(), ErrorCode::Conflict);
+    assert!(busy.retry_delay().is_some(), "{busy:?}");
+    let state = switched.state().await;
+    assert_eq!(state.stage(), SwitchoverStage::DualWrite, "{state:?}");
+    // The name means what it meant, and others get to it.
+    let kind = "SELECT relkind::text FROM pg_class WHERE oid = 'inuse'::regclass";
+    assert_eq!(first(&switched.rig.query_primary(kind).await.unwrap()), Kind::Text("r".to_owned()));
+    switched.rig.execute("UPDATE inuse SET note = 'still here' WHERE id = 1").await.unwrap();
+    reader.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(switched.take(SwitchoverStep::Swap).await.stage(), SwitchoverStage::Swapped);
+    assert_eq!(first(&switched.rig.query_primary(kind).await.unwrap()), Kind::Text("p".to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

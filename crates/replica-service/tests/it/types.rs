@@ -1,5 +1,5 @@
-use mainstay_proto::replica::v1::{Array, Value, value::Kind};
-use mainstay_rpc::ErrorCode;
+use mainstay_proto::replica::v1::{Array, QueryResponse, Value, value::Kind};
+use mainstay_rpc::{ErrorCode, Failure};
 use proptest::{
     prelude::*,
     strategy::ValueTree as _,
@@ -237,5 +237,34 @@ async fn values_that_cannot_be_are_refused_with_the_reason() {
         let failure = rig.query_with(sql, params).await.unwrap_err();
         assert_eq!((failure.code(), failure.reason()), (ErrorCode::InvalidArgument, reason), "{sql}");
         assert!(failure.message().contains(part), "{sql}: {}", failure.message());
+    }
+}
+
+/// Is a query as a client sends it whose texts are any bytes.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RawQuery {
+    #[prost(bytes = "vec", tag = "1")]
+    sql: Vec<u8>,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn text_that_is_not_utf_8_is_the_caller_s_mistake() {
+    let rig = Rig::start(shared().await, Way::Direct, |_| {}).await;
+    let mut client = tonic::client::Grpc::new(rig.channel());
+    let path =
+        tonic::codegen::http::uri::PathAndQuery::from_static("/mainstay.replica.v1.ReplicaService/Query");
+    for (sql, wanted) in [(b"SELECT 'a\xffb'".to_vec(), false), (b"SELECT 'a'".to_vec(), true)] {
+        client.ready().await.unwrap();
+        let codec = tonic_prost::ProstCodec::<RawQuery, QueryResponse>::default();
+        let answer = client.unary(tonic::Request::new(RawQuery { sql }), path.clone(), codec).await;
+        match answer {
+            Ok(answer) => assert!(wanted && first(answer.get_ref()) == Kind::Text("a".to_owned())),
+            Err(status) => {
+                assert!(!wanted);
+                let failure = Failure::from(status);
+                assert_eq!((failure.code(), failure.reason()), (ErrorCode::InvalidArgument, "INVALID_FIELD"));
+                assert_eq!(failure.fields()[0].field, "sql", "{failure:?}");
+            }
+        }
     }
 }
