@@ -228,6 +228,23 @@ impl QueryError {
         matches!(self, Self::Database { source, .. } if source.is_of_lost_statement())
     }
 
+    /// Tells whether the same request may be sent once more: nothing of it was done, and the next time may be another.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::NoFitNode { .. }
+            | Self::NoPrimary(_)
+            | Self::Breaker { .. }
+            | Self::PoolExhausted { .. }
+            | Self::Connect { .. }
+            | Self::Broken { .. } => true,
+            Self::Deadline { committing, .. } => !committing,
+            Self::Database { kind, source, .. } => {
+                sqlstate::retryable(&source.code) || (!kind.is_read() && self.is_read_only())
+            }
+            _ => false,
+        }
+    }
+
     /// Returns the code that crosses the border; the whole table is in `error/sqlstate.rs`.
     pub fn code(&self) -> ErrorCode {
         match self {
@@ -268,6 +285,12 @@ impl QueryError {
     }
 
     fn failure(self) -> Failure {
+        let outcome = if self.leaves_outcome_open() { "unknown" } else { "not_applied" };
+        let retryable = if self.is_retryable() { "true" } else { "false" };
+        self.described().detail("outcome", outcome).detail("retryable", retryable)
+    }
+
+    fn described(self) -> Failure {
         let (code, text) = (self.code(), self.to_string());
         let second = Duration::from_secs(1);
         match self {
@@ -275,8 +298,7 @@ impl QueryError {
             Self::Token(_) => Failure::new(code, "TOKEN_INVALID", text),
             Self::NoFitNode { refused } => no_fit_node(code, &refused),
             Self::NoPrimary(why) => Failure::new(code, "NO_PRIMARY", format!("there is no primary: {why}"))
-                .retry_after(second)
-                .detail("outcome", "not_applied"),
+                .retry_after(second),
             Self::Breaker { node, retry_after, refused_with } => {
                 node_unavailable(code, &node, text, refused_with).retry_after(retry_after)
             }
@@ -287,10 +309,10 @@ impl QueryError {
                 with_cause(failure, source)
             }
             Self::Broken { source, .. } => {
-                with_cause(Failure::new(code, "CONNECTION_LOST", text), source).detail("outcome", "not_applied")
+                with_cause(Failure::new(code, "CONNECTION_LOST", text), source)
             }
             Self::OutcomeUnknown { source, .. } => {
-                with_cause(Failure::new(code, "OUTCOME_UNKNOWN", text), source).detail("outcome", "unknown")
+                with_cause(Failure::new(code, "OUTCOME_UNKNOWN", text), source)
             }
             Self::Database { node, kind, source } => database(code, &node, kind, &source),
             Self::UnsupportedStatement { source } => Failure::new(
@@ -305,8 +327,7 @@ impl QueryError {
             Self::Malformed { .. } => Failure::internal(text),
             Self::ResultTooLarge { .. } => Failure::new(code, "RESULT_TOO_LARGE", text),
             Self::TooManyRows { .. } => Failure::new(code, "TOO_MANY_ROWS", text),
-            Self::Deadline { committing, .. } => Failure::new(code, mainstay_rpc::DEADLINE_EXCEEDED, text)
-                .detail("outcome", if committing { "unknown" } else { "not_applied" }),
+            Self::Deadline { .. } => Failure::new(code, mainstay_rpc::DEADLINE_EXCEEDED, text),
         }
     }
 }
@@ -368,11 +389,8 @@ fn database(code: ErrorCode, node: &str, kind: Kind, error: &ServerError) -> Fai
         _ => error.message.to_owned(),
     };
     let reason = if moved { "NOT_PRIMARY" } else { reason };
-    let mut failure = Failure::new(code, reason, message)
-        .detail("sqlState", error.code.code())
-        .detail("node", node)
-        .detail("retryable", if sqlstate::retryable(&error.code) || moved { "true" } else { "false" })
-        .detail("outcome", "not_applied");
+    let mut failure =
+        Failure::new(code, reason, message).detail("sqlState", error.code.code()).detail("node", node);
     let position = error.position.map(|position| position.to_string());
     let facts = [
         ("position", position.as_deref()),
@@ -401,8 +419,7 @@ fn node_unavailable(code: ErrorCode, node: &str, text: String, refused_with: Opt
         Some(state) => format!("{text}: it refuses with SQLSTATE {state}"),
         None => text,
     };
-    let failure =
-        Failure::new(code, "NODE_UNAVAILABLE", message).detail("node", node).detail("outcome", "not_applied");
+    let failure = Failure::new(code, "NODE_UNAVAILABLE", message).detail("node", node);
     match refused_with {
         Some(state) => failure.detail("sqlState", state),
         None => failure,
@@ -428,6 +445,25 @@ mod tests {
         let failure = Failure::from(refused(Refusal::Down));
         assert_eq!(failure.details()["node.a"], "down");
         assert_eq!(failure.reason(), "NO_FIT_NODE");
+    }
+
+    #[test]
+    fn each_failure_says_whether_the_same_may_be_sent_again() {
+        let node = || "a".to_owned();
+        let within = Duration::from_secs(1);
+        for (error, retryable) in [
+            (QueryError::Broken { node: node(), source: None }, "true"),
+            (QueryError::OutcomeUnknown { node: node(), source: None }, "false"),
+            (QueryError::PoolExhausted { node: node() }, "true"),
+            (QueryError::NoPrimary(node()), "true"),
+            (QueryError::Deadline { within, committing: false }, "true"),
+            (QueryError::Deadline { within, committing: true }, "false"),
+            (QueryError::ResultTooLarge { limit_bytes: 1 }, "false"),
+            (QueryError::Invalid { field: node(), message: node() }, "false"),
+        ] {
+            let text = format!("{error:?}");
+            assert_eq!(Failure::from(error).details()["retryable"], retryable, "{text}");
+        }
     }
 
     #[test]

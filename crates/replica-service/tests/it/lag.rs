@@ -1,7 +1,7 @@
 //! The proven bound beside the common formulas, where these mislead.
 
-use mainstay_devstack::{Devstack, PostgresNode};
-use mainstay_proto::replica::v1::{Lag, LagFormula, TopologyResponse};
+use mainstay_devstack::{Devstack, PostgresNode, wait_until};
+use mainstay_proto::replica::v1::{Lag, LagFormula, QueryRequest, TopologyResponse, value::Kind};
 
 use crate::rig::*;
 
@@ -95,6 +95,45 @@ async fn the_bound_is_right_where_each_common_formula_misleads() {
             && bytes(lag, "receive_replay_bytes") == Some(0)
             && seconds(lag, "replay_lag").is_none()
             && bytes(lag, "sender_replay_bytes").is_none()
+    })
+    .await;
+}
+
+/// It comes back behind, with nothing proven of it but by what it has replayed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_was_restarted_never_answers_with_less_than_its_bound_says() {
+    let stack = start_stack(false).await;
+    let rig = Rig::start(&stack, Way::Direct, |config| {
+        config.nodes.retain(|name, _| name != "replica2");
+    })
+    .await;
+    let table = table(&stack, "n int").await;
+    replica(&stack, "replica1").kill().await.unwrap();
+    rig.wait("replica1 to be missed", |topology| topology.nodes.iter().any(|node| !node.reads)).await;
+    rig.execute(&format!("INSERT INTO {table} SELECT generate_series(1, 100000)")).await.unwrap();
+    // Older than the bound below, so who keeps it shows all of them.
+    tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
+    let max_staleness = Some(prost_types::Duration { seconds: 1, nanos: 0 });
+    let count = QueryRequest {
+        sql: format!("SELECT count(*) FROM {table}"),
+        max_staleness,
+        ..QueryRequest::default()
+    };
+    let reading = async {
+        wait_until("replica1 to answer", EVERY, SOON, || async {
+            let answer = rig.ask(count.clone()).await.map_err(|failure| format!("{failure:?}"))?;
+            assert_eq!(first(&answer), Kind::Int(100_000), "{:?}", answer.served);
+            let (node, _) = served_by(&answer);
+            if node == "replica1" { Ok(()) } else { Err(node) }
+        })
+        .await
+        .unwrap();
+    };
+    let (started, ()) = tokio::join!(replica(&stack, "replica1").start(), reading);
+    started.unwrap();
+    rig.wait("nothing to be behind", |topology| {
+        lag(topology, "replica1")
+            .is_some_and(|lag| lag.bytes == 0 && proven(lag).is_some_and(|proven| proven < 30.0))
     })
     .await;
 }

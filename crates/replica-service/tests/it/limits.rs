@@ -90,7 +90,21 @@ async fn the_database_itself_stops_a_statement_at_the_deadline() {
         let failure = rig.ask(request).await.unwrap_err();
         assert_eq!(failure.code(), ErrorCode::DeadlineExceeded, "{failure:?}");
     }
+    let write = "SELECT pg_sleep(30) AS write_past_the_deadline";
+    assert_eq!(rig.execute(write).await.unwrap_err().code(), ErrorCode::DeadlineExceeded);
     assert!(begun_at.elapsed() < Duration::from_secs(30), "nothing stopped the sleepers");
+    // Not a cancel request of ours, which would come later and might not arrive.
+    wait_until("the server to say why it stopped", EVERY, SOON, || async {
+        let log = std::fs::read_to_string(primary(shared().await).log_path()).unwrap();
+        let lines: Vec<_> = log.lines().collect();
+        let said = lines.windows(2).any(|two| {
+            two[0].contains("canceling statement due to statement timeout")
+                && two[1].contains("write_past_the_deadline")
+        });
+        if said { Ok(()) } else { Err(lines[lines.len().saturating_sub(5)..].join("\n")) }
+    })
+    .await
+    .unwrap();
     let read_again =
         || async { rig.query_primary("SELECT 1").await.map_err(|failure| format!("{failure:?}")) };
     wait_until("the connection to be free", EVERY, SOON, read_again).await.unwrap();

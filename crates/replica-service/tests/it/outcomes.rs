@@ -62,6 +62,8 @@ async fn a_connection_that_is_lost_before_or_during_the_commit_says_what_is_know
         let failure = failed.unwrap_err();
         assert_eq!((failure.code(), failure.reason()), (ErrorCode::Unavailable, reason), "{failure:?}");
         assert_eq!(outcome(&failure), wanted);
+        let retryable = if wanted == "unknown" { "false" } else { "true" };
+        assert_eq!(failure.details()["retryable"], retryable, "{failure:?}");
         proxy.restore().await.unwrap();
         rig.wait("the primary to be back", |topology| topology.primary == "primary").await;
         // The server goes on with what it was sent, until it notices; then there is nothing to wait for.

@@ -1,4 +1,5 @@
-//! The steps of a switchover on real tables; `pair.rs` has the pair, `storm.rs` writes that never stop.
+//! The steps of a switchover on real tables; `pair.rs` has the pair, `storm.rs` writes that never stop,
+//! `gates.rs` what holds a switchover up and what takes reads back.
 
 use mainstay_devstack::wait_until;
 use mainstay_proto::replica::v1::{
@@ -8,6 +9,7 @@ use mainstay_rpc::ErrorCode;
 
 use crate::rig::*;
 
+mod gates;
 mod pair;
 mod storm;
 

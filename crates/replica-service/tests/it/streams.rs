@@ -65,6 +65,28 @@ async fn limits_end_a_stream_and_say_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_takes_too_long_is_ended_however_it_flows() {
+    let rig = Rig::start(shared().await, Way::Direct, |config| {
+        config.pool.max_size = 1;
+        config.postgres.stream_within = std::time::Duration::from_secs(2);
+    })
+    .await;
+    let sql = "SELECT repeat('x', 100000), pg_sleep(0.1) FROM generate_series(1, 3000)";
+    let failure = match open(&rig, request(sql)).await {
+        Ok(stream) => all(stream).await.unwrap_err(),
+        Err(failure) => failure,
+    };
+    assert_eq!(failure.code(), ErrorCode::DeadlineExceeded, "{failure:?}");
+    wait_until("the connections to be free", EVERY, SOON, || async {
+        let busy: u32 = rig.topology().await.nodes.iter().map(|node| node.pool.unwrap().in_use).sum();
+        if busy == 0 { Ok(()) } else { Err(busy.to_string()) }
+    })
+    .await
+    .unwrap();
+    assert_eq!(rig.metric("mainstay_replica_stream_rows_total").await, Some(0.0), "it did not end well");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_is_too_long_ends_a_stream_and_is_not_read() {
     let rig = Rig::start(shared().await, Way::Direct, |config| {
         config.pool.max_size = 1;

@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, time::Duration};
 
-use mainstay_devstack::{DATABASE, SERVICE_ROLE, wait_until};
+use mainstay_devstack::{DATABASE, Devstack, SERVICE_ROLE, wait_until};
 use mainstay_proto::replica::v1::{
     GetSwitchoverRequest, Parity, ParityVerdict, PartitionMetricsRequest, PartitionPair, QueryRequest,
     QueryResponse, RunStepRequest, SwitchoverState, SwitchoverStep,
@@ -42,7 +42,16 @@ pub(super) type Rows = BTreeMap<i64, (i64, String)>;
 
 impl Switched {
     pub(super) async fn start(name: &str, n_rows: u32, tweak: impl FnOnce(&mut ReplicaConfig)) -> Self {
-        let stack = shared().await;
+        Self::start_on(shared().await, name, n_rows, tweak).await
+    }
+
+    /// Starts it on a stack of its own.
+    pub(super) async fn start_on(
+        stack: &Devstack,
+        name: &str,
+        n_rows: u32,
+        tweak: impl FnOnce(&mut ReplicaConfig),
+    ) -> Self {
         let setup = SETUP.replace("OWNER", SERVICE_ROLE).replace("ROWS", &n_rows.to_string());
         let setup = setup.replace("NAME", name);
         sql(primary(stack), &setup).await;
@@ -157,14 +166,19 @@ impl Switched {
         self.rig.ask(request).await.unwrap()
     }
 
-    /// Takes all steps before the swap, with reads that prove each share.
-    pub(super) async fn to_the_swap(&self) {
+    /// Takes all steps before the first read of the twin.
+    pub(super) async fn to_the_first_read(&self) {
         self.take(SwitchoverStep::InstallTriggers).await;
         self.take(SwitchoverStep::Backfill).await;
         self.wait("the backfill to end", |state| state.backfilled).await;
         self.take(SwitchoverStep::Verify).await;
         self.wait("the verification to end", |state| state.verified_at.is_some()).await;
         self.wait_ready().await;
+    }
+
+    /// Takes all steps before the swap, with reads that prove each share.
+    pub(super) async fn to_the_swap(&self) {
+        self.to_the_first_read().await;
         for percent in [1, 5, 10, 25, 50, 100] {
             let state = self.take(SwitchoverStep::Advance).await;
             assert_eq!(state.read_percent, percent);
