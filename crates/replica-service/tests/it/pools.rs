@@ -1,5 +1,7 @@
 //! What pools tell: how full they are, what they opened and used again, what failed, and who waited.
 
+use std::time::Duration;
+
 use mainstay_proto::replica::v1::{Node, Pool};
 
 use crate::rig::*;
@@ -33,7 +35,7 @@ async fn pools_tell_who_uses_them_who_waits_and_how_long() {
         })
         .await;
         // So long at least the second one waits.
-        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
         locker.batch_execute("ROLLBACK").await.unwrap();
     };
     let (one, other, ()) = tokio::join!(rig.execute(&insert), rig.execute(&insert), let_go);
@@ -91,4 +93,29 @@ async fn a_connection_that_cannot_be_opened_is_an_error_of_the_pool() {
     assert!(pool.errors >= 1 && pool.errors == pool.asked, "{pool:?}");
     assert_eq!((pool.created, pool.size, pool.in_use), (0, 0, 0), "{pool:?}");
     rig.wait_metric(&of("write", "errors_total"), |errors| errors >= 1.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_old_is_replaced_and_a_young_one_is_kept() {
+    let stack = shared().await;
+    let pid = "SELECT pg_backend_pid()";
+    for (max_age, is_replaced) in [(Duration::from_secs(1), true), (Duration::from_secs(3_600), false)] {
+        let rig = Rig::start(stack, Way::Direct, |config| {
+            (config.pool.max_size, config.pool.max_age) = (1, max_age);
+        })
+        .await;
+        let (read, written) =
+            (first(&rig.query_primary(pid).await.unwrap()), rig.execute(pid).await.unwrap().rows);
+        tokio::time::sleep(Duration::from_millis(1_200)).await;
+        let (read_now, written_now) =
+            (first(&rig.query_primary(pid).await.unwrap()), rig.execute(pid).await.unwrap().rows);
+        assert_eq!((read != read_now, written != written_now), (is_replaced, is_replaced), "{max_age:?}");
+        let node = rig.node("primary").await;
+        let created = if is_replaced { 2 } else { 1 };
+        assert_eq!(
+            (writes(&node).created, node.read_pool.unwrap().created),
+            (created, created),
+            "{max_age:?}"
+        );
+    }
 }

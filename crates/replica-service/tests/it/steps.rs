@@ -1,5 +1,6 @@
 //! The steps of a switchover on real tables; `pair.rs` has the pair, `storm.rs` writes that never stop,
-//! `gates.rs` what holds a switchover up and what takes reads back.
+//! `gates.rs` what holds a switchover up and what takes reads back, `obstacles.rs` what a swap refuses, `columns.rs` tables whose
+//! columns change on the way.
 
 use mainstay_devstack::wait_until;
 use mainstay_proto::replica::v1::{
@@ -9,7 +10,9 @@ use mainstay_rpc::ErrorCode;
 
 use crate::rig::*;
 
+mod columns;
 mod gates;
+mod obstacles;
 mod pair;
 mod storm;
 
@@ -101,6 +104,73 @@ async fn a_swap_that_finds_its_tables_in_use_lets_go_and_changes_nothing() {
     reader.batch_execute("COMMIT").await.unwrap();
     assert_eq!(switched.take(SwitchoverStep::Swap).await.stage(), SwitchoverStage::Swapped);
     assert_eq!(first(&switched.rig.query_primary(kind).await.unwrap()), Kind::Text("p".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_begins_to_differ_while_the_swap_waits_for_its_lock_is_found_under_it() {
+    let switched = Switched::start("dirty", 300, |config| {
+        config.steps.lock_within = std::time::Duration::from_secs(10);
+        config.steps.lock_attempts = 20;
+    })
+    .await;
+    switched.to_the_swap().await;
+    // All looks before the lock see the tables equal: what this one does to both is not committed yet.
+    let other = switched.connect().await;
+    other
+        .batch_execute(
+            "BEGIN; UPDATE dirty SET note = 'here' WHERE id = 5; UPDATE dirty_p SET note = 'there' WHERE id = 5",
+        )
+        .await
+        .unwrap();
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'LOCK TABLE%dirty%'";
+    let commit = async {
+        wait_until("the swap to wait for its lock", EVERY, SOON, || async {
+            let n_waiting = primary(shared().await).query_text(waits).await.unwrap().unwrap();
+            if n_waiting == "1" { Ok(()) } else { Err(n_waiting) }
+        })
+        .await
+        .unwrap();
+        other.batch_execute("COMMIT").await.unwrap();
+    };
+    let (refused, ()) = tokio::join!(switched.try_take(SwitchoverStep::Swap), commit);
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.reason(), "STEP_REFUSED", "{refused:?}");
+    assert!(refused.message().contains("rows differ, of the keys 5"), "{refused:?}");
+    assert_eq!(switched.state().await.stage(), SwitchoverStage::DualWrite);
+    // Nothing was exchanged; repaired, it is.
+    switched.take(SwitchoverStep::Verify).await;
+    switched.wait("the verification to end", |state| state.job() == SwitchoverStep::Unspecified).await;
+    assert_eq!(switched.rows("dirty_p").await, switched.rows("dirty").await);
+    switched.wait_parity(ParityVerdict::ParityEqual).await;
+    wait_until("the swap", EVERY, SOON, || async {
+        // The watch may have taken the reads back.
+        switched.take_up_again().await;
+        switched.try_take(SwitchoverStep::Swap).await.map_err(|failure| format!("{failure:?}"))
+    })
+    .await
+    .unwrap();
+    let rows = switched.rows("dirty").await;
+    assert_eq!((rows[&5].1.as_str(), rows.len()), ("here", 300));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn triggers_for_a_table_that_is_written_are_tried_again_and_block_nobody_for_long() {
+    let switched = Switched::start("hot", 100, |config| {
+        config.steps.lock_within = std::time::Duration::from_millis(50);
+    })
+    .await;
+    let writer = switched.connect().await;
+    writer.batch_execute("BEGIN; UPDATE hot SET note = 'mine' WHERE id = 1").await.unwrap();
+    let busy = switched.try_take(SwitchoverStep::InstallTriggers).await.unwrap_err();
+    assert_eq!((busy.code(), busy.reason()), (ErrorCode::Conflict, "TABLES_BUSY"), "{busy:?}");
+    let state = switched.state().await;
+    assert_eq!(state.stage(), SwitchoverStage::None, "{state:?}");
+    // Nothing of it waits before others, and nothing of it is there.
+    switched.rig.execute("UPDATE hot SET note = 'others' WHERE id = 2").await.unwrap();
+    let count = "SELECT count(*) FROM pg_trigger WHERE tgrelid IN ('hot'::regclass, 'hot_p'::regclass)";
+    assert_eq!(first(&switched.rig.query_primary(count).await.unwrap()), Kind::Int(0));
+    writer.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(switched.take(SwitchoverStep::InstallTriggers).await.stage(), SwitchoverStage::DualWrite);
 }
 
 #[tokio::test(flavor = "multi_thread")]

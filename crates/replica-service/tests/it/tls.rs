@@ -122,6 +122,27 @@ fn only_the_primary(config: &mut ReplicaConfig, tls: PostgresTls) {
     config.postgres.tls = tls;
 }
 
+/// A cancel request finds its way to the primary as well, that of a read and that of a write.
+async fn cancels_reach_the_server(rig: &Rig, stack: &Devstack) {
+    let sleep = "SELECT pg_sleep(250)";
+    let asleep = |wanted: &'static str| async move {
+        let count =
+            format!("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '{sleep}%'");
+        let seen = primary(stack).query_text(&count).await.unwrap().unwrap();
+        if seen == wanted { Ok(()) } else { Err(seen) }
+    };
+    tokio::select! {
+        ended = rig.query_primary(sleep) => panic!("it ended: {ended:?}"),
+        running = wait_until("the sleeping read", EVERY, SOON, || asleep("1")) => running.unwrap(),
+    }
+    wait_until("the sleeping read to be cancelled", EVERY, SOON, || asleep("0")).await.unwrap();
+    tokio::select! {
+        ended = rig.execute(sleep) => panic!("it ended: {ended:?}"),
+        running = wait_until("the sleeping write", EVERY, SOON, || asleep("1")) => running.unwrap(),
+    }
+    wait_until("the sleeping write to be cancelled", EVERY, SOON, || asleep("0")).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_demands_tls_is_reached_by_who_proves_himself_and_no_other_is_believed() {
     let (stack, papers, others) =
@@ -137,26 +158,7 @@ async fn a_server_that_demands_tls_is_reached_by_who_proves_himself_and_no_other
     let large = rig.query_with("SELECT $1::text", vec![value(Kind::Text(text.clone()))]).await.unwrap();
     assert!(first(&large) == Kind::Text(text), "another text came back");
 
-    // A cancel request finds its way too, that of a read and that of a write.
-    let is = |wanted: &'static str| {
-        let stack = &stack;
-        move || async move {
-            let count = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT pg_sleep(250)%'";
-            let seen = primary(stack).query_text(count).await.unwrap().unwrap();
-            if seen == wanted { Ok(()) } else { Err(seen) }
-        }
-    };
-    let sleep = "SELECT pg_sleep(250)";
-    tokio::select! {
-        ended = rig.query_primary(sleep) => panic!("it ended: {ended:?}"),
-        running = wait_until("the sleeping read", EVERY, SOON, is("1")) => running.unwrap(),
-    }
-    wait_until("the sleeping read to be cancelled", EVERY, SOON, is("0")).await.unwrap();
-    tokio::select! {
-        ended = rig.execute(sleep) => panic!("it ended: {ended:?}"),
-        running = wait_until("the sleeping write", EVERY, SOON, is("1")) => running.unwrap(),
-    }
-    wait_until("the sleeping write to be cancelled", EVERY, SOON, is("0")).await.unwrap();
+    cancels_reach_the_server(&rig, &stack).await;
 
     for (tls, why) in [
         (PostgresTls::default(), "28000"),
@@ -192,27 +194,7 @@ async fn a_pgbouncer_that_demands_tls_is_spoken_to_in_tls_and_its_server_too() {
             rig.execute_with("SELECT length($1::text)", vec![value(Kind::Text(text.clone()))]).await;
         assert_eq!(written.unwrap().rows[0].values[0].kind, Some(Kind::Int(4 << 20)));
     }
-    // The cancel request of a read, and that of a write, go the same way.
-    let count =
-        "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT pg_sleep(251)%'";
-    let is = |wanted: &'static str| {
-        let stack = &stack;
-        move || async move {
-            let seen = primary(stack).query_text(count).await.unwrap().unwrap();
-            if seen == wanted { Ok(()) } else { Err(seen) }
-        }
-    };
-    let sleep = "SELECT pg_sleep(251)";
-    tokio::select! {
-        ended = rig.query_primary(sleep) => panic!("it ended: {ended:?}"),
-        running = wait_until("the sleeping read", EVERY, SOON, is("1")) => running.unwrap(),
-    }
-    wait_until("the sleeping read to be cancelled", EVERY, SOON, is("0")).await.unwrap();
-    tokio::select! {
-        ended = rig.execute(sleep) => panic!("it ended: {ended:?}"),
-        running = wait_until("the sleeping write", EVERY, SOON, is("1")) => running.unwrap(),
-    }
-    wait_until("the sleeping write to be cancelled", EVERY, SOON, is("0")).await.unwrap();
+    cancels_reach_the_server(&rig, &stack).await;
 
     // In plain text nobody gets past it.
     let mut config = config(&stack, Way::PgBouncer);

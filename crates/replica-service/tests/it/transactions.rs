@@ -1,3 +1,4 @@
+use mainstay_devstack::wait_until;
 use mainstay_proto::replica::v1::{
     Isolation, QueryRequest, SqlStatement, StatementsOrder, StatementsRequest, TransactionRequest,
     TransactionResponse, value::Kind,
@@ -127,6 +128,34 @@ async fn a_deadlock_ends_one_of_the_two_and_that_one_is_run_again_when_it_may_be
     }
     let rows = rig.query_primary(&format!("SELECT array_agg(n)::text FROM {table}")).await.unwrap();
     assert_eq!(first(&rows), Kind::Text(format!("{{{n_done},{n_done}}}")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_whose_caller_goes_away_is_ended_in_the_database_and_leaves_nothing() {
+    let stack = shared().await;
+    for (way, seconds) in [(Way::Direct, 260), (Way::PgBouncer, 261)] {
+        let rig = Rig::start(stack, way, |config| config.pool.max_size = 1).await;
+        let table = table(stack, "n int").await;
+        let (insert, sleep) =
+            (format!("INSERT INTO {table} VALUES (1)"), format!("SELECT pg_sleep({seconds})"));
+        let request = TransactionRequest { statements: statements([&insert, &sleep]), ..Default::default() };
+        let asleep = |wanted: &'static str| async move {
+            let count = format!(
+                "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT pg_sleep({seconds})%'"
+            );
+            let seen = primary(stack).query_text(&count).await.unwrap().unwrap();
+            if seen == wanted { Ok(()) } else { Err(seen) }
+        };
+        tokio::select! {
+            ended = run(&rig, request) => panic!("it ended: {ended:?}"),
+            begun = wait_until("its second statement", EVERY, SOON, || asleep("1")) => begun.unwrap(),
+        }
+        wait_until("it to be cancelled", EVERY, SOON, || asleep("0")).await.unwrap();
+        // The only connection is there for the next one, with nothing of the first in it.
+        rig.execute(&insert).await.unwrap();
+        let count = rig.query_primary(&format!("SELECT count(*) FROM {table}")).await.unwrap();
+        assert_eq!(first(&count), Kind::Int(1), "{way:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

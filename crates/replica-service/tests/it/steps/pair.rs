@@ -179,7 +179,15 @@ impl Switched {
     /// Takes all steps before the swap, with reads that prove each share.
     pub(super) async fn to_the_swap(&self) {
         self.to_the_first_read().await;
+        self.take_up_again().await;
+    }
+
+    /// Moves reads to the twin from wherever they are.
+    pub(super) async fn take_up_again(&self) {
         for percent in [1, 5, 10, 25, 50, 100] {
+            if self.state().await.read_percent >= percent {
+                continue;
+            }
             let state = self.take(SwitchoverStep::Advance).await;
             assert_eq!(state.read_percent, percent);
             wait_until("reads enough", EVERY, SOON, || async {
