@@ -183,6 +183,7 @@ DASHBOARDS = {
                 panel("pools: in use", ("mainstay_replica_pool_in_use", "{{node}} {{role}}")),
                 panel("pools: waiting", ("mainstay_replica_pool_waiting", "{{node}} {{role}}")),
                 panel("switchover: rows that differ", ("mainstay_replica_switchover_delta", "{{pair}}"), thresholds=[("orange", 10), ("red", 100)]),
+                panel("switchover: rows written", (f"sum by (pair, table) ({rate('mainstay_replica_switchover_rows_written_total')})", "{{pair}} {{table}}"), unit="wps"),
                 panel("switchover: ready", ("mainstay_replica_switchover_ready", "{{pair}}"), kind="stat", low_is_bad=1),
             ],
             *process("replica-service"),

@@ -255,3 +255,38 @@ async fn what_the_servers_count_is_told_of_each_of_them() {
     assert_eq!((one["nodes"].as_array().unwrap().len(), &one["nodes"][0]["inRecovery"]), (1, &json!(true)));
     rest.get("/database/statistics?node=nobody").await.problem(404, "NODE_UNKNOWN");
 }
+
+#[tokio::test]
+async fn slow_statement_is_listed_and_its_plan_is_told() {
+    let house = shared().await;
+    let viewer = house.rest(Role::Viewer);
+    let slow = "select pg_sleep($1) as e2e_nap, 'secret' as word";
+    let body = json!({ "sql": slow, "params": [0.7] });
+    viewer.post("/database/query", &body).await.ok();
+    let listed = viewer.get("/database/slow-statements?kind=query&minDuration=600ms").await.ok();
+    let entries = listed["statements"].as_array().unwrap();
+    let entry = entries.iter().find(|entry| entry["sql"].as_str().unwrap().contains("e2e_nap"));
+    let entry = entry.unwrap_or_else(|| panic!("{listed}"));
+    assert_eq!(entry["sql"], "select pg_sleep($1) as e2e_nap, ? as word", "{entry}");
+    assert!(!listed.to_string().contains("secret"), "{listed}");
+    let fingerprint = entry["fingerprint"].as_str().unwrap();
+    let same = viewer.get(&format!("/database/slow-statements?fingerprint={fingerprint}&limit=1")).await.ok();
+    assert_eq!(same["statements"].as_array().unwrap().len(), 1, "{same}");
+    viewer.get("/database/slow-statements?minDuration=soon").await.problem(400, "INVALID_FIELD");
+
+    let explain = json!({ "sql": "select * from revenue_transactions where id = 1" });
+    viewer.post("/database/explain", &explain).await.problem(403, "ROLE_TOO_LOW");
+    let plan = house.rest(Role::Operator).post("/database/explain", &explain).await.ok();
+    assert!(plan["plan"].to_string().contains("Index"), "{plan}");
+    assert!(plan["node"].is_string(), "{plan}");
+}
+
+#[tokio::test]
+async fn read_says_how_many_bytes_of_the_log_its_replica_may_lack() {
+    let viewer = shared().await.rest(Role::Viewer);
+    let body = json!({ "sql": "select 1", "maxLagBytes": 1 << 30, "maxLag": "1h" });
+    assert_eq!(viewer.post("/database/query", &body).await.ok()["served"]["role"], "replica");
+    let body = json!({ "sql": "select 1", "maxLagBytes": -1 });
+    let refused = viewer.post("/database/query", &body).await.problem(400, "INVALID_FIELD");
+    assert!(refused["detail"].as_str().unwrap().contains("maxLagBytes"), "{refused}");
+}

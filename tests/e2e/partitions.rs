@@ -12,12 +12,15 @@ async fn demo_twins_are_compared_and_their_readiness_says_what_is_missing() {
     let rest = shared().await.rest(Role::Viewer);
     let metrics = eventually("every row of the demo tables to be compared", || async {
         let metrics = rest.get("/monitoring/partitions/metrics").await.ok();
-        if named(&metrics, "revenue")["countsExact"] == true { Ok(metrics) } else { Err(metrics.to_string()) }
+        let revenue = named(&metrics, "revenue");
+        let known = revenue["countsExact"] == true && revenue["partitionedWrites"]["perSecond"].is_number();
+        if known { Ok(metrics) } else { Err(metrics.to_string()) }
     })
     .await;
     let revenue = named(&metrics, "revenue");
     assert_eq!((&revenue["legacyRows"], &revenue["delta"]), (&200_000.into(), &0.into()), "{revenue}");
     assert_eq!(revenue["parity"]["verdict"], "equal", "{revenue}");
+    assert!(revenue["legacyWrites"]["inserted"].is_u64(), "{revenue}");
     let readiness = &metrics["switchoverReadiness"];
     let checks = readiness["tables"]["revenue"]["checks"].as_array().unwrap();
     let of = |name: &str| checks.iter().find(|check| check["name"] == name).unwrap();

@@ -25,6 +25,7 @@ mod outages;
 mod pgbouncer;
 mod query_cache;
 mod reload;
+mod stood_still;
 mod switchover;
 mod tokens;
 mod write_behind;

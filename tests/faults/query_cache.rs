@@ -45,6 +45,13 @@ async fn read(rest: &Rest, after: &str) -> Value {
     rest.post("/database/query", &json!({ "sql": READ, "after": after, "cache": cache })).await.ok()
 }
 
+/// Reads what lacks so many bytes of the log at most.
+async fn read_within(rest: &Rest, max_lag_bytes: u64) -> Value {
+    let cache = json!({ "ttl": "10m", "tags": ["kept"] });
+    let body = json!({ "sql": READ, "maxLagBytes": max_lag_bytes, "cache": cache });
+    rest.post("/database/query", &body).await.ok()
+}
+
 /// Reads until the cache has what it is to keep; every answer on the way must be right too.
 async fn read_hit(rest: &Rest, after: &str, n: i64) -> Value {
     eventually("an answer from the cache", || async {
@@ -96,6 +103,18 @@ async fn no_answer_is_given_that_lacks_a_write_of_its_table_or_of_its_reader() {
         postgres.node(name).unwrap().release_replay().await.unwrap();
     }
     read_hit(&admin, "", 6).await;
+
+    // What was kept lacks nothing of its table, but a megabyte of the log: that is for whoever bears it.
+    write(&admin, "create table bulk as select repeat('x', 1000) from generate_series(1, 2000)", &[]).await;
+    eventually("the bytes to be missed", || async {
+        let answer = read_within(&admin, 100_000).await;
+        assert_eq!(answer["rows"], json!([[6]]), "{answer}");
+        if answer["cache"]["state"] == "miss" { Ok(()) } else { Err(answer.to_string()) }
+    })
+    .await;
+    let near =
+        eventually("what was read anew to be kept", || async { hit(read_within(&admin, 100_000).await) });
+    assert_eq!(near.await["rows"], json!([[6]]));
 
     let purge = json!({ "tags": ["kept"] });
     let viewer = house.rest(Role::Viewer);

@@ -63,6 +63,8 @@ struct Fresh {
 struct Needs {
     written: Option<Position>,
     token: Option<Position>,
+    /// What lacks as many bytes of the log as the caller bears.
+    behind: Option<Position>,
     /// Of the primary, while there is one: an answer of an older one may hold what was lost with it.
     timeline: Option<u32>,
     max_staleness: Option<Duration>,
@@ -121,7 +123,10 @@ impl QueryCache {
         self.engine.needs(&read)?;
         let identity = self.engine.fleet.look(|_, cluster| cluster.system_identifier());
         let local = self.marks.lock().wanted(&wish.tags);
-        let (Some(identity), Ok(local)) = (identity, local) else {
+        let behind = |bytes| self.engine.fleet.look(|_, cluster| cluster.position_behind(bytes));
+        let behind = read.max_lag_bytes.map(behind);
+        let is_bound_known = behind != Some(None);
+        let (Some(identity), Ok(local), true) = (identity, local, is_bound_known) else {
             return self.ask(read, CacheState::CacheBypassed, &wish, encode).await;
         };
         let key = wish.key(identity, &self.database);
@@ -135,6 +140,7 @@ impl QueryCache {
         let needs = Needs {
             written: [found.written, local].into_iter().flatten().reduce(later),
             token: read.after.map(|token| token.position),
+            behind: behind.flatten(),
             timeline: self.timeline(),
             max_staleness: read.max_staleness,
         };
@@ -368,7 +374,8 @@ impl QueryCache {
 impl Needs {
     fn are_met(&self, shown: Option<Position>, staleness: Option<Duration>) -> bool {
         let Some(shown) = shown else { return false };
-        let wanted = [self.written, self.token].into_iter().flatten().all(|wanted| shows(shown, wanted));
+        let wanted = [self.written, self.token, self.behind];
+        let wanted = wanted.into_iter().flatten().all(|wanted| shows(shown, wanted));
         let of_now = self.timeline.is_none_or(|timeline| shown.timeline == timeline);
         let young = self.max_staleness.is_none_or(|most| staleness.unwrap_or_default() <= most);
         wanted && of_now && young

@@ -29,6 +29,7 @@ pub(crate) use verdict::{Health, Verdict};
 /// The primary is the node that is not in recovery and has the highest timeline ever seen on such a node. A promotion
 /// always begins a higher timeline, so an old primary that comes back, or never left, is fenced: it gets no write and
 /// no read. Two nodes out of recovery on one timeline are a split brain: there is no primary until one of them is gone.
+/// What is known of the primary holds for a while only: somebody else may have been promoted since the others last answered.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     limits: Limits,
@@ -45,6 +46,17 @@ pub(crate) struct Cluster {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct NodeId(pub u32);
 
+/// How steadily a node answers probes; the numbers are those of its metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ProbeState {
+    Down = 0,
+    /// It answers again, not often enough yet.
+    Probation = 1,
+    /// The last probe failed, not enough of them yet.
+    Suspect = 2,
+    Up = 3,
+}
+
 /// What all servers of one cluster have in common.
 #[derive(Debug, Clone, Copy)]
 struct Identity {
@@ -59,6 +71,9 @@ pub(crate) struct Limits {
     pub up_after: u32,
     pub max_staleness: Duration,
     pub max_lag_bytes: u64,
+    /// How old the last answer of a node that is up may be before nobody is believed to be the primary; longer than it takes
+    /// to find a node down.
+    pub evidence_for: Duration,
 }
 
 /// Who takes writes.
@@ -261,6 +276,17 @@ impl Cluster {
         self.nodes.get(&node).is_some_and(Node::is_up)
     }
 
+    /// Tells how steadily a node answers.
+    pub(crate) fn probe_state(&self, node: NodeId) -> ProbeState {
+        let reach = self.nodes.get(&node).map(|node| &node.reach);
+        match reach.map(|reach| (reach.is_up(), reach.failure.is_some())) {
+            Some((true, false)) => ProbeState::Up,
+            Some((true, true)) => ProbeState::Suspect,
+            Some((false, false)) if reach.is_some_and(|reach| reach.probed) => ProbeState::Probation,
+            Some((false, _)) | None => ProbeState::Down,
+        }
+    }
+
     /// Tells whether a node that is watched is down.
     pub(crate) fn is_down(&self, node: NodeId) -> bool {
         self.nodes.get(&node).is_some_and(|node| !node.is_up())
@@ -282,6 +308,14 @@ impl Cluster {
         pgbouncer.is_some_and(Reach::is_lost)
     }
 
+    /// Returns until when the primary is believed to be it: a service that stood still since then, or whose probes did, has to
+    /// ask all nodes first.
+    pub(crate) fn believed_until(&self) -> Option<Instant> {
+        let asked_at = |node: &Node| node.last.as_ref().map(|(moment, _)| moment.asked_at);
+        let oldest = self.nodes.values().filter(|node| node.is_up()).filter_map(asked_at).min()?;
+        Some(oldest + self.limits.evidence_for)
+    }
+
     /// Returns the last answer of a node and when it was asked for.
     pub(crate) fn last(&self, node: NodeId) -> Option<(&Moment, &Observation)> {
         self.nodes.get(&node)?.last.as_ref().map(|(moment, seen)| (moment, seen))
@@ -290,6 +324,12 @@ impl Cluster {
     /// Returns since when a node is as it is: up or down, in recovery or not.
     pub(crate) fn since(&self, node: NodeId) -> Option<SystemTime> {
         self.nodes.get(&node)?.since
+    }
+
+    /// Returns the position that lacks so many bytes of what the primary had written when it was last looked at.
+    pub(crate) fn position_behind(&self, bytes: u64) -> Option<Position> {
+        let latest = self.log.latest()?;
+        Some(Position { timeline: self.log_timeline(), lsn: Lsn(latest.0.saturating_sub(bytes)) })
     }
 
     /// Returns the timeline of a node's log as far as it is known.
@@ -322,9 +362,12 @@ impl Cluster {
 
     /// Returns where a node stands.
     pub(crate) fn place(&self, node: NodeId) -> Place {
-        let Some((_, seen)) = self.last(node) else { return Place::Neither };
+        let Some((moment, seen)) = self.last(node) else { return Place::Neither };
         match self.primary {
-            Primary::Node { node: primary, timeline } if primary == node => Place::Primary { timeline },
+            Primary::Node { node: primary, timeline } if primary == node => {
+                let believed_until = self.believed_until().unwrap_or(moment.asked_at);
+                Place::Primary { timeline, believed_until }
+            }
             _ if !seen.in_recovery => Place::Neither,
             _ => {
                 let replayed =

@@ -8,7 +8,7 @@ use mainstay_rpc::BreakerSection;
 use mainstay_runtime::{Problems, Secret, ServerConfig, ServiceConfig, TelemetryConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::route::Strategy;
+use crate::{probe::SUSPECT_EVERY, route::Strategy};
 
 mod batches;
 mod cache;
@@ -141,6 +141,14 @@ pub struct HealthConfig {
     pub password: Secret,
 }
 
+impl HealthConfig {
+    /// How old the last answer of a node that is up may be, so that the primary is believed to be it: two rounds of probes,
+    /// and the time that it takes to find a node down.
+    pub(crate) fn evidence_for(&self) -> Duration {
+        self.probe_every * 2 + (self.probe_within + SUSPECT_EVERY) * (self.down_after + 1)
+    }
+}
+
 /// Says where reads go.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -152,7 +160,7 @@ pub struct RoutingConfig {
     /// Takes the place of `max_staleness` while there is no primary, so that reads go on; at most 30 days.
     #[serde(with = "humantime_serde")]
     pub max_staleness_without_primary: Duration,
-    /// A replica further behind is left out, unless the read sets a staleness of its own.
+    /// A replica further behind is left out, unless the read sets a staleness or bytes of its own.
     pub max_lag_bytes: ByteSize,
     /// How long a read with a token waits for a replica to replay it, before it goes to the primary; at most 1 min.
     #[serde(with = "humantime_serde")]

@@ -51,6 +51,8 @@ pub(crate) struct Read {
     pub statement: Statement,
     /// `None` for the configured bound.
     pub max_staleness: Option<Duration>,
+    /// `None` for the configured bound, or for none where `max_staleness` is given.
+    pub max_lag_bytes: Option<u64>,
     pub after: Option<Token>,
     /// What is known to have been written and must be shown; unlike a token it comes from ourselves.
     pub written: Option<Position>,
@@ -63,7 +65,8 @@ pub(crate) struct Read {
 impl Read {
     /// Tells whether any node that may answer the one may answer the other, for callers who wait as long.
     pub(crate) fn asks_like(&self, other: &Self) -> bool {
-        let bounds = |read: &Self| (read.max_staleness, read.after, read.written, read.prefer);
+        let bounds =
+            |read: &Self| (read.max_staleness, read.max_lag_bytes, read.after, read.written, read.prefer);
         bounds(self) == bounds(other) && self.zone == other.zone
     }
 }
@@ -224,6 +227,7 @@ impl Engine {
             needs.max_staleness = max_staleness;
             needs.max_lag_bytes = None;
         }
+        needs.max_lag_bytes = read.max_lag_bytes.or(needs.max_lag_bytes);
         if let Some(token) = read.after {
             let known = self.fleet.look(|_, cluster| cluster.system_identifier());
             if known.is_some_and(|known| known != token.system_identifier) {
@@ -243,7 +247,7 @@ impl Engine {
     fn shown(&self, node: NodeId, written: Option<Position>) -> Option<Position> {
         self.fleet.look(|_, cluster| match cluster.place(node) {
             Place::Replica { replayed, .. } => replayed,
-            Place::Primary { timeline } => {
+            Place::Primary { timeline, .. } => {
                 let (_, seen) = cluster.last(node)?;
                 let probed = Position { timeline, lsn: Lsn(seen.lsn.0.saturating_sub(1)) };
                 let written = written.filter(|at| at.timeline == timeline && at.lsn > probed.lsn);
@@ -253,7 +257,7 @@ impl Engine {
         })
     }
 
-    /// Chooses a node; waits a little for a replica that only lacks the token.
+    /// Chooses a node; waits a little for one that the next probe may show to be fit.
     async fn route(
         &self,
         read: &Read,
@@ -281,12 +285,12 @@ impl Engine {
         let mut news = self.fleet.news();
         let [mut pause, longest] = LOOK_AGAIN;
         loop {
-            let Chosen { choice, behind_token } = self.fleet.choose(needs, tried);
+            let Chosen { choice, hopeful } = self.fleet.choose(needs, tried);
             let settled = matches!(choice, Ok(Choice { reason: Reason::Replica, .. }));
-            if settled || behind_token.is_empty() || Instant::now() >= patience {
+            if settled || hopeful.is_empty() || Instant::now() >= patience {
                 return choice;
             }
-            behind_token.iter().for_each(|node| node.probe_now());
+            hopeful.iter().for_each(|node| node.probe_now());
             // Out of patience is seen above, with what is known by then.
             let _ = timeout_at(patience, news.changed()).await;
             sleep(pause.min(patience.saturating_duration_since(Instant::now()))).await;

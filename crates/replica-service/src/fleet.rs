@@ -53,8 +53,8 @@ pub(crate) struct Choice {
 /// Where one read goes.
 pub(crate) struct Chosen {
     pub choice: Result<Choice, QueryError>,
-    /// Replicas that are fit in everything but have not replayed the position asked for yet.
-    pub behind_token: Vec<Arc<Node>>,
+    /// Nodes that the next probe may show to be fit.
+    pub hopeful: Vec<Arc<Node>>,
 }
 
 impl Fleet {
@@ -177,13 +177,18 @@ impl Fleet {
                 Err(QueryError::NoFitNode { refused: names.zip(refused.refusals).collect() })
             }
         };
-        Chosen { choice, behind_token: decision.behind_token.into_iter().map(node).collect() }
+        Chosen { choice, hopeful: decision.hopeful.into_iter().map(node).collect() }
     }
 
     /// Returns the node that takes writes; the flag of the error says that waiting does not help.
     pub(crate) fn primary(&self) -> Result<Arc<Node>, (QueryError, bool)> {
+        let now = TokioInstant::now().into_std();
         self.look(|topology, cluster| match cluster.primary() {
             Primary::Node { node, .. } => match (cluster.barred(*node), topology.node(*node)) {
+                (None, Some(_)) if cluster.believed_until().is_none_or(|until| now > until) => {
+                    let why = Refusal::RoleUnproven;
+                    Err((QueryError::NoPrimary(format!("{}: {why}", topology.name(*node))), false))
+                }
                 (None, Some(node)) => Ok(Arc::clone(node)),
                 (refusal, _) => {
                     let why = refusal.unwrap_or(Refusal::NotSeen);
@@ -300,6 +305,7 @@ impl Limits {
             up_after: config.health.up_after,
             max_staleness: config.routing.max_staleness,
             max_lag_bytes: config.routing.max_lag_bytes.as_u64(),
+            evidence_for: config.health.evidence_for(),
         }
     }
 }

@@ -62,6 +62,7 @@ pub(crate) struct Metrics {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct NodeMetrics {
     pub up: Family<OfNode, Gauge>,
+    pub probe_state: Family<OfNode, Gauge>,
     pub primary: Family<OfNode, Gauge>,
     pub drained: Family<OfNode, Gauge>,
     pub breaker_state: Family<OfNode, Gauge>,
@@ -182,7 +183,9 @@ impl NodeMetrics {
     /// Tells nothing more of a server; `replaced` where another one has its name, whose counters begin anew.
     pub(crate) fn forget(&self, node: &str, replaced: bool) {
         let label = OfNode { node: node.to_owned() };
-        for family in [&self.up, &self.primary, &self.drained, &self.breaker_state, &self.lag_bytes] {
+        for family in
+            [&self.up, &self.probe_state, &self.primary, &self.drained, &self.breaker_state, &self.lag_bytes]
+        {
             family.remove(&label);
         }
         self.breaker_openings.remove(&label);
@@ -192,6 +195,11 @@ impl NodeMetrics {
 
     fn register(&self, registry: &mut Registry) {
         registry.register("node_up", "1 when the node answers probes", self.up.clone());
+        registry.register(
+            "node_probe_state",
+            "0 down, 1 on probation, 2 suspect, 3 up",
+            self.probe_state.clone(),
+        );
         registry.register("node_primary", "1 when the node takes writes", self.primary.clone());
         registry.register(
             "node_drained",

@@ -96,7 +96,7 @@ const QUESTION: &str = "\
 const FLUSH: &str = "SELECT pg_catalog.pg_current_xact_id()";
 
 /// Between two probes of a node that is suspected to be down.
-const SUSPECT_EVERY: Duration = Duration::from_millis(100);
+pub(crate) const SUSPECT_EVERY: Duration = Duration::from_millis(100);
 
 impl Activate for NodeProbe {
     async fn activate(&mut self) -> anyhow::Result<()> {

@@ -157,6 +157,7 @@ impl Reports {
         let (metrics, label) = (&self.metrics.node, &OfNode { node: node.name.to_string() });
         let is_primary = matches!(cluster.primary(), Primary::Node { node: id, .. } if *id == node.id);
         metrics.up.get_or_create(label).set(cluster.is_up(node.id).into());
+        metrics.probe_state.get_or_create(label).set(cluster.probe_state(node.id) as i64);
         metrics.primary.get_or_create(label).set(is_primary.into());
         metrics.drained.get_or_create(label).set(node.is_drained().into());
         let traffic = node.traffic(Instant::now().into_std());

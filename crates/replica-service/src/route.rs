@@ -74,6 +74,8 @@ pub(crate) struct Candidate {
 pub(crate) enum Place {
     Primary {
         timeline: u32,
+        /// Then somebody else may be it.
+        believed_until: Instant,
     },
     Replica {
         /// Where it has replayed to, when its timeline is known.
@@ -89,8 +91,9 @@ pub(crate) enum Place {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Decision {
     pub pick: Result<Pick, Refused>,
-    /// Replicas that are fit in everything but have not replayed the position asked for yet.
-    pub behind_token: Vec<usize>,
+    /// Nodes that are fit in everything but what their next probe may tell: replicas that have not replayed the position asked
+    /// for yet, and a primary that may not be it any more.
+    pub hopeful: Vec<usize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,13 +123,13 @@ impl Router {
 
     /// Decides where one read goes that is asked `now`.
     pub(crate) fn choose(&mut self, candidates: &[Candidate], needs: &ReadNeeds, now: Instant) -> Decision {
-        let (mut primary, mut behind_token) = (None, Vec::new());
+        let (mut primary, mut hopeful) = (None, Vec::new());
         self.fit.clear();
         for (index, candidate) in candidates.iter().enumerate() {
             match candidate.refusal(needs, now) {
                 None if candidate.is_replica() => self.fit.push(index),
                 None => primary = primary.or(Some(index)),
-                Some(Refusal::TokenNotReplayed) => behind_token.push(index),
+                Some(Refusal::TokenNotReplayed | Refusal::RoleUnproven) => hopeful.push(index),
                 Some(_) => {}
             }
         }
@@ -137,14 +140,14 @@ impl Router {
         }
         let pick = match (self.balance.choose(candidates, &self.fit), primary) {
             (Some(node), _) => Ok(Pick { node, reason: Reason::Replica }),
-            (None, Some(node)) => Ok(Pick { node, reason: needs.primary_reason(&behind_token) }),
+            (None, Some(node)) => Ok(Pick { node, reason: needs.primary_reason(&hopeful) }),
             (None, None) => {
                 let refusal =
                     |candidate: &Candidate| candidate.refusal(needs, now).unwrap_or(Refusal::NotSeen);
                 Err(Refused { refusals: candidates.iter().map(refusal).collect() })
             }
         };
-        Decision { pick, behind_token }
+        Decision { pick, hopeful }
     }
 }
 
@@ -160,7 +163,10 @@ impl Candidate {
         }
         match &self.place {
             Place::Neither => Some(Refusal::Fenced),
-            Place::Primary { timeline } => needs.refuse_primary(*timeline),
+            Place::Primary { timeline, believed_until } => {
+                let unproven = || (now > *believed_until).then_some(Refusal::RoleUnproven);
+                needs.refuse_primary(*timeline).or_else(unproven)
+            }
             Place::Replica { .. } if needs.prefer == Prefer::Primary => Some(Refusal::PrimaryWanted),
             Place::Replica { .. } if self.weight == 0 => Some(Refusal::WeightZero),
             Place::Replica { replayed, lag_bytes, .. } => {
@@ -214,10 +220,10 @@ impl ReadNeeds {
         }
     }
 
-    fn primary_reason(&self, behind_token: &[usize]) -> Reason {
+    fn primary_reason(&self, lacking_token: &[usize]) -> Reason {
         if self.prefer == Prefer::Primary {
             Reason::PrimaryPreferred
-        } else if behind_token.is_empty() {
+        } else if lacking_token.is_empty() {
             Reason::NoFitReplica
         } else {
             Reason::Token

@@ -35,6 +35,7 @@ mod step_error;
 mod steps;
 mod tables;
 mod work;
+mod written;
 
 pub(crate) use catalog::{Catalog, Range, Table, Trigger};
 pub(crate) use exposure::{ReadStats, Side};
@@ -44,12 +45,14 @@ pub(crate) use record::{Entry, Job, Record, Stage};
 pub(crate) use rows::quote_table;
 pub(crate) use runner::Runner;
 pub(crate) use steps::{Step, Steps, Told};
+pub(crate) use written::{Counts, Writes};
 
 use ask::Asker;
 use exposure::Exposure;
 use ledger::{KeyRange, Ledger};
 use rows::{MAX_NAMED, RowSql, Scope};
 use tables::named_at;
+use written::Written;
 
 /// Watches one pair in the background: each round looks at the catalog, then verifies ranges of rows until its time
 /// is used up.
@@ -82,6 +85,7 @@ pub(crate) struct Pair {
 
 struct Known {
     catalog: Option<(Catalog, SystemTime, Instant)>,
+    written: Written,
     ledger: Ledger,
     node: String,
     failure: Option<String>,
@@ -92,6 +96,8 @@ struct Known {
 pub(crate) struct View {
     pub catalog: Option<(Catalog, SystemTime)>,
     pub standing: Standing,
+    /// To the legacy table and to the partitioned one, while they are known.
+    pub writes: Option<[Writes; 2]>,
     pub checks: Vec<Check>,
     /// Who answered last.
     pub node: String,
@@ -113,6 +119,7 @@ impl Pair {
     ) -> Self {
         let known = Known {
             catalog: None,
+            written: Written::default(),
             ledger: Ledger::new(parity.bucket_rows),
             node: String::new(),
             failure: None,
@@ -236,6 +243,7 @@ impl Pair {
         View {
             checks: self.checks(fresh, &standing),
             standing,
+            writes: known.written.writes(now.into_std(), self.parity.max_age),
             catalog: catalog.map(|(catalog, wall, _)| (catalog.clone(), *wall)),
             node: known.node.clone(),
             failure: known.failure.clone(),
@@ -272,6 +280,13 @@ impl Pair {
     }
 }
 
+impl Known {
+    fn look(&mut self, catalog: Catalog, wall: SystemTime, now: Instant) {
+        self.written.look(&catalog, now.into_std());
+        self.catalog = Some((catalog, wall, now));
+    }
+}
+
 impl View {
     /// Returns the rows of both tables, and whether they were counted: else they are what the database estimates.
     pub(crate) fn rows(&self) -> (u64, u64, bool) {
@@ -302,7 +317,7 @@ impl Watch {
             catalog::inspect(&self.asker, &pair.config, stage, pair.parity.future_partitions).await?;
         let row_sql = RowSql::of(&catalog, &named_at(stage, &pair.config));
         let clock = self.asker.engine.cx.clock();
-        pair.known.lock().catalog = Some((catalog, clock.now(), Instant::now()));
+        pair.known.lock().look(catalog, clock.now(), Instant::now());
         // Tables that cannot be compared are told by the checks.
         let Some(row_sql) = row_sql else { return Ok(()) };
         pair.known.lock().ledger.begin_round(Instant::now().into_std());

@@ -69,6 +69,8 @@ pub(crate) struct QueryBody {
     #[serde(default, with = "humantime_serde")]
     #[schema(value_type = Option<String>, example = "2s")]
     max_lag: Option<Duration>,
+    /// A replica that lacks more bytes of the log than this is not asked.
+    max_lag_bytes: Option<u64>,
     /// The `token` of a write that must be seen.
     #[serde(default)]
     after: String,
@@ -161,6 +163,7 @@ pub(crate) async fn query(
             sql: body.sql,
             params,
             max_staleness,
+            max_lag_bytes: body.max_lag_bytes,
             after: body.after,
             prefer,
             max_rows: body.max_rows.into(),
@@ -177,6 +180,7 @@ pub(crate) async fn query(
         params,
         max_rows: body.max_rows,
         max_staleness,
+        max_lag_bytes: body.max_lag_bytes,
         after: body.after,
         prefer,
         table: body.table,

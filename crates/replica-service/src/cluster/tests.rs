@@ -13,7 +13,7 @@ struct World {
 
 impl World {
     fn new(n_nodes: u32) -> Self {
-        let limits = Limits { down_after: 2, up_after: 2, max_staleness: SECOND * 5, max_lag_bytes: 1_000 };
+        let limits = limits();
         let mut cluster = Cluster::new(limits.clone());
         let nodes: Vec<_> = (0..n_nodes).map(|number| (NodeId(number), false)).collect();
         assert_eq!(cluster.watch(limits, &nodes), None);
@@ -47,6 +47,16 @@ impl World {
 
     fn detail(&self, node: u32) -> String {
         self.cluster.verdict(NodeId(node), self.now).detail
+    }
+}
+
+fn limits() -> Limits {
+    Limits {
+        down_after: 2,
+        up_after: 2,
+        max_staleness: SECOND * 5,
+        max_lag_bytes: 1_000,
+        evidence_for: SECOND * 4,
     }
 }
 
@@ -201,7 +211,7 @@ fn a_disconnected_receiver_keeps_the_timeline_it_told_until_a_restart() {
 
 #[test]
 fn a_node_whose_pgbouncer_is_down_gets_nothing() {
-    let limits = Limits { down_after: 2, up_after: 2, max_staleness: SECOND, max_lag_bytes: 1 };
+    let limits = Limits { max_staleness: SECOND, max_lag_bytes: 1, ..limits() };
     let mut world = World { cluster: Cluster::new(limits.clone()), now: origin() };
     world.cluster.watch(limits, &[(NodeId(0), true)]);
     world.primary(0, 1, 100);
@@ -245,4 +255,32 @@ fn a_primary_that_is_watched_no_more_still_fences_an_older_one() {
     world.primary(0, 1, 130);
     assert_eq!(world.cluster.primary(), &Primary::None);
     assert_eq!(world.cluster.barred(NodeId(0)), Some(Refusal::Fenced));
+}
+
+#[test]
+fn the_primary_is_believed_while_every_node_that_is_up_has_answered_of_late() {
+    let mut world = World::new(3);
+    assert_eq!(world.cluster.believed_until(), None);
+    world.primary(0, 1, 100);
+    world.replica(1, 1, 100);
+    world.replica(2, 1, 100);
+    let believed_for = |world: &World| world.cluster.believed_until().unwrap() - world.now;
+    assert_eq!(believed_for(&world), SECOND * 4);
+    // One node alone says nothing of what became of the others.
+    world.pass(SECOND * 3);
+    world.primary(0, 1, 110);
+    world.replica(1, 1, 110);
+    assert_eq!(believed_for(&world), SECOND);
+    world.silent(2);
+    assert_eq!(believed_for(&world), SECOND);
+    // Who is down cannot be asked.
+    world.silent(2);
+    assert_eq!(believed_for(&world), SECOND * 4);
+    // All stood still; the old primary answers first, and is not believed before the others have answered, too.
+    world.pass(SECOND * 60);
+    world.primary(0, 1, 110);
+    assert!(world.cluster.believed_until().unwrap() < world.now);
+    world.primary(1, 2, 120);
+    assert_eq!(believed_for(&world), SECOND * 4);
+    assert_eq!(world.cluster.primary(), &Primary::Node { node: NodeId(1), timeline: 2 });
 }

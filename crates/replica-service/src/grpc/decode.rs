@@ -32,7 +32,8 @@ pub(super) fn read(request: QueryRequest, until: Until, limits: &LimitsConfig) -
     let max_staleness = request.max_staleness.map(duration).transpose()?;
     let after = after(&request.after)?;
     let statement = statement(request.sql, request.params, max_rows, limits)?;
-    Ok(Read { statement, max_staleness, after, written: None, prefer, zone: request.zone, until })
+    let QueryRequest { zone, max_lag_bytes, .. } = request;
+    Ok(Read { statement, max_staleness, max_lag_bytes, after, written: None, prefer, zone, until })
 }
 
 pub(super) fn write(
@@ -55,11 +56,9 @@ pub(super) fn stream(
     let statement = statement(request.sql, request.params, limits.max_rows, limits)?;
     let bound = |limit| if limit == 0 { u64::MAX } else { limit };
     let limits = StreamLimits { max_rows: bound(request.max_rows), max_bytes: bound(request.max_bytes) };
-    let zone = request.zone;
-    Ok(StreamRead {
-        read: Read { statement, max_staleness, after, written: None, prefer, zone, until },
-        limits,
-    })
+    let QueryStreamRequest { zone, max_lag_bytes, .. } = request;
+    let read = Read { statement, max_staleness, max_lag_bytes, after, written: None, prefer, zone, until };
+    Ok(StreamRead { read, limits })
 }
 
 pub(super) fn transaction(

@@ -3,12 +3,13 @@ use std::sync::Arc;
 use mainstay_proto::replica::v1::{
     CheckState, DualWriteTrigger, PairTables, Parity, ParityVerdict, PartitionMetricsRequest,
     PartitionMetricsResponse, PartitionPair, PartitionTableStatsRequest, PartitionTableStatsResponse,
-    ReadinessCheck, RowDifference, TableStats, TimeRange, partition_service_server::PartitionService,
+    ReadinessCheck, RowDifference, TableStats, TableWrites, TimeRange,
+    partition_service_server::PartitionService,
 };
 use mainstay_rpc::{Reply, Request, Response, Status};
 
 use super::{named::unknown, tell};
-use crate::switchover::{Catalog, Check, Pair, Range, Standing, State, Table, Verdict, View};
+use crate::switchover::{Catalog, Check, Pair, Range, Standing, State, Table, Verdict, View, Writes};
 
 /// Tells what the background checks of the configured pairs have found.
 pub(crate) struct PartitionDoor {
@@ -60,6 +61,8 @@ fn metrics(pair: &Pair, view: View) -> PartitionPair {
     let config = &pair.config;
     let (legacy_rows, partitioned_rows, counts_exact) = view.rows();
     let parity = parity(view.standing, view.node);
+    let [legacy_writes, partitioned_writes] =
+        view.writes.map_or([None; 2], |both| both.map(|side| Some(writes(side))));
     let (catalog, inspected_at) = view.catalog.unzip();
     let catalog = catalog.unwrap_or_default();
     PartitionPair {
@@ -81,7 +84,14 @@ fn metrics(pair: &Pair, view: View) -> PartitionPair {
         checks: view.checks.into_iter().map(check).collect(),
         inspected_at: inspected_at.map(Into::into),
         failure: view.failure.unwrap_or_default(),
+        legacy_writes,
+        partitioned_writes,
     }
+}
+
+fn writes(writes: Writes) -> TableWrites {
+    let Writes { counts, per_second } = writes;
+    TableWrites { inserted: counts.inserted, updated: counts.updated, deleted: counts.deleted, per_second }
 }
 
 fn parity(standing: Standing, node: String) -> Parity {

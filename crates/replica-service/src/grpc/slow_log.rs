@@ -101,6 +101,7 @@ impl SlowLogService for SlowLogDoor {
         let read = Read {
             statement: shown,
             max_staleness: None,
+            max_lag_bytes: None,
             after: None,
             written: None,
             prefer: Prefer::Replica,

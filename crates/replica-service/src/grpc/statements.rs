@@ -87,6 +87,7 @@ pub(super) fn request(named: &NamedConfig, asked: RunStatementRequest) -> QueryR
         params: asked.params,
         max_rows: asked.max_rows,
         max_staleness: asked.max_staleness,
+        max_lag_bytes: asked.max_lag_bytes,
         after: asked.after,
         prefer: asked.prefer,
         zone: asked.zone,
@@ -99,6 +100,7 @@ fn meant_for_reads(asked: &RunStatementRequest) -> Option<&'static str> {
     [
         ("max_rows", asked.max_rows != 0),
         ("max_staleness", asked.max_staleness.is_some()),
+        ("max_lag_bytes", asked.max_lag_bytes.is_some()),
         ("after", !asked.after.is_empty()),
         ("prefer", asked.prefer != 0),
         ("zone", !asked.zone.is_empty()),

@@ -1,4 +1,4 @@
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue},
@@ -6,7 +6,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::switchover::{Record, Stage, State, View};
+use crate::switchover::{Counts, Record, Stage, State, View};
 
 /// Gauges by pair of tables, as of its last check; names of pairs come from the configuration.
 #[derive(Debug, Clone, Default)]
@@ -26,6 +26,9 @@ pub(crate) struct PairMetrics {
     read_percent: Family<OfPair, Gauge>,
     reads: Family<OfRead, Counter>,
     rows_copied: Family<OfPair, Gauge>,
+    backfill_progress: Family<OfPair, Gauge<f64, AtomicU64>>,
+    rows_written: Family<OfWrite, Counter>,
+    triggers_enabled: Family<OfPair, Gauge>,
     stage: Family<OfPair, Gauge>,
 }
 
@@ -45,6 +48,23 @@ struct OfRead {
     pair: String,
     table: Side,
     result: Outcome,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfWrite {
+    pair: String,
+    table: Side,
+    op: Op,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum Op {
+    #[expect(non_camel_case_types, reason = "the name is the value of a label")]
+    insert,
+    #[expect(non_camel_case_types, reason = "the name is the value of a label")]
+    update,
+    #[expect(non_camel_case_types, reason = "the name is the value of a label")]
+    delete,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -93,6 +113,21 @@ impl PairMetrics {
         );
         registry.register("reads", "Reads that named the pair, by table and result", self.reads.clone());
         registry.register("rows_copied", "Rows copied by the backfill", self.rows_copied.clone());
+        registry.register(
+            "backfill_progress",
+            "Share of the keys that the backfill has come past, 0 to 1",
+            self.backfill_progress.clone(),
+        );
+        registry.register(
+            "rows_written",
+            "Rows written to a table of a pair, as the primary counts them",
+            self.rows_written.clone(),
+        );
+        registry.register(
+            "triggers_enabled",
+            "Enabled triggers that write to the other table",
+            self.triggers_enabled.clone(),
+        );
         registry.register("stage", "0 none, 1 dual write, 2 swapped, 3 finished", self.stage.clone());
     }
 
@@ -115,6 +150,7 @@ impl PairMetrics {
     pub(crate) fn set_record(&self, label: &OfPair, record: &Record) {
         self.read_percent.get_or_create(label).set(record.read_percent.into());
         self.rows_copied.get_or_create(label).set(record.rows_copied.cast_signed());
+        self.backfill_progress.get_or_create(label).set(record.backfill_progress());
         let stage = match record.stage {
             Stage::None => 0,
             Stage::DualWrite => 1,
@@ -145,12 +181,24 @@ impl PairMetrics {
             }
         }
         let compared = self.compared.get_or_create(label);
-        compared.inner().store(standing.rows_compared, std::sync::atomic::Ordering::Relaxed);
+        compared.inner().store(standing.rows_compared, Ordering::Relaxed);
+        for (table, writes) in
+            [Side::legacy, Side::partitioned].into_iter().zip(view.writes.into_iter().flatten())
+        {
+            let Counts { inserted, updated, deleted } = writes.counts;
+            for (op, n_rows) in [(Op::insert, inserted), (Op::update, updated), (Op::delete, deleted)] {
+                let written =
+                    self.rows_written.get_or_create(&OfWrite { pair: label.pair.clone(), table, op });
+                written.inner().store(n_rows, Ordering::Relaxed);
+            }
+        }
         if let Some((catalog, _)) = &view.catalog {
             let figure = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
             self.partitions.get_or_create(label).set(figure(catalog.partitions.len()));
             self.gaps.get_or_create(label).set(figure(catalog.gaps.len()));
             self.missing_future.get_or_create(label).set(figure(catalog.missing_future.len()));
+            let enabled = catalog.triggers.iter().filter(|trigger| trigger.enabled).count();
+            self.triggers_enabled.get_or_create(label).set(figure(enabled));
         }
         let ready = view.checks.iter().all(|check| check.state == State::Pass);
         self.ready.get_or_create(label).set(ready.into());

@@ -29,6 +29,8 @@ pub enum Refusal {
     TokenNotReplayed,
     PrimaryNotAllowed,
     PrimaryWanted,
+    /// Some node has not been asked for so long that another one may be the primary.
+    RoleUnproven,
 }
 
 impl fmt::Display for Refusal {
@@ -49,6 +51,7 @@ impl fmt::Display for Refusal {
             Self::TooManyBytes => "too many WAL bytes behind",
             Self::TokenNotReplayed => "has not replayed the token",
             Self::PrimaryNotAllowed => "primary not allowed for this read",
+            Self::RoleUnproven => "not known to be the primary still: some node was not asked for too long",
             Self::PrimaryWanted => "only the primary was asked for",
         })
     }

@@ -34,7 +34,7 @@ fn needs() -> ReadNeeds {
 fn primary() -> Candidate {
     Candidate {
         barred: None,
-        place: Place::Primary { timeline: 2 },
+        place: Place::Primary { timeline: 2, believed_until: now() },
         in_flight: 0,
         weight: 1,
         warmth: FULL_WARMTH,
@@ -125,7 +125,7 @@ fn a_token_of_an_older_timeline_is_answered_by_the_primary_only() {
     let needs = ReadNeeds { after: Some(position(1, 5)), ..needs() };
     let decision = Router::new(Strategy::RoundRobin, 2, 7).choose(&[primary(), replica(9)], &needs, now());
     assert_eq!(decision.pick, Ok(Pick { node: 0, reason: Reason::NoFitReplica }));
-    assert!(decision.behind_token.is_empty());
+    assert!(decision.hopeful.is_empty());
 }
 
 #[test]
@@ -141,16 +141,35 @@ fn a_replica_that_only_lacks_the_token_is_named() {
     let needs = ReadNeeds { after: Some(position(2, 10)), primary_fallback: false, ..needs() };
     let decision =
         Router::new(Strategy::RoundRobin, 3, 7).choose(&[primary(), replica(9), replica(8)], &needs, now());
-    assert_eq!(decision.behind_token, [1, 2]);
+    assert_eq!(decision.hopeful, [1, 2]);
     let refusals = vec![Refusal::PrimaryNotAllowed, Refusal::TokenNotReplayed, Refusal::TokenNotReplayed];
     assert_eq!(decision.pick, Err(Refused { refusals }));
+}
+
+#[test]
+fn a_primary_that_may_not_be_it_any_more_is_waited_for_where_no_replica_is_fit() {
+    let doubtful = Candidate {
+        place: Place::Primary { timeline: 2, believed_until: now() - Duration::from_millis(1) },
+        ..primary()
+    };
+    let mut router = Router::new(Strategy::RoundRobin, 2, 7);
+    let wanted = ReadNeeds { prefer: Prefer::Primary, ..needs() };
+    let decision = router.choose(&[doubtful.clone(), replica(9)], &wanted, now());
+    assert_eq!(decision.hopeful, [0]);
+    let refusals = vec![Refusal::RoleUnproven, Refusal::PrimaryWanted];
+    assert_eq!(decision.pick, Err(Refused { refusals }));
+    let decision = router.choose(&[doubtful, replica(9)], &needs(), now());
+    assert_eq!(decision.pick, Ok(Pick { node: 1, reason: Reason::Replica }));
 }
 
 fn candidates() -> impl Generator<Value = Candidate> {
     let positions = (1_u32..4, 0_u64..20).prop_map(|(timeline, lsn)| position(timeline, lsn));
     let staleness = prop::option::of((0_u64..10).prop_map(Duration::from_secs));
     let place = prop_oneof![
-        1 => (1_u32..4).prop_map(|timeline| Place::Primary { timeline }),
+        1 => (1_u32..4, 0_u64..4).prop_map(|(timeline, seconds)| Place::Primary {
+            timeline,
+            believed_until: now() + SECOND * 3 - Duration::from_secs(seconds * 2),
+        }),
         4 => (prop::option::of(positions), staleness, prop::option::of(0_u64..2_000))
             .prop_map(|(replayed, staleness, lag_bytes)| Place::Replica { replayed, proven_at: proven(staleness), lag_bytes }),
         1 => Just(Place::Neither),
@@ -189,8 +208,9 @@ fn may_answer(candidate: &Candidate, needs: &ReadNeeds) -> bool {
     candidate.barred.is_none()
         && match candidate.place {
             Place::Neither => false,
-            Place::Primary { timeline } => {
-                (needs.prefer == Prefer::Primary || needs.primary_fallback)
+            Place::Primary { timeline, believed_until } => {
+                believed_until >= now()
+                    && (needs.prefer == Prefer::Primary || needs.primary_fallback)
                     && needs.after.is_none_or(|after| after.timeline <= timeline)
             }
             Place::Replica { replayed, proven_at, lag_bytes } => {

@@ -51,8 +51,16 @@ impl Asker {
             stopwatch: Stopwatch::default(),
         };
         let until = Until { at: Instant::now() + self.within, within: self.within };
-        let read =
-            Read { statement, max_staleness: None, after, written: None, prefer, zone: String::new(), until };
+        let read = Read {
+            statement,
+            max_staleness: None,
+            max_lag_bytes: None,
+            after,
+            written: None,
+            prefer,
+            zone: String::new(),
+            until,
+        };
         let answered = self.engine.ask(read).await.map_err(|error| {
             let text = error.to_string();
             match error {

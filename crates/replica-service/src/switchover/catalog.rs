@@ -5,6 +5,7 @@ use super::{
     record::Stage,
     rows::quote_table,
     tables::{bare, named_at},
+    written::Counts,
 };
 use crate::{config::PairConfig, route::Prefer};
 
@@ -37,6 +38,8 @@ pub(crate) struct Table {
     /// Estimate; `None` before the first ANALYZE.
     pub rows: Option<u64>,
     pub dead_rows: Option<u64>,
+    /// Rows written since the primary's statistics were last reset.
+    pub written: Option<Counts>,
     pub bounds: Option<Range>,
     pub is_default: bool,
 }
@@ -112,7 +115,7 @@ pub(super) async fn inspect(
             future(asker, partitioned, n_future).await.context("cannot read the bounds")?;
     }
     add_sizes(asker, &mut catalog).await.context("cannot read the sizes")?;
-    add_dead_rows(asker, &mut catalog).await;
+    add_statistics(asker, &mut catalog).await;
     Ok(catalog)
 }
 
@@ -150,6 +153,7 @@ async fn tables(asker: &Asker, pair: &PairConfig, catalog: &mut Catalog) -> anyh
             bytes: 0,
             rows: u64::try_from(row.int()?).ok(),
             dead_rows: None,
+            written: None,
             bounds: None,
             is_default: false,
         };
@@ -281,6 +285,7 @@ async fn partitions(asker: &Asker, parent: i64, by_time: bool) -> anyhow::Result
             bytes: 0,
             rows: u64::try_from(row.int()?).ok(),
             dead_rows: None,
+            written: None,
             is_default: row.flag()?,
             bounds: row.maybe_int()?.zip(row.maybe_int()?).map(|(from_s, to_s)| Range { from_s, to_s }),
         })
@@ -328,21 +333,25 @@ async fn add_sizes(asker: &Asker, catalog: &mut Catalog) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Only the primary counts them; without one they stay unknown.
-async fn add_dead_rows(asker: &Asker, catalog: &mut Catalog) {
+/// Adds what only the primary counts; without one it stays unknown.
+async fn add_statistics(asker: &Asker, catalog: &mut Catalog) {
     let tables = || catalog.partitions.iter().chain(&catalog.legacy);
     let oids: Vec<_> = tables().map(|table| table.oid.to_string()).collect();
     let sql = format!(
-        "SELECT relid::int8, n_dead_tup FROM pg_stat_all_tables WHERE relid IN ({})",
+        "SELECT relid::int8, n_dead_tup, n_tup_ins, n_tup_upd, n_tup_del FROM pg_stat_all_tables WHERE relid IN ({})",
         oids.join(", ")
     );
     let Ok(told) = asker.ask_of(Prefer::Primary, &sql).await else { return };
     for row in told.rows {
         let mut row = Fields::of(row);
         let (Ok(oid), Ok(n_dead)) = (row.int(), row.count()) else { continue };
+        let (Ok(inserted), Ok(updated), Ok(deleted)) = (row.count(), row.count(), row.count()) else {
+            continue;
+        };
         let mut tables = catalog.partitions.iter_mut().chain(&mut catalog.legacy);
         if let Some(table) = tables.find(|table| table.oid == oid) {
             table.dead_rows = Some(n_dead);
+            table.written = Some(Counts { inserted, updated, deleted });
         }
     }
 }
@@ -367,6 +376,7 @@ pub(super) mod tests {
             bytes: 8_192,
             rows: Some(1),
             dead_rows: None,
+            written: None,
             bounds: bounds.map(|(from_s, to_s)| Range { from_s, to_s }),
             is_default: bounds.is_none(),
         }

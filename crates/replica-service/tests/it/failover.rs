@@ -79,6 +79,34 @@ async fn a_node_that_stays_down_is_asked_less_and_less_often() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_is_suspect_before_it_is_down_and_on_probation_before_it_is_up() {
+    let stack = shared().await;
+    let replica = stack.postgres().unwrap().node("replica1").unwrap().public_address();
+    let proxy = ChaosProxy::start(replica).unwrap();
+    let rig = Rig::start(stack, Way::Direct, |config| {
+        // Each for seconds, so that it is seen.
+        (config.health.down_after, config.health.up_after) = (50, 20);
+        config.health.probe_down_every = config.health.probe_every;
+        config.nodes.get_mut("replica1").unwrap().address = proxy.address().to_string();
+    })
+    .await;
+    let is = async |state: f64| {
+        rig.wait_metric("mainstay_replica_node_probe_state{node=\"replica1\"}", |now| now == state).await;
+        rig.node("replica1").await
+    };
+    is(3.0).await;
+    proxy.cut().await.unwrap();
+    let suspect = is(2.0).await;
+    assert!(suspect.reads && suspect.detail.contains("last probe failed"), "{suspect:?}");
+    assert!(!is(0.0).await.reads);
+    proxy.restore().await.unwrap();
+    let on_probation = is(1.0).await;
+    assert!(!on_probation.reads && on_probation.detail.contains("not steadily enough"), "{on_probation:?}");
+    is(3.0).await;
+    rig.wait("replica1 to take reads again", |topology| topology.nodes.iter().all(|node| node.reads)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_paused_replica_is_left_out_and_its_reads_go_elsewhere() {
     let stack = start_stack(false).await;
     let rig =
@@ -205,8 +233,12 @@ async fn reads_go_on_without_a_primary_and_writes_come_back_with_it() {
     stack.postgres().unwrap().wait_caught_up(primary(&stack)).await.unwrap();
     primary(&stack).kill().await.unwrap();
     rig.wait("the primary to be missed", |topology| topology.primary.is_empty()).await;
+    let asked_at = Instant::now();
     let failure = rig.execute(&format!("INSERT INTO {table} VALUES (2)")).await.unwrap_err();
     assert_eq!((failure.code(), failure.reason()), (ErrorCode::Unavailable, "NO_PRIMARY"));
+    // `routing.write_wait_within`, and far from the time that a statement has.
+    let waited = asked_at.elapsed();
+    assert!((Duration::from_secs(2)..Duration::from_secs(20)).contains(&waited), "it waited {waited:?}");
     // Long enough for the usual bound of 1 s to be passed.
     rig.wait("replicas to be staler than the bound", |topology| {
         let lags = topology.nodes.iter().filter_map(|node| node.lag.as_ref());

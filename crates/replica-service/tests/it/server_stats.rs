@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use mainstay_devstack::wait_until;
 use mainstay_proto::replica::v1::{
-    DatabaseStatsRequest, DatabaseStatsResponse, ServerStats, TableCounters,
-    database_stats_service_client::DatabaseStatsServiceClient,
+    DatabaseStatsRequest, DatabaseStatsResponse, ServerStats, SqlStatement, TableCounters,
+    TransactionRequest, database_stats_service_client::DatabaseStatsServiceClient,
 };
 use mainstay_rpc::{ErrorCode, Failure};
 use tonic::transport::{Channel, Endpoint};
@@ -39,6 +39,24 @@ impl Stats {
 
 fn of_table<'a>(stats: &'a ServerStats, name: &str) -> Option<&'a TableCounters> {
     stats.tables.iter().find(|table| table.table == name)
+}
+
+/// Has two transactions wait for each other.
+async fn deadlock(rig: &Rig, table: &str) {
+    let update =
+        |n: u32| SqlStatement { sql: format!("UPDATE {table} SET n = n WHERE n = {n}"), params: Vec::new() };
+    let nap = SqlStatement { sql: "SELECT pg_sleep(0.3)".to_owned(), params: Vec::new() };
+    let run = async |one: u32, other: u32| {
+        let statements = vec![update(one), nap.clone(), update(other)];
+        let request = TransactionRequest { statements, ..TransactionRequest::default() };
+        rig.client.clone().transaction(request).await
+    };
+    wait_until("two transactions to meet", EVERY, SOON, || async {
+        let (one, other) = tokio::join!(run(4, 5), run(5, 4));
+        if one.is_err() || other.is_err() { Ok(()) } else { Err("both were done".to_owned()) }
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,11 +111,25 @@ async fn each_server_tells_what_it_counts_and_what_it_cannot() {
     assert!(told.senders.iter().all(|sender| sender.sent_bytes_behind.is_some()), "{:?}", told.senders);
     let replica = stats.wait("replica1", "to be read", |stats| stats.read_at.is_some()).await;
     assert!(replica.in_recovery && replica.senders.is_empty(), "{replica:?}");
-    let metrics = rig.cx.openmetrics();
-    for series in ["database_commits_total", "database_connections", "database_conflicts_total"] {
-        let series = format!("mainstay_replica_{series}{{node=\"primary\"}} ");
-        assert!(metrics.contains(&series), "no {series} in {metrics}");
+    // A read ends with a ROLLBACK.
+    rig.query_primary("SELECT 1").await.unwrap();
+    // The series have what the door tells, or more by now; all that is counted here was caused above.
+    let series = |name: &str, node: &str| format!("mainstay_replica_database_{name}{{node=\"{node}\"}}");
+    for (name, least) in [
+        ("commits_total", database.commits as f64),
+        ("rollbacks_total", database.rollbacks as f64),
+        ("blocks_hit_total", database.blocks_hit as f64),
+        ("checkpoints_requested_total", before as f64 + 1.0),
+        ("connections", 1.0),
+    ] {
+        rig.wait_metric(&series(name, "primary"), |value| value >= least.max(1.0)).await;
     }
+    rig.wait_metric(&series("conflicts_total", "replica1"), |conflicts| conflicts == 0.0).await;
+    rig.execute(&format!("DELETE FROM {small} WHERE n <= 3")).await.unwrap();
+    rig.wait_metric(&series("dead_rows", "primary"), |dead| dead == 3.0).await;
+    let deadlocks = rig.metric(&series("deadlocks_total", "primary")).await.unwrap();
+    deadlock(&rig, &small).await;
+    rig.wait_metric(&series("deadlocks_total", "primary"), |now| now > deadlocks).await;
 
     // Statements: not installed, then installed and on the replicas not loaded.
     assert!(told.statements.is_empty() && told.statements_missing.contains("not installed"), "{told:?}");

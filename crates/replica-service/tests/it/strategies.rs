@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use mainstay_devstack::{ChaosProxy, Direction, wait_until};
-use mainstay_proto::replica::v1::QueryRequest;
+use mainstay_proto::replica::v1::{QueryRequest, QueryStreamRequest};
 use replica_service::{ReplicaConfig, Strategy};
 
 use crate::rig::*;
@@ -100,7 +100,23 @@ async fn a_replica_too_many_bytes_behind_is_left_out_but_for_who_bounds_time() {
     assert_eq!(served_by(&rig.query("SELECT 1").await), ("primary".into(), "no_fit_replica".into()));
     let max_staleness = Some(prost_types::Duration { seconds: 3_600, nanos: 0 });
     let bounded = QueryRequest { sql: "SELECT 1".to_owned(), max_staleness, ..QueryRequest::default() };
-    assert_eq!(served_by(&rig.ask(bounded).await.unwrap()).0, "replica1");
+    assert_eq!(served_by(&rig.ask(bounded.clone()).await.unwrap()).0, "replica1");
+    // A read says its bytes itself, with a time and without.
+    for (max_lag_bytes, node) in [(64 << 20, "replica1"), (64 << 10, "primary"), (0, "primary")] {
+        for read in [bounded.clone(), QueryRequest { max_staleness: None, ..bounded.clone() }] {
+            let read = QueryRequest { max_lag_bytes: Some(max_lag_bytes), ..read };
+            assert_eq!(served_by(&rig.ask(read.clone()).await.unwrap()).0, node, "{read:?}");
+            let stream = QueryStreamRequest {
+                sql: read.sql,
+                max_staleness: read.max_staleness,
+                max_lag_bytes: read.max_lag_bytes,
+                ..QueryStreamRequest::default()
+            };
+            let mut chunks = rig.client.clone().query_stream(stream).await.unwrap().into_inner();
+            let served = chunks.message().await.unwrap().unwrap().served.unwrap();
+            assert_eq!(served.node, node, "{max_lag_bytes}");
+        }
+    }
     rig.wait_metric("mainstay_replica_node_lag_bytes{node=\"replica1\"}", |bytes| bytes > 1_000_000.0).await;
     replica.release_replay().await.unwrap();
     rig.wait("replica1 to be back", |topology| topology.nodes.iter().all(|node| node.reads)).await;

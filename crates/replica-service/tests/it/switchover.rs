@@ -3,7 +3,7 @@ use std::time::Duration;
 use mainstay_devstack::{Devstack, SERVICE_ROLE, wait_until};
 use mainstay_proto::replica::v1::{
     CheckState, ParityVerdict, PartitionMetricsRequest, PartitionPair, PartitionTableStatsRequest,
-    partition_service_client::PartitionServiceClient,
+    TableWrites, partition_service_client::PartitionServiceClient,
 };
 use mainstay_rpc::{ErrorCode, Failure};
 use replica_service::PairConfig;
@@ -260,4 +260,55 @@ async fn tables_are_told_partition_by_partition_and_unknown_pairs_are_refused() 
     let request = PartitionMetricsRequest { pair: "nobody".to_owned() };
     let failure = Failure::from(watched.partitions.clone().partition_metrics(request).await.unwrap_err());
     assert_eq!((failure.code(), failure.reason()), (ErrorCode::NotFound, "PAIR_UNKNOWN"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_to_both_tables_of_late_is_told_of_each() {
+    let stack = shared().await;
+    let watched = Watched::start(stack, "written").await;
+    let known = |pair: &PartitionPair| pair.legacy_writes.is_some() && pair.partitioned_writes.is_some();
+    let idle = watched.wait("both to be known", known).await;
+    for statement in [
+        "INSERT INTO written SELECT 6000 + n, now(), 'new', null FROM generate_series(1, 30) AS n",
+        "UPDATE written SET note = 'changed' WHERE id <= 20",
+        "DELETE FROM written WHERE id > 6020",
+        // Past the triggers: one of them alone.
+        "DELETE FROM written_p WHERE id <= 5",
+    ] {
+        watched.rig.execute(statement).await.unwrap();
+    }
+    let counts = |writes: &Option<TableWrites>| {
+        let writes = writes.as_ref().unwrap();
+        (writes.inserted, writes.updated, writes.deleted)
+    };
+    // The trigger of these tables writes an update as a delete and an insert.
+    let (legacy, partitioned) = (counts(&idle.legacy_writes), counts(&idle.partitioned_writes));
+    let more = |now: (u64, u64, u64), before: (u64, u64, u64)| {
+        [now.0 - before.0, now.1 - before.1, now.2 - before.2]
+    };
+    let is_counted =
+        |now, before, least: [u64; 3]| more(now, before).iter().zip(least).all(|(n, least)| *n >= least);
+    let after = watched
+        .wait("all of it to be counted", |pair| {
+            is_counted(counts(&pair.legacy_writes), legacy, [30, 20, 10])
+                && is_counted(counts(&pair.partitioned_writes), partitioned, [50, 0, 35])
+        })
+        .await;
+    assert_eq!(more(counts(&after.legacy_writes), legacy), [30, 20, 10], "{idle:?} {after:?}");
+    assert_eq!(more(counts(&after.partitioned_writes), partitioned), [50, 0, 35], "{idle:?} {after:?}");
+    for writes in [&after.legacy_writes, &after.partitioned_writes] {
+        assert!(writes.as_ref().unwrap().per_second > 0.0, "{after:?}");
+    }
+    for (table, op, least) in
+        [("legacy", "update", 20.0), ("legacy", "delete", 10.0), ("partitioned", "insert", 50.0)]
+    {
+        let series = format!(
+            "mainstay_replica_switchover_rows_written_total{{pair=\"pair\",table=\"{table}\",op=\"{op}\"}}"
+        );
+        watched.rig.wait_metric(&series, |n| n >= least).await;
+    }
+    watched
+        .rig
+        .wait_metric("mainstay_replica_switchover_triggers_enabled{pair=\"pair\"}", |n| n == 1.0)
+        .await;
 }

@@ -57,6 +57,7 @@ pub(crate) struct RunBody {
     #[serde(default, with = "humantime_serde")]
     #[schema(value_type = Option<String>, example = "2s")]
     max_lag: Option<Duration>,
+    max_lag_bytes: Option<u64>,
     /// The `token` of a write that must be seen.
     #[serde(default)]
     after: String,
@@ -115,6 +116,7 @@ pub(crate) async fn run_statement(
         params: sql_json::params(body.params)?,
         max_rows: body.max_rows,
         max_staleness: body.max_lag.map(wire_duration),
+        max_lag_bytes: body.max_lag_bytes,
         after: body.after,
         prefer,
         zone: body.zone,

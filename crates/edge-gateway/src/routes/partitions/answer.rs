@@ -58,6 +58,9 @@ struct TablePair {
     gaps: Vec<TimeRange>,
     missing_future: Vec<TimeRange>,
     triggers: Vec<Trigger>,
+    /// Null until the primary was asked twice, and while it does not answer.
+    legacy_writes: Option<Writes>,
+    partitioned_writes: Option<Writes>,
     ready: bool,
     inspected_at: Option<String>,
     /// Why the last check failed; null when it did not.
@@ -85,6 +88,17 @@ struct Difference {
     key: i64,
     /// `missing`, `extra` or `changed` in the partitioned table, `duplicated` in either.
     kind: String,
+}
+
+/// Rows written, as the primary counts them, those that were rolled back too; since the service watches the pair.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Writes {
+    inserted: u64,
+    updated: u64,
+    deleted: u64,
+    /// Of all three, over the last minute.
+    per_second: f64,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -206,6 +220,8 @@ impl From<wire::PartitionPair> for TablePair {
             gaps: ranges(pair.gaps),
             missing_future: ranges(pair.missing_future),
             triggers: pair.triggers.into_iter().map(Trigger::from).collect(),
+            legacy_writes: pair.legacy_writes.map(Writes::from),
+            partitioned_writes: pair.partitioned_writes.map(Writes::from),
             ready: pair.ready,
             inspected_at: rfc3339(pair.inspected_at),
             failure: Some(pair.failure).filter(|failure| !failure.is_empty()),
@@ -230,6 +246,13 @@ impl From<wire::Parity> for Parity {
                 .collect(),
             node: parity.node,
         }
+    }
+}
+
+impl From<wire::TableWrites> for Writes {
+    fn from(writes: wire::TableWrites) -> Self {
+        let wire::TableWrites { inserted, updated, deleted, per_second } = writes;
+        Self { inserted, updated, deleted, per_second }
     }
 }
 
