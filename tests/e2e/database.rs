@@ -25,6 +25,7 @@ async fn read_runs_on_a_replica_and_says_how_stale_it_may_be() {
     .await;
     assert_eq!(answer["columns"], json!([{ "name": "n", "type": "int8" }]));
     assert_eq!(answer["rows"], json!([[200_000]]));
+    assert!(answer["served"]["hedged"].is_boolean(), "{answer}");
     assert!(answer["served"]["stalenessSeconds"].as_f64().unwrap() < 5.0, "{answer}");
 }
 
@@ -84,7 +85,7 @@ async fn transaction_happens_whole_or_not_at_all() {
 #[tokio::test]
 async fn rows_come_as_lines_without_a_limit_of_their_number() {
     let (_, admin) = admin().await;
-    let lines = admin.with_header("accept", "application/x-ndjson");
+    let lines = admin.clone().with_header("accept", "application/x-ndjson");
     let body = json!({ "sql": "select n, 'row ' || n from generate_series(1, 50000) as n" });
     let answer = lines.post("/database/query", &body).await;
     assert_eq!(answer.header("content-type"), "application/x-ndjson");
@@ -98,7 +99,15 @@ async fn rows_come_as_lines_without_a_limit_of_their_number() {
     let body = json!({ "sql": "select 1 / (40000 - n) from generate_series(1, 50000) as n" });
     let text = lines.post("/database/query", &body).await.text();
     let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
-    assert!(last["error"]["detail"].as_str().unwrap().contains("division by zero"), "{last}");
+    let error = &last["error"];
+    assert!(error["detail"].as_str().unwrap().contains("division by zero"), "{last}");
+    assert_eq!(error["sqlState"], "22012", "{last}");
+    // It has what the document of the same failure has, the path and the status left out.
+    let problem = admin.post("/database/query", &json!({ "sql": "select 1 / 0" })).await.json();
+    let differ = ["type", "title", "status", "instance", "requestId", "node"];
+    for (name, value) in problem.as_object().unwrap() {
+        assert!(differ.contains(&name.as_str()) || &error[name] == value, "{name}: {last} {problem}");
+    }
     let body = json!({ "sql": "select nothing" });
     lines.post("/database/query", &body).await.problem(400, "UNDEFINED_COLUMN");
 }
@@ -163,9 +172,13 @@ async fn topology_health_lag_and_pools_are_real_figures_of_three_nodes() {
         if nodes.len() == 3 && nodes.iter().all(fits) { Ok(()) } else { Err(answer.to_string()) }
     };
     eventually("all nodes to be healthy", || async {
-        all(admin.get("/database/replica/health").await.ok(), &|node| node["healthy"] == true)
+        let is_up = |node: &Value| node["healthy"] == true && node["probeState"] == "up";
+        all(admin.get("/database/replica/health").await.ok(), &is_up)
     })
     .await;
+    let told = ["down", "probation", "suspect", "up"].map(|state| json!(state));
+    let info = admin.get("/database/info").await.ok();
+    all(info, &|node| told.contains(&node["probeState"])).unwrap();
     eventually("both replicas to stream and to be fresh", || async {
         let is_fresh = |node: &Value| {
             node["receiver"] == "streaming" && node["stalenessSeconds"].as_f64().is_some_and(|age| age < 5.0)
@@ -254,6 +267,44 @@ async fn what_the_servers_count_is_told_of_each_of_them() {
     let one = rest.get("/database/statistics?node=replica1").await.ok();
     assert_eq!((one["nodes"].as_array().unwrap().len(), &one["nodes"][0]["inRecovery"]), (1, &json!(true)));
     rest.get("/database/statistics?node=nobody").await.problem(404, "NODE_UNKNOWN");
+}
+
+#[tokio::test]
+async fn what_statements_cost_is_told_by_their_kind() {
+    let viewer = shared().await.rest(Role::Viewer);
+    for n in 0..3 {
+        let sql = format!("select {n} as e2e_costs");
+        viewer.post("/database/query", &json!({ "sql": sql })).await.ok();
+    }
+    let failing = json!({ "sql": "select e2e_costs_that_fail" });
+    viewer.post("/database/query", &failing).await.problem(400, "UNDEFINED_COLUMN");
+    let told = viewer.get("/database/statement-stats?order=calls&limit=100000").await.ok();
+    let statements = told["statements"].as_array().unwrap();
+    assert_eq!(told["known"].as_u64(), Some(statements.len() as u64), "{}", told["known"]);
+    assert!(told["forgotten"].is_u64());
+    let calls: Vec<u64> = statements.iter().map(|each| each["calls"].as_u64().unwrap()).collect();
+    assert!(calls.is_sorted_by(|a, b| a >= b), "{calls:?}");
+    let of = |sql: &str| statements.iter().find(|each| each["sql"] == sql).unwrap();
+    let cost = of("select ? as e2e_costs");
+    assert!(cost["calls"].as_u64() >= Some(3) && cost["rows"].as_u64() >= Some(3), "{cost}");
+    let succeeded = cost["calls"].as_u64().unwrap() - cost["errors"].as_u64().unwrap();
+    let by_node = cost["callsByNode"].as_object().unwrap().values().map(|calls| calls.as_u64().unwrap());
+    assert_eq!(by_node.sum::<u64>(), succeeded, "{cost}");
+    let seconds = |name: &str| cost[name].as_f64().unwrap();
+    assert!(seconds("secondsTotal") >= seconds("secondsMax") && seconds("secondsMax") > 0.0, "{cost}");
+    for name in ["secondsMean", "secondsP50", "secondsP95", "secondsP99"] {
+        assert!(seconds(name) > 0.0, "{cost}");
+    }
+    assert_eq!(cost["fingerprint"].as_str().unwrap().len(), 16, "{cost}");
+    assert!(cost["lastCallAt"].is_string(), "{cost}");
+    assert!(of("select e2e_costs_that_fail")["errors"].as_u64() >= Some(1));
+
+    let first = viewer.get("/database/statement-stats?limit=1").await.ok();
+    assert_eq!(first["statements"].as_array().unwrap().len(), 1, "{first}");
+    let refused = viewer.get("/database/statement-stats?order=rows").await.problem(400, "INVALID_FIELD");
+    assert_eq!(refused["errors"][0]["field"], "order", "{refused}");
+    let words = "totalTime, calls, meanTime, errors";
+    assert!(refused["detail"].as_str().unwrap().contains(words), "{refused}");
 }
 
 #[tokio::test]

@@ -13,6 +13,8 @@ mod cancels;
 mod channels;
 mod checks;
 mod database;
+mod database_limits;
+mod database_values;
 mod docs;
 mod health;
 mod idempotency;

@@ -68,6 +68,8 @@ async fn steps_are_taken_by_admins_one_after_the_other_and_told_with_their_journ
     step("finish").await.ok();
     let state = house.rest(Role::Viewer).get(&format!("{path}/switchover")).await.ok();
     assert_eq!(state["stage"], "none");
-    let told: Vec<_> = state["journal"].as_array().unwrap().iter().map(|entry| &entry["step"]).collect();
+    let journal = state["journal"].as_array().unwrap();
+    let told: Vec<_> = journal.iter().map(|entry| &entry["step"]).collect();
     assert_eq!(told, ["finish", "advance", "swap", "install-triggers"], "{state}");
+    assert!(journal.iter().all(|entry| entry["actor"] == "admin"), "{state}");
 }

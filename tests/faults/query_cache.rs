@@ -124,6 +124,17 @@ async fn no_answer_is_given_that_lacks_a_write_of_its_table_or_of_its_reader() {
     admin.post("/database/cache/purge", &json!({})).await.problem(400, "INVALID_FIELD");
     let figures = viewer.get("/database/cache").await.ok();
     assert!(figures["hits"].as_u64() >= Some(4) && figures["outdated"].as_u64() >= Some(2), "{figures}");
+    let service = house.stack().service(Service::ReplicaService).unwrap();
+    let metrics = Rest::new(service.address()).get("/metrics").await.text();
+    for (series, figure) in [
+        ("reads_total{result=\"hit\"}", "hits"),
+        ("reads_total{result=\"miss\"}", "misses"),
+        ("outdated_total", "outdated"),
+        ("stored_total", "stored"),
+    ] {
+        let line = format!("mainstay_replica_cache_{series} {}", figures[figure]);
+        assert!(metrics.lines().any(|told| told == line), "no {line} in {metrics}");
+    }
 }
 
 #[tokio::test]

@@ -66,7 +66,6 @@ async fn main() -> anyhow::Result<()> {
     let mut builder = Devstack::builder().postgres(true).services([Service::ReplicaService]);
     for (key, value) in [
         ("SERVER__TOKEN", ""),
-        ("HEALTH__PROBE_EVERY", "250ms"),
         ("POOL__MAX_SIZE", "32"),
         ("SWITCHOVER__BENCH__LEGACY", "bench"),
         ("SWITCHOVER__BENCH__PARTITIONED", "bench_p"),

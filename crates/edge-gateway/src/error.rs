@@ -112,9 +112,13 @@ impl Problem {
         &self.detail
     }
 
+    fn retry_after_seconds(&self) -> Option<u64> {
+        self.retry_after.map(|wait| wait.as_secs_f64().ceil().max(1.0) as u64)
+    }
+
     /// Turns the problem into its final answer.
     pub(crate) fn render(&self, instance: &str, request_id: &str) -> Response {
-        let retry_after = self.retry_after.map(|wait| wait.as_secs_f64().ceil().max(1.0) as u64);
+        let retry_after = self.retry_after_seconds();
         let document = Document {
             r#type: format!("urn:mainstay:problem:{}", self.code.to_ascii_lowercase().replace('_', "-")),
             title: self.status.canonical_reason().unwrap_or("Error"),
@@ -139,6 +143,21 @@ impl Problem {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
+    }
+
+    /// Gives what the document says besides the path and the status, for an answer whose status was sent before it failed.
+    pub(crate) fn members(&self) -> serde_json::Value {
+        let mut members = serde_json::json!({ "code": self.code, "detail": self.detail });
+        if let Some(seconds) = self.retry_after_seconds() {
+            members["retryAfter"] = seconds.into();
+        }
+        if !self.errors.is_empty() {
+            members["errors"] = serde_json::json!(self.errors);
+        }
+        for (name, value) in &self.extensions {
+            members[name] = value.as_str().into();
+        }
+        members
     }
 
     /// Gives a problem for an error answer that was made without one: an unknown path, a wrong method.

@@ -1,6 +1,10 @@
 //! Everything that can be set, with its default and its legal range.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use bytesize::ByteSize;
 use mainstay_resilience::breaker::BreakerConfig;
@@ -88,7 +92,8 @@ pub struct PostgresConfig {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NodeConfig {
-    /// `host:port` of the server itself; probes go there, and queries too unless `pgbouncer` is set.
+    /// `host:port` of the server itself, which must be named also where `pgbouncer` is set: probes go there, and queries too
+    /// unless it is.
     pub address: String,
     /// `host:port` of a `PgBouncer` that leads to this server only; empty for none.
     pub pgbouncer: String,
@@ -265,7 +270,7 @@ impl ServiceConfig for ReplicaConfig {
         self.slow_log.check(problems);
         self.stats.check(problems);
         self.batches.check(problems);
-        self.statements.check(&self.cache, limits.max_sql_size.as_u64(), problems);
+        self.statements.check(&self.cache, &self.switchover, limits.max_sql_size.as_u64(), problems);
         self.hedge.check(&self.insight, problems);
         self.cache.check(problems);
     }
@@ -276,19 +281,34 @@ impl ReplicaConfig {
         let example = "name at least one server, e.g. MAINSTAY__NODES__PRIMARY__ADDRESS=127.0.0.1:5432";
         problems.ensure(!self.nodes.is_empty(), "nodes", example);
         problems.ensure(self.nodes.len() <= MAX_NODES, "nodes", format!("must be at most {MAX_NODES}"));
+        // One server under two names would be two primaries on one timeline.
+        let mut taken = BTreeSet::new();
         for (name, node) in &self.nodes {
             let key = format!("nodes.{name}");
             let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-');
             let named = (1..=32).contains(&name.len()) && name.chars().all(legal);
             problems.ensure(named, &key, "the name must be 1 to 32 of a-z, 0-9, _ and -");
-            check_address(&format!("{key}.address"), &node.address, problems);
-            if !node.pgbouncer.is_empty() {
-                check_address(&format!("{key}.pgbouncer"), &node.pgbouncer, problems);
+            let own = [("address", &node.address), ("pgbouncer", &node.pgbouncer)];
+            for (field, address) in
+                own.into_iter().filter(|(field, address)| *field == "address" || !address.is_empty())
+            {
+                let key = format!("{key}.{field}");
+                check_address(&key, address, problems);
+                let free = taken.insert(address);
+                problems.ensure(free, &key, format!("must be of this node alone, {address} is named twice"));
             }
             problems.range(&format!("{key}.weight"), node.weight, 0..=1_000);
             let bounded = node.zone.len() <= 64;
             problems.ensure(bounded, &format!("{key}.zone"), "must be at most 64 bytes");
         }
+    }
+}
+
+impl ReplicaConfig {
+    /// Tells whether replicas are probed too seldom for the bound of reads, so that most go to the primary.
+    pub(crate) fn are_replicas_passed_over(&self) -> bool {
+        let bound = self.routing.max_staleness;
+        !bound.is_zero() && bound < self.health.probe_every * 2
     }
 }
 
@@ -365,12 +385,7 @@ impl Default for PostgresConfig {
 
 impl Default for NodeConfig {
     fn default() -> Self {
-        Self {
-            address: "127.0.0.1:5432".to_owned(),
-            pgbouncer: String::new(),
-            weight: 1,
-            zone: String::new(),
-        }
+        Self { address: String::new(), pgbouncer: String::new(), weight: 1, zone: String::new() }
     }
 }
 

@@ -174,16 +174,7 @@ impl Engine {
         let needs = self.needs(read)?;
         let (mut attempts, mut failed) = (0, None::<(NodeId, QueryError)>);
         loop {
-            let tried = failed.as_ref().map(|(node, _)| *node);
-            let choice = match (self.route(read, &needs, tried).await, failed) {
-                (Ok(choice), _) => choice,
-                (Err(refused), None) => return Err(refused),
-                // Nobody else: the same node may have come back, as a restarted pooler does.
-                (Err(_), Some((_, error))) => match self.route(read, &needs, None).await {
-                    Ok(choice) => choice,
-                    Err(_) => return Err(error),
-                },
-            };
+            let choice = self.route_again(read, &needs, failed).await?;
             attempts += 1;
             let (asked, result) = if may_hedge && attempts == 1 {
                 self.ask_hedged(choice, read, &needs).await
@@ -272,6 +263,21 @@ impl Engine {
             self.metrics.other_zone.inc();
         }
         Ok(choice)
+    }
+
+    /// Chooses a node after another one has failed, and fails with its error where there is none.
+    async fn route_again(
+        &self,
+        read: &Read,
+        needs: &ReadNeeds,
+        failed: Option<(NodeId, QueryError)>,
+    ) -> Result<Choice, QueryError> {
+        let Some((tried, error)) = failed else { return self.route(read, needs, None).await };
+        if let Ok(choice) = self.route(read, needs, Some(tried)).await {
+            return Ok(choice);
+        }
+        // Nobody else: the same node may have come back, as a restarted pooler does.
+        self.route(read, needs, None).await.map_err(|_| error)
     }
 
     async fn wait_and_choose(

@@ -154,7 +154,11 @@ impl QueryError {
 
     /// Tells whether it may have been committed all the same.
     pub fn leaves_outcome_open(&self) -> bool {
-        matches!(self, Self::OutcomeUnknown { .. } | Self::Deadline { committing: true, .. })
+        match self {
+            Self::OutcomeUnknown { .. } | Self::Deadline { committing: true, .. } => true,
+            Self::Database { source, .. } => sqlstate::leaves_outcome_open(&source.code),
+            _ => false,
+        }
     }
 
     /// Tells whether the node, not the statement, is at fault: it counts for the breaker and asks for a probe.

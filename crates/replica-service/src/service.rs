@@ -43,6 +43,11 @@ const STEPS_EVERY: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// Starts the service: it listens at once, and becomes ready when a node can answer reads.
 pub async fn start(cx: Context, config: ReplicaConfig) -> anyhow::Result<()> {
+    if config.are_replicas_passed_over() {
+        tracing::warn!(
+            "routing.max_staleness is below two health.probe_every: replicas cannot prove that often how fresh they are"
+        );
+    }
     // 1. Figures, and the nodes; no connection is made yet.
     let metrics = cx.metrics(Metrics::register);
     let fleet = Fleet::new(&config, &metrics, &cx)?;

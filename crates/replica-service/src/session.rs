@@ -18,7 +18,7 @@ pub(crate) mod together;
 pub(crate) mod transaction;
 pub(crate) mod write;
 
-use leftovers::may_leave_statements;
+use leftovers::{may_leave_statements, may_write_and_leave_statements};
 pub(crate) use stopwatch::Stopwatch;
 
 /// A statement with everything that bounds it.
@@ -35,6 +35,11 @@ impl Statement {
     /// Tells whether it surely is a query: it neither begins nor ends a transaction, and leaves no prepared statement.
     pub(crate) fn is_query(&self) -> bool {
         !may_leave_statements(&self.sql)
+    }
+
+    /// Tells whether it may leave a prepared statement in the session, though it is a write.
+    fn may_leave_statements(&self) -> bool {
+        may_write_and_leave_statements(&self.sql)
     }
 }
 
@@ -87,6 +92,10 @@ pub(crate) struct Road<'a> {
 
 /// Undoes what a statement that was refused has left: settings by rollback, advisory locks by name.
 const UNDO: &str = "ROLLBACK; SELECT pg_catalog.pg_advisory_unlock_all()";
+/// What no rollback takes back, where the connection cannot be closed to the same end.
+const DEALLOCATE: &str = "DEALLOCATE ALL";
+/// In one message: the next one may meet another server connection.
+const UNDO_AND_DEALLOCATE: &str = "ROLLBACK; SELECT pg_catalog.pg_advisory_unlock_all(); DEALLOCATE ALL";
 /// The database gives up this much before the caller does, so that the connection stays usable.
 pub(crate) const MARGIN: Duration = Duration::from_millis(20);
 

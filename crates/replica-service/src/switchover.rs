@@ -229,6 +229,7 @@ impl Pair {
     }
 
     fn set_held_up(&self, why: String) {
+        self.metrics.set_held_up(&self.label, !why.is_empty());
         *self.held_up.lock() = why;
     }
 
@@ -269,6 +270,10 @@ impl Pair {
         } else if view.standing.verdict == Verdict::Different {
             let n = view.standing.n_mismatched;
             self.component.degraded(format!("rows differ in {n} key ranges"));
+        } else if let held_up = self.held_up()
+            && !held_up.is_empty()
+        {
+            self.component.degraded(format!("the background work stands still: {held_up}"));
         } else if ahead > 0 {
             self.component.degraded(format!("{ahead} future partitions are missing"));
         } else if view.standing.verdict == Verdict::Unknown {

@@ -15,6 +15,7 @@ pub(super) fn paths(map: Map) -> Map {
         .admin("/database/execute", routes!(database::execute))
         .admin("/database/transaction", routes!(database::transaction))
         .viewer("/database/slow-statements", routes!(database::slow_statements))
+        .viewer("/database/statement-stats", routes!(database::statement_stats))
         .operator("/database/explain", routes!(database::explain))
         .viewer("/database/statistics", routes!(database::server_stats))
         .viewer("/database/statements", routes!(database::statements))

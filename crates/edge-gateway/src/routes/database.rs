@@ -15,7 +15,6 @@ use mainstay_proto::replica::v1::{
 };
 use mainstay_rpc::{Call, Caller, Lane};
 use serde::Deserialize;
-use serde_json::Value;
 use utoipa::ToSchema;
 
 mod answer;
@@ -25,6 +24,7 @@ mod drain;
 mod ndjson;
 mod server_stats;
 mod slow_log;
+mod statement_stats;
 mod statements;
 mod transaction;
 
@@ -33,12 +33,14 @@ use answer::{ExecuteAnswer, NodeHealth, NodeLag, NodePool, NodeTraffic, Nodes, Q
 pub(crate) use cache::{__path_purge_query_cache, __path_query_cache, purge_query_cache, query_cache};
 pub(crate) use configuration::{__path_configuration, __path_reload, configuration, reload};
 pub(crate) use drain::{__path_drain, __path_resume, drain, resume};
+use ndjson::NDJSON;
 pub(crate) use server_stats::{__path_server_stats, server_stats};
 pub(crate) use slow_log::{__path_explain, __path_slow_statements, explain, slow_statements};
+pub(crate) use statement_stats::{__path_statement_stats, statement_stats};
 pub(crate) use statements::{__path_run_statement, __path_statements, run_statement, statements};
 pub(crate) use transaction::{__path_transaction, transaction};
 
-use super::sql_json;
+use super::sql_json::{self, Rows, SqlParam};
 use super::words::wire_duration;
 use crate::body::{Json, Who};
 use crate::error::Problem;
@@ -62,7 +64,8 @@ pub(crate) struct QueryBody {
     /// `null`, booleans, numbers, strings and arrays stand for themselves, any other type is
     /// `{"type": "numeric", "value": "12.50"}`.
     #[serde(default)]
-    params: Vec<Value>,
+    #[schema(value_type = Vec<Value>)]
+    params: Vec<SqlParam>,
     #[serde(default)]
     max_rows: u32,
     /// A replica further behind than this is not asked; like `2s`.
@@ -85,6 +88,12 @@ pub(crate) struct QueryBody {
     /// Replicas of this zone come first; the configured one where it is left out.
     #[serde(default)]
     zone: String,
+    /// The rows end before they are more bytes than this, as PostgreSQL counts them; 0 for no limit. Only for lines.
+    max_bytes: Option<u64>,
+    /// Time for the statement, for lines until the first of them; above 0 and at most that of a request. Like `2s`.
+    #[serde(default, with = "humantime_serde")]
+    #[schema(value_type = Option<String>, example = "2s")]
+    within: Option<Duration>,
 }
 
 /// How old an answer may be, and what makes it old at once.
@@ -126,18 +135,23 @@ pub(crate) struct ExecuteBody {
     #[schema(example = "select 1")]
     sql: String,
     #[serde(default)]
-    params: Vec<Value>,
+    #[schema(value_type = Vec<Value>)]
+    params: Vec<SqlParam>,
     /// Tables or tags that are changed: no answer that was kept with one of them is given from then on.
     #[serde(default)]
     #[schema(max_items = 16)]
     invalidates: Vec<String>,
+    /// Time for the statement, above 0 and at most that of a request; like `2s`.
+    #[serde(default, with = "humantime_serde")]
+    #[schema(value_type = Option<String>, example = "2s")]
+    within: Option<Duration>,
 }
 
 /// Runs one read-only statement, on a replica where one is young enough.
 ///
 /// With `accept: application/x-ndjson` the rows come as lines, as fast as they are taken and without a limit of their
 /// number: first a line with `columns` and `served`, then an array per row, last a line with `last`, `rowsTotal` and
-/// `truncated`, or with `error` when it failed half-way.
+/// `truncated`, or when it failed half-way with `error`: the members of a problem but path and status.
 #[utoipa::path(post, path = "/database/query", tag = "database", request_body = QueryBody, responses(
     (status = 200, description = "the rows", content((QueryAnswer = "application/json"), (String = "application/x-ndjson"))),
     (status = 404, description = "a table, column or function of the statement does not exist"),
@@ -151,51 +165,72 @@ pub(crate) async fn query(
     Json(body): Json<QueryBody>,
 ) -> Result<Response, Problem> {
     scope::demand_sql(&caller.scopes, Action::Read, &body.sql)?;
-    let params = sql_json::params(body.params)?;
-    let max_staleness = body.max_lag.map(wire_duration);
-    let prefer = Prefer::from(body.prefer).into();
-    let cache = body.cache.map(|wish| CacheWish { ttl: Some(wire_duration(wish.ttl)), tags: wish.tags });
+    let call = |method| timed(Call::read(method).by(caller), body.within, &app);
     if ndjson::is_wanted(&headers) {
-        if cache.is_some() {
+        if body.cache.is_some() {
             return Err(Problem::invalid("cache", "is not possible for rows as lines"));
         }
-        let request = QueryStreamRequest {
-            sql: body.sql,
-            params,
-            max_staleness,
-            max_lag_bytes: body.max_lag_bytes,
-            after: body.after,
-            prefer,
-            max_rows: body.max_rows.into(),
-            max_bytes: 0,
-            table: body.table,
-            zone: body.zone,
-        };
         let send = async |mut client: Client, request| client.query_stream(request).await;
-        let chunks = app.upstreams.replica(Call::read(QUERY_STREAM).by(caller), request, send).await?;
+        // The time of a call that streams is that until its answer begins.
+        let chunks = app.upstreams.replica(call(QUERY_STREAM)?, body.stream(), send).await?;
         return Ok(ndjson::answer(chunks));
     }
-    let request = QueryRequest {
-        sql: body.sql,
-        params,
-        max_rows: body.max_rows,
-        max_staleness,
-        max_lag_bytes: body.max_lag_bytes,
-        after: body.after,
-        prefer,
-        table: body.table,
-        cache,
-        zone: body.zone,
-    };
+    if body.max_bytes.is_some() {
+        let message = format!("is possible for rows as lines only; accept {NDJSON}");
+        return Err(Problem::invalid("maxBytes", message));
+    }
     let send = async |mut client: Client, request| client.query(request).await;
-    let answer = app.upstreams.replica(Call::read(QUERY).by(caller), request, send).await?;
+    let answer = app.upstreams.replica(call(QUERY)?, body.query(), send).await?;
     Ok(Answer(query_answer(answer)).into_response())
+}
+
+impl QueryBody {
+    fn query(self) -> QueryRequest {
+        let cache = self.cache.map(|wish| CacheWish { ttl: Some(wire_duration(wish.ttl)), tags: wish.tags });
+        QueryRequest {
+            sql: self.sql,
+            params: sql_json::params(self.params),
+            max_rows: self.max_rows,
+            max_staleness: self.max_lag.map(wire_duration),
+            max_lag_bytes: self.max_lag_bytes,
+            after: self.after,
+            prefer: Prefer::from(self.prefer).into(),
+            table: self.table,
+            cache,
+            zone: self.zone,
+        }
+    }
+
+    fn stream(self) -> QueryStreamRequest {
+        QueryStreamRequest {
+            sql: self.sql,
+            params: sql_json::params(self.params),
+            max_staleness: self.max_lag.map(wire_duration),
+            max_lag_bytes: self.max_lag_bytes,
+            after: self.after,
+            prefer: Prefer::from(self.prefer).into(),
+            max_rows: self.max_rows.into(),
+            max_bytes: self.max_bytes.unwrap_or(0),
+            table: self.table,
+            zone: self.zone,
+        }
+    }
+}
+
+/// Gives a call the time that its caller wants for it.
+fn timed(call: Call, within: Option<Duration>, app: &App) -> Result<Call, Problem> {
+    let Some(within) = within else { return Ok(call) };
+    if within.is_zero() || within > app.request_within {
+        let most = humantime::format_duration(app.request_within);
+        return Err(Problem::invalid("within", format!("must be above 0 and at most {most}")));
+    }
+    Ok(call.within(within))
 }
 
 fn query_answer(answer: QueryResponse) -> QueryAnswer {
     QueryAnswer {
         columns: sql_json::columns(answer.columns),
-        rows: sql_json::rows(answer.rows),
+        rows: Rows(answer.rows),
         truncated: answer.truncated,
         served: answer.served.map(Into::into),
         cache: answer.cache.map(Into::into),
@@ -215,10 +250,11 @@ pub(crate) async fn execute(
     Json(body): Json<ExecuteBody>,
 ) -> Result<Answer<ExecuteAnswer>, Problem> {
     scope::demand_sql(&caller.scopes, Action::Write, &body.sql)?;
-    let params = sql_json::params(body.params)?;
+    let params = sql_json::params(body.params);
     let request = ExecuteRequest { sql: body.sql, params, invalidates: body.invalidates };
     let send = async |mut client: Client, request| client.execute(request).await;
-    let answer = app.upstreams.replica(Call::write(EXECUTE).by(caller), request, send).await?;
+    let call = timed(Call::write(EXECUTE).by(caller), body.within, &app)?;
+    let answer = app.upstreams.replica(call, request, send).await?;
     Ok(Answer(execute_answer(answer)))
 }
 
@@ -226,7 +262,7 @@ fn execute_answer(answer: ExecuteResponse) -> ExecuteAnswer {
     ExecuteAnswer {
         rows_affected: answer.rows_affected,
         columns: sql_json::columns(answer.columns),
-        rows: sql_json::rows(answer.rows),
+        rows: Rows(answer.rows),
         token: answer.token,
         served: answer.served.map(Into::into),
         invalidation_pending: answer.invalidation_pending,

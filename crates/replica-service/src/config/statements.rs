@@ -4,7 +4,7 @@ use mainstay_auth::Role;
 use mainstay_runtime::Problems;
 use serde::{Deserialize, Serialize};
 
-use super::CacheConfig;
+use super::{CacheConfig, PairConfig};
 
 /// Says which statements have names, and who may send others.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -36,6 +36,8 @@ pub struct NamedConfig {
     pub ttl: Duration,
     /// Tables or tags: what a query reads, and what an execute changes; at most 16.
     pub tags: Vec<String>,
+    /// Of a query that is not kept: a pair under `switchover`, for which `{table}` stands in the text; empty for none.
+    pub table: String,
 }
 
 /// What a statement is meant to do.
@@ -73,7 +75,13 @@ impl NamedConfig {
 }
 
 impl StatementsConfig {
-    pub(super) fn check(&self, cache: &CacheConfig, max_sql_bytes: u64, problems: &mut Problems) {
+    pub(super) fn check(
+        &self,
+        cache: &CacheConfig,
+        pairs: &BTreeMap<String, PairConfig>,
+        max_sql_bytes: u64,
+        problems: &mut Problems,
+    ) {
         let few = |key: &str, n: usize, problems: &mut Problems| {
             problems.ensure(n <= MOST, key, format!("must be at most {MOST}"));
         };
@@ -93,6 +101,12 @@ impl StatementsConfig {
             problems.duration(&key(".ttl"), named.ttl, Duration::ZERO..=cache.max_ttl);
             let cached = named.ttl.is_zero() || named.kind == NamedKind::Query;
             problems.ensure(cached, &key(".ttl"), "is for a query only");
+            if !named.table.is_empty() {
+                let is_pair = pairs.contains_key(&named.table);
+                problems.ensure(is_pair, &key(".table"), "must be the name of a pair under switchover");
+                let plain = named.ttl.is_zero() && named.kind == NamedKind::Query;
+                problems.ensure(plain, &key(".table"), "is for a query without a ttl only");
+            }
         }
     }
 }
@@ -106,6 +120,7 @@ impl Default for NamedConfig {
             callers: Vec::new(),
             ttl: Duration::ZERO,
             tags: Vec::new(),
+            table: String::new(),
         }
     }
 }

@@ -71,25 +71,33 @@ impl Engine {
     /// Tries a second node as long as nothing was sent.
     async fn pour_from_any(&self, stream: &StreamRead, sink: &Sink) -> Result<(Served, u64), QueryError> {
         let needs = self.needs(&stream.read)?;
-        let mut tried = None;
-        for attempts in 1.. {
-            let Choice { node, reason, .. } = self.route(&stream.read, &needs, tried).await?;
+        let (mut attempts, mut failed) = (0, None);
+        loop {
+            let Choice { node, reason, .. } = self.route_again(&stream.read, &needs, failed).await?;
+            attempts += 1;
             let (is_primary, staleness) = self.standing(node.id);
             let name = Arc::clone(&node.name);
             let served = Served { node: name, is_primary, staleness, reason, attempts, hedged: false };
-            match self.pour_from(&node, served.clone(), stream, sink).await {
+            let poured = tokio::select! {
+                biased;
+                poured = self.pour_from(&node, served.clone(), stream, sink) => poured,
+                // It will not answer any more; see `read_on`.
+                () = self.fleet.wait_replaceable(node.id, &needs) => {
+                    Err(QueryError::Broken { node: node.name.to_string(), source: None })
+                }
+            };
+            match poured {
                 Ok(rows) => return Ok((served, rows)),
                 Err(error)
                     if error.may_succeed_elsewhere() && !sink.has_begun() && attempts < MAX_ATTEMPTS =>
                 {
                     tracing::debug!(node = &*served.node, %error, "stream tried again");
                     self.metrics.retries.inc();
-                    tried = Some(node.id);
+                    failed = Some((node.id, error));
                 }
                 Err(error) => return Err(error),
             }
         }
-        unreachable!("the loop ends by returning")
     }
 
     async fn pour_from(

@@ -62,6 +62,8 @@ type Written<T> = (T, Arc<Node>, Option<Position>);
 
 /// Between two looks at a primary that refuses connections.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// Between two probes of all nodes while a primary is waited for: the next one may be any of them.
+const PROBE_AGAIN: Duration = Duration::from_millis(250);
 /// Left of the deadline when waiting for a primary ends, so that the caller is told why.
 const LAST_WORD: Duration = Duration::from_millis(20);
 /// Before a transaction that lost a race is run again; doubled each time, with jitter.
@@ -169,6 +171,7 @@ impl Engine {
         let patience = now + wait;
         let mut news = self.fleet.news();
         let mut refused: Option<(NodeId, QueryError)> = None;
+        let mut probe_at = now;
         loop {
             match (self.fleet.primary(), refused.take()) {
                 // It says that it is none (any more): only news can change that.
@@ -191,6 +194,10 @@ impl Engine {
                     return Err(error);
                 }
             } else {
+                if Instant::now() >= probe_at {
+                    self.fleet.topology().nodes().for_each(|node| node.probe_now());
+                    probe_at = Instant::now() + PROBE_AGAIN;
+                }
                 let look_again = patience.min(Instant::now() + LOOK_AGAIN);
                 // What is known by then is looked at above.
                 let _ = timeout_at(look_again, news.changed()).await;

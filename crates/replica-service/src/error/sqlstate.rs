@@ -12,7 +12,14 @@ pub(super) fn class(state: &SqlState) -> (ErrorCode, &'static str) {
 /// Tells whether the same statement, sent again, may succeed.
 pub(super) fn retryable(state: &SqlState) -> bool {
     let (code, _) = class(state);
-    code.retryable() || matches!(state.code(), "40001" | "40P01" | "55P03")
+    // A statement that the database stopped was rolled back, like one that we stopped; of 40003 nobody knows.
+    (code.retryable() && !leaves_outcome_open(state))
+        || matches!(state.code(), "40001" | "40P01" | "55P03" | "57014")
+}
+
+/// Tells whether the database itself does not know what became of a transaction.
+pub(super) fn leaves_outcome_open(state: &SqlState) -> bool {
+    state.code() == "40003"
 }
 
 fn exact(state: &str) -> Option<(ErrorCode, &'static str)> {
@@ -85,7 +92,8 @@ mod tests {
             ("53300", ResourceExhausted, true),
             ("54000", InvalidArgument, false),
             ("55P03", Conflict, true),
-            ("57014", DeadlineExceeded, false),
+            ("40003", Unavailable, false),
+            ("57014", DeadlineExceeded, true),
             ("57P01", Unavailable, true),
             ("P0001", FailedPrecondition, false),
             ("P0002", FailedPrecondition, false),

@@ -92,7 +92,7 @@ pub(super) fn request(named: &NamedConfig, asked: RunStatementRequest) -> QueryR
         prefer: asked.prefer,
         zone: asked.zone,
         cache: (!named.ttl.is_zero()).then_some(wish),
-        table: String::new(),
+        table: named.table.clone(),
     }
 }
 

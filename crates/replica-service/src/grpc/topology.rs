@@ -3,13 +3,14 @@ use std::time::Duration;
 use mainstay_proto::{
     common::v1::Health as WireHealth,
     replica::v1::{
-        Lag as WireLag, LagFormula, Node as WireNode, PgBouncerStats, Pool, Role, TopologyResponse, Traffic,
+        Lag as WireLag, LagFormula, Node as WireNode, PgBouncerStats, Pool, ProbeState as WireProbeState,
+        Role, TopologyResponse, Traffic,
     },
 };
 use tokio::time::Instant;
 
 use crate::{
-    cluster::{Cluster, Health, Lag, Primary},
+    cluster::{Cluster, Health, Lag, Primary, ProbeState},
     fleet::Fleet,
     lag::common::{Figure, Formula},
     node::Node,
@@ -77,6 +78,16 @@ fn node(topology: &Topology, cluster: &Cluster, member: &Member) -> WireNode {
         drained: node.is_drained(),
         zone: member.zone.clone(),
         pgbouncer_stats: node.pgbouncer_figures().map(pgbouncer_stats),
+        probe_state: probe_state(cluster.probe_state(id)).into(),
+    }
+}
+
+fn probe_state(state: ProbeState) -> WireProbeState {
+    match state {
+        ProbeState::Down => WireProbeState::ProbeDown,
+        ProbeState::Probation => WireProbeState::ProbeOnProbation,
+        ProbeState::Suspect => WireProbeState::ProbeSuspect,
+        ProbeState::Up => WireProbeState::ProbeUp,
     }
 }
 

@@ -29,6 +29,8 @@ pub(crate) struct PairMetrics {
     backfill_progress: Family<OfPair, Gauge<f64, AtomicU64>>,
     rows_written: Family<OfWrite, Counter>,
     triggers_enabled: Family<OfPair, Gauge>,
+    held_up: Family<OfPair, Gauge>,
+    step_backs: Family<OfPair, Counter>,
     stage: Family<OfPair, Gauge>,
 }
 
@@ -128,12 +130,28 @@ impl PairMetrics {
             "Enabled triggers that write to the other table",
             self.triggers_enabled.clone(),
         );
+        registry.register("held_up", "1 while the background work stands still", self.held_up.clone());
+        registry.register(
+            "step_backs",
+            "Times that this process has moved reads back by itself",
+            self.step_backs.clone(),
+        );
         registry.register("stage", "0 none, 1 dual write, 2 swapped, 3 finished", self.stage.clone());
     }
 
     /// Counts changed rows that were compared.
     pub(crate) fn changes(&self, label: &OfPair, n_rows: u64) {
         self.changes.get_or_create(label).inc_by(n_rows);
+    }
+
+    /// Counts one time that reads were moved back.
+    pub(crate) fn stepped_back(&self, label: &OfPair) {
+        self.step_backs.get_or_create(label).inc();
+    }
+
+    /// Tells whether the background work stands still.
+    pub(crate) fn set_held_up(&self, label: &OfPair, held_up: bool) {
+        self.held_up.get_or_create(label).set(held_up.into());
     }
 
     /// Counts one read of the pair.

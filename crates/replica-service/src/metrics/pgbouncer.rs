@@ -15,6 +15,8 @@ pub(crate) struct PgBouncerMetrics {
     clients_waiting: Family<OfNode, Gauge>,
     servers_active: Family<OfNode, Gauge>,
     servers_idle: Family<OfNode, Gauge>,
+    clients: Family<OfNode, Gauge>,
+    servers: Family<OfNode, Gauge>,
     max_wait: Family<OfNode, Gauge<f64, AtomicU64>>,
     queries: Family<OfNode, Counter>,
     transactions: Family<OfNode, Counter>,
@@ -41,6 +43,12 @@ impl PgBouncerMetrics {
             "pgbouncer_servers_idle",
             "Connections to the server not in use",
             self.servers_idle.clone(),
+        );
+        registry.register("pgbouncer_clients", "Clients of all databases", self.clients.clone());
+        registry.register(
+            "pgbouncer_servers",
+            "Connections to the servers of all databases",
+            self.servers.clone(),
         );
         registry.register(
             "pgbouncer_max_wait_seconds",
@@ -71,6 +79,8 @@ impl PgBouncerMetrics {
             (&self.clients_waiting, figures.map(|figures| figures.clients_waiting)),
             (&self.servers_active, figures.map(|figures| figures.servers_active)),
             (&self.servers_idle, figures.map(|figures| figures.servers_idle + figures.servers_used)),
+            (&self.clients, figures.map(|figures| figures.clients)),
+            (&self.servers, figures.map(|figures| figures.servers)),
         ];
         for (family, value) in gauges {
             match value {

@@ -6,7 +6,7 @@ use fallible_iterator::FallibleIterator as _;
 use postgres_protocol::message::backend::{DataRowBody, RowDescriptionBody};
 use tokio::time::{Instant, timeout};
 
-use super::{Answer, Column, Road, Statement, UNDO};
+use super::{Answer, Column, DEALLOCATE, Road, Statement, UNDO, UNDO_AND_DEALLOCATE};
 use crate::{
     error::{Kind, QueryError, ServerError},
     pool::{Key, Named, ReadLease},
@@ -14,10 +14,6 @@ use crate::{
     wire::{Event, Text, Wire, WireError},
 };
 
-/// What no rollback takes back, where the connection cannot be closed to the same end.
-const DEALLOCATE: &str = "DEALLOCATE ALL";
-/// In one message: the next one may meet another server connection.
-const UNDO_AND_DEALLOCATE: &str = "ROLLBACK; SELECT pg_catalog.pg_advisory_unlock_all(); DEALLOCATE ALL";
 /// Rows beyond the limit that are read and dropped rather than to lose the connection.
 const DRAINED_ROWS: u32 = 1_000;
 const DRAIN_WITHIN: Duration = Duration::from_millis(20);

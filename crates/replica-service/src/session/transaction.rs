@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     Answer, Road, Statement, timeout_ms,
-    write::{Commit, End, body, commit, end_write, refuse_begin},
+    write::{After, Commit, End, body, commit, end_write, refuse_begin},
 };
 use crate::{
     error::{Kind, QueryError},
@@ -58,7 +58,7 @@ pub(crate) async fn transaction(
     left: Duration,
     progress: &Progress,
 ) -> Result<(Answers, Option<Position>), QueryError> {
-    let client = lease.client();
+    let (client, after) = (lease.client(), After::of(road, statements));
     let failed = |error| QueryError::from_postgres(road.node, Kind::Transaction, error);
     let begin_sql = format!(
         "BEGIN ISOLATION LEVEL {} READ WRITE; SET LOCAL statement_timeout = {}",
@@ -66,7 +66,7 @@ pub(crate) async fn transaction(
         timeout_ms(left)
     );
     if let Err(error) = client.batch_execute(&begin_sql).await {
-        return refuse_begin(lease, failed(error)).await;
+        return refuse_begin(lease, after, failed(error)).await;
     }
     let (mut answers, mut n_bytes) = (Vec::with_capacity(statements.len()), 0);
     for (number, statement) in statements.iter().enumerate() {
@@ -74,18 +74,19 @@ pub(crate) async fn transaction(
         let begun_at = Instant::now();
         let answer = match body(client, road, Kind::Transaction, statement).await {
             End::Complete(answer) => answer,
-            End::Refused(error) => return end_write(lease, error).await,
+            End::Refused(error) => return end_write(lease, after, error).await,
             End::Broken(error) => return Err(error),
         };
         n_bytes += answer.n_bytes;
         if n_bytes > statement.max_bytes {
-            return end_write(lease, QueryError::ResultTooLarge { limit_bytes: statement.max_bytes }).await;
+            return end_write(lease, after, QueryError::ResultTooLarge { limit_bytes: statement.max_bytes })
+                .await;
         }
         answers.push((answer, begun_at.elapsed()));
     }
     progress.statement.store(statements.len(), Ordering::Relaxed);
     progress.committing.store(true, Ordering::Relaxed);
-    let position = finish(lease, road, Kind::Transaction, &progress.committing).await?;
+    let position = finish(lease, road, Kind::Transaction, after, &progress.committing).await?;
     Ok((answers, position))
 }
 
@@ -94,11 +95,12 @@ pub(super) async fn finish(
     lease: WriteLease,
     road: Road<'_>,
     kind: Kind,
+    after: After,
     committing: &AtomicBool,
 ) -> Result<Option<Position>, QueryError> {
-    match commit(lease.client()).await {
+    match commit(lease.client(), after).await {
         Commit::Done { position, clean: true } => {
-            lease.keep();
+            after.end(lease);
             Ok(position)
         }
         Commit::Done { position, clean: false } => {
@@ -108,7 +110,7 @@ pub(super) async fn finish(
         Commit::Failed(source) => match QueryError::from_postgres(road.node, kind, source) {
             refused @ QueryError::Database { .. } => {
                 committing.store(false, Ordering::Relaxed);
-                end_write(lease, refused).await
+                end_write(lease, after, refused).await
             }
             QueryError::Broken { node, source } => Err(QueryError::OutcomeUnknown { node, source }),
             other => Err(other),

@@ -7,7 +7,9 @@ use std::{
 use futures_util::{StreamExt as _, TryStreamExt as _, future};
 use tokio_postgres::{Client, Row, RowStream, SimpleQueryMessage};
 
-use super::{Answer, Column, Road, Statement, UNDO, timeout_ms, transaction};
+use super::{
+    Answer, Column, DEALLOCATE, Road, Statement, UNDO, UNDO_AND_DEALLOCATE, timeout_ms, transaction,
+};
 use crate::{
     error::{Kind, LinkError, QueryError},
     lsn::{Lsn, Position},
@@ -26,6 +28,36 @@ pub(super) enum End {
     Refused(QueryError),
     /// It cannot go on; more may be on its way.
     Broken(QueryError),
+}
+
+/// What becomes of a connection when its transaction has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum After {
+    Keep,
+    /// Kept, when all prepared statements are gone from the server behind the pooler.
+    Deallocate,
+    Close,
+}
+
+impl After {
+    /// Says it for the statements of the transaction.
+    pub(super) fn of(road: Road<'_>, statements: &[Statement]) -> Self {
+        if !statements.iter().any(Statement::may_leave_statements) {
+            Self::Keep
+        } else if road.pgbouncer {
+            Self::Deallocate
+        } else {
+            Self::Close
+        }
+    }
+
+    /// Gives back a connection that is in order, or closes it.
+    pub(super) fn end(self, lease: WriteLease) {
+        match self {
+            Self::Keep | Self::Deallocate => lease.keep(),
+            Self::Close => lease.close(),
+        }
+    }
 }
 
 /// One message, so that behind `PgBouncer` too the position is read in the session that committed, after the commit.
@@ -51,12 +83,12 @@ pub(crate) async fn write(
     committing: &AtomicBool,
 ) -> Result<(Answer, Option<Position>), QueryError> {
     let begin_sql = format!("BEGIN READ WRITE; SET LOCAL statement_timeout = {}", timeout_ms(left));
-    let client = lease.client();
+    let (client, after) = (lease.client(), After::of(road, std::slice::from_ref(statement)));
     let failed = |error| QueryError::from_postgres(road.node, Kind::Execute, error);
     let (begun, end) = if road.pgbouncer {
         match client.batch_execute(&begin_sql).await {
             Ok(()) => (Ok(()), body(client, road, Kind::Execute, statement).await),
-            Err(error) => return refuse_begin(lease, failed(error)).await,
+            Err(error) => return refuse_begin(lease, after, failed(error)).await,
         }
     } else {
         future::join(client.batch_execute(&begin_sql), body(client, road, Kind::Execute, statement)).await
@@ -70,27 +102,36 @@ pub(crate) async fn write(
                 source: Some(LinkError::Driver(source)),
             });
         }
-        (Err(refused), End::Refused(_)) => return refuse_begin(lease, failed(refused)).await,
+        (Err(refused), End::Refused(_)) => return refuse_begin(lease, after, failed(refused)).await,
         (Err(source), End::Broken(_)) => return Err(failed(source)),
-        (Ok(()), End::Refused(error)) => return end_write(lease, error).await,
+        (Ok(()), End::Refused(error)) => return end_write(lease, after, error).await,
         (Ok(()), End::Broken(error)) => return Err(error),
     };
     committing.store(true, Ordering::Relaxed);
-    let position = transaction::finish(lease, road, Kind::Execute, committing).await?;
+    let position = transaction::finish(lease, road, Kind::Execute, after, committing).await?;
     Ok((answer, position))
 }
 
 /// Nothing was begun, so nothing was done: the statement had no leave to write.
-pub(super) async fn refuse_begin<T>(lease: WriteLease, error: QueryError) -> Result<T, QueryError> {
+pub(super) async fn refuse_begin<T>(
+    lease: WriteLease,
+    after: After,
+    error: QueryError,
+) -> Result<T, QueryError> {
     match error {
-        refused @ QueryError::Database { .. } => end_write(lease, refused).await,
+        refused @ QueryError::Database { .. } => end_write(lease, after, refused).await,
         other => Err(other),
     }
 }
 
-pub(super) async fn end_write<T>(lease: WriteLease, error: QueryError) -> Result<T, QueryError> {
-    if lease.client().batch_execute(UNDO).await.is_ok() {
-        lease.keep();
+pub(super) async fn end_write<T>(
+    lease: WriteLease,
+    after: After,
+    error: QueryError,
+) -> Result<T, QueryError> {
+    let undo = if after == After::Deallocate { UNDO_AND_DEALLOCATE } else { UNDO };
+    if lease.client().batch_execute(undo).await.is_ok() {
+        after.end(lease);
     } else {
         lease.close();
     }
@@ -102,8 +143,15 @@ pub(super) enum Commit {
     Failed(tokio_postgres::Error),
 }
 
-pub(super) async fn commit(client: &Client) -> Commit {
-    let mut messages = match client.simple_query_raw(COMMIT).await {
+pub(super) async fn commit(client: &Client, after: After) -> Commit {
+    let and_deallocate;
+    let message = if after == After::Deallocate {
+        and_deallocate = format!("{COMMIT}; {DEALLOCATE}");
+        &and_deallocate
+    } else {
+        COMMIT
+    };
+    let mut messages = match client.simple_query_raw(message).await {
         Ok(messages) => pin!(messages),
         Err(error) => return Commit::Failed(error),
     };

@@ -321,6 +321,7 @@ impl Steps {
         )
         .await?;
         work.commit().await?;
+        self.pair.metrics.stepped_back(&self.pair.label);
         tracing::warn!(pair = self.pair.name, detail, "reads moved back to the legacy table");
         Ok(())
     }

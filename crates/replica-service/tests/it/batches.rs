@@ -124,6 +124,13 @@ async fn each_query_is_answered_in_its_place_and_a_bad_one_harms_no_other() {
                 "{way:?}"
             );
         }
+        for (figure, wanted) in [("streams", 1.0), ("messages_total", 4.0), ("queries_total", 40.0)] {
+            assert_eq!(
+                rig.metric(&format!("mainstay_replica_batch_{figure}")).await,
+                Some(wanted),
+                "{figure}"
+            );
+        }
     }
 }
 

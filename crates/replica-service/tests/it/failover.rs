@@ -262,3 +262,32 @@ async fn reads_go_on_without_a_primary_and_writes_come_back_with_it() {
     let rows = rig.query_primary(&format!("SELECT count(*) FROM {table}")).await.unwrap();
     assert_eq!(first(&rows), Kind::Int(3));
 }
+
+/// Whoever misses a node has it probed, so that a long period costs freshness and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_every_half_minute_keep_neither_a_lost_replica_nor_a_promotion_waiting() {
+    let stack = start_stack(false).await;
+    let rig = Rig::start(&stack, Way::Direct, |config| {
+        config.health.probe_every = Duration::from_secs(30);
+        config.routing.max_staleness = Duration::from_secs(120);
+        config.routing.write_wait_within = Duration::from_secs(60);
+    })
+    .await;
+    let postgres = stack.postgres().unwrap();
+    let table = table(&stack, "n int").await;
+    let insert = format!("INSERT INTO {table} VALUES (1)");
+    rig.execute(&insert).await.unwrap();
+    postgres.wait_caught_up(primary(&stack)).await.unwrap();
+    postgres.node("replica2").unwrap().kill().await.unwrap();
+    for _ in 0..6 {
+        assert_ne!(served_by(&rig.query_with("SELECT 1", Vec::new()).await.unwrap()).0, "replica2");
+    }
+    let replica = postgres.node("replica1").unwrap();
+    primary(&stack).kill().await.unwrap();
+    replica.promote().await.unwrap();
+    let promoted_at = Instant::now();
+    let written = rig.execute(&insert).await.unwrap();
+    let took = promoted_at.elapsed();
+    assert_eq!(written.served.unwrap().node, "replica1");
+    assert!(took < Duration::from_secs(15), "the write took {took:?}");
+}

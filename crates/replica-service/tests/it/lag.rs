@@ -234,3 +234,34 @@ async fn replay_that_a_statement_holds_back_is_lag_past_the_bound_until_it_ends(
     .await;
     rig.execute(&format!("INSERT INTO {table} VALUES (1, 2)")).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_stands_in_the_way_of_replay_is_ended_there_and_answered_elsewhere() {
+    let stack = start_stack(false).await;
+    let rig = Rig::start(&stack, Way::Direct, |config| {
+        config.nodes.retain(|name, _| name != "replica2");
+    })
+    .await;
+    let table = table(&stack, "n int").await;
+    rig.execute(&format!("INSERT INTO {table} VALUES (1)")).await.unwrap();
+    stack.postgres().unwrap().wait_caught_up(primary(&stack)).await.unwrap();
+    let server = replica(&stack, "replica1");
+    server.query_text("ALTER SYSTEM SET max_standby_streaming_delay = 0").await.unwrap();
+    server.query_text("SELECT pg_reload_conf()").await.unwrap();
+    // It holds its table for far longer than replay waits.
+    let sql = format!("SELECT n, pg_sleep(CASE WHEN pg_is_in_recovery() THEN 120 ELSE 0 END) FROM {table}");
+    let stand_in_the_way = async {
+        let count = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT n, pg_sleep%'";
+        wait_until("the read to run", EVERY, SOON, || async {
+            let n_running = server.query_text(count).await.unwrap().unwrap();
+            if n_running == "1" { Ok(()) } else { Err(n_running) }
+        })
+        .await
+        .unwrap();
+        self::sql(primary(&stack), &format!("ALTER TABLE {table} ADD COLUMN more int")).await;
+    };
+    let (read, ()) = tokio::join!(rig.query(&sql), stand_in_the_way);
+    let served = read.served.as_ref().unwrap();
+    assert_eq!((served.node.as_str(), served.attempts, first(&read)), ("primary", 2, Kind::Int(1)));
+    rig.wait_metric("mainstay_replica_retries_total", |retries| retries == 1.0).await;
+}

@@ -9,7 +9,7 @@ use std::{
 use mainstay_devstack::{ChaosProxy, DATABASE, Devstack, Direction, SERVICE_ROLE, SUPERUSER, wait_until};
 use mainstay_proto::{
     common::v1::Health,
-    replica::v1::{TopologyResponse, value::Kind},
+    replica::v1::{QueryStreamRequest, TopologyResponse, value::Kind},
 };
 use mainstay_rpc::{ErrorCode, Failure};
 use tokio::time::Instant;
@@ -168,6 +168,91 @@ async fn a_password_that_was_changed_is_told_and_works_once_it_is_right_again() 
     })
     .await
     .unwrap();
+}
+
+/// Without a role of their own the probes log in as the service does, and are refused like it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_that_the_probes_share_is_told_of_each_node() {
+    let stack = start_stack(false).await;
+    let rig = Rig::start(&stack, Way::Direct, |config| {
+        config.health.user = String::new();
+        config.health.password = "".into();
+        config.routing.write_wait_within = Duration::from_millis(100);
+    })
+    .await;
+    let set_password = async |password: &str| {
+        sql(primary(&stack), &format!("ALTER ROLE {SERVICE_ROLE} PASSWORD '{password}'")).await;
+        stack.postgres().unwrap().wait_caught_up(primary(&stack)).await.unwrap();
+    };
+    set_password("another").await;
+    let end = format!(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = '{SERVICE_ROLE}'"
+    );
+    for node in stack.postgres().unwrap().nodes() {
+        sql(node, &end).await;
+    }
+    rig.wait("all nodes to tell why they are down", |topology| {
+        topology.nodes.iter().all(|node| node.health() == Health::Unhealthy && node.detail.contains("28P01"))
+    })
+    .await;
+    let refused = rig.query_with("SELECT 1", vec![]).await.unwrap_err();
+    assert_eq!((refused.code(), refused.reason()), (ErrorCode::Unavailable, "NO_FIT_NODE"));
+    let refused = rig.execute("SELECT 1").await.unwrap_err();
+    assert_eq!((refused.code(), refused.reason()), (ErrorCode::Unavailable, "NO_PRIMARY"));
+    assert!(!rig.cx.is_ready());
+    set_password(&stack.credentials().postgres_password).await;
+    rig.wait("all nodes to take reads again", |topology| topology.nodes.iter().all(|node| node.reads)).await;
+    rig.execute("SELECT 1").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_from_a_node_that_falls_silent_begins_elsewhere_or_ends_with_an_error() {
+    let stack = shared().await;
+    let proxy =
+        ChaosProxy::start(stack.postgres().unwrap().node("replica1").unwrap().public_address()).unwrap();
+    let rig = Rig::start(stack, Way::Direct, |config| {
+        config.health.probe_within = Duration::from_millis(500);
+        config.postgres.stream_within = Duration::from_secs(600);
+        config.nodes.retain(|name, _| name != "replica2");
+        config.nodes.get_mut("replica1").unwrap().address = proxy.address().to_string();
+    })
+    .await;
+    let open = async |sql: &str| {
+        let request = QueryStreamRequest { sql: sql.to_owned(), ..QueryStreamRequest::default() };
+        rig.client.clone().query_stream(request).await.unwrap().into_inner()
+    };
+    // Nothing of it has come when the node falls silent.
+    let silence = async {
+        wait_until("the stream to run there", EVERY, SOON, || async {
+            let in_flight = rig.node("replica1").await.traffic.unwrap().in_flight;
+            if in_flight == 1 { Ok(()) } else { Err(in_flight.to_string()) }
+        })
+        .await
+        .unwrap();
+        proxy.stall(Direction::Both);
+    };
+    let sleep = "SELECT pg_sleep(CASE WHEN pg_is_in_recovery() THEN 300 ELSE 0 END)";
+    let first = async { open(sleep).await.message().await.unwrap().unwrap() };
+    let (chunk, ()) = tokio::join!(first, silence);
+    let served = chunk.served.unwrap();
+    assert_eq!((served.node.as_str(), served.attempts), ("primary", 2));
+    proxy.restore().await.unwrap();
+    rig.wait("it to take reads again", takes_reads("replica1", true)).await;
+
+    // Some of it has come: the rest can come from nowhere else.
+    let mut chunks = open("SELECT n, repeat('x', 1000) FROM generate_series(1, 10000000) AS n").await;
+    let served = chunks.message().await.unwrap().unwrap().served.unwrap();
+    assert_eq!(served.node, "replica1");
+    proxy.stall(Direction::Both);
+    let failure = loop {
+        match chunks.message().await {
+            Ok(Some(chunk)) => assert!(!chunk.last),
+            Ok(None) => panic!("it ended without a word"),
+            Err(status) => break Failure::from(status),
+        }
+    };
+    assert_eq!((failure.code(), failure.reason()), (ErrorCode::Unavailable, "CONNECTION_LOST"));
+    proxy.restore().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -33,6 +33,8 @@ async fn a_pooler_tells_its_own_figures() {
         ("transactions_total", "primary", 1.0),
         ("queries_total", "replica1", 1.0),
         ("servers_idle", "replica1", 0.0),
+        ("clients", "primary", 1.0),
+        ("servers", "primary", 1.0),
         ("clients_waiting", "primary", 0.0),
         ("max_wait_seconds", "primary", 0.0),
     ] {

@@ -1,4 +1,4 @@
-use mainstay_proto::replica::v1::value::Kind;
+use mainstay_proto::replica::v1::{SqlStatement, TransactionRequest, value::Kind};
 use mainstay_rpc::ErrorCode;
 
 use crate::rig::*;
@@ -74,6 +74,43 @@ async fn nothing_that_a_statement_sets_reaches_the_next_one() {
         assert_eq!(first(&rig.query_primary(look).await.unwrap()), Kind::Bool(false), "{way:?} read");
         let written = rig.execute(look).await.unwrap();
         assert_eq!(written.rows[0].values[0].kind, Some(Kind::Bool(false)), "{way:?} write");
+    }
+}
+
+/// A prepared statement outlives its transaction, also one that was rolled back.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_a_write_prepares_is_there_for_the_next_one() {
+    let stack = shared().await;
+    let prepare = |name: &str| format!("PREPARE leaked_{name} AS SELECT 1");
+    let within = |name: &str, then: &str| {
+        format!("DO $$ BEGIN EXECUTE 'PREPARE leaked_{name} AS SELECT 1'; {then} END $$")
+    };
+    for way in [Way::Direct, Way::PgBouncer] {
+        let rig = Rig::start(stack, way, one_connection).await;
+        let table = table(stack, "id int").await;
+        let nothing_left = async |after: &str| {
+            let count = "SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'leaked%'";
+            let left = rig.execute(count).await.unwrap();
+            assert_eq!(left.rows[0].values[0].kind, Some(Kind::Int(0)), "{way:?}: after {after}");
+        };
+        rig.execute(&prepare("alone")).await.unwrap();
+        nothing_left("PREPARE").await;
+        rig.execute(&within("inside", "")).await.unwrap();
+        nothing_left("DO").await;
+        rig.execute(&within("failed", "RAISE 'no';")).await.unwrap_err();
+        nothing_left("a DO that failed").await;
+        let statements = [format!("INSERT INTO {table} VALUES (1)"), within("together", "")]
+            .map(|sql| SqlStatement { sql, params: Vec::new() })
+            .to_vec();
+        let request = TransactionRequest { statements, ..TransactionRequest::default() };
+        rig.client.clone().transaction(request).await.unwrap();
+        nothing_left("a transaction").await;
+        // What leaves nothing costs no connection.
+        let created = rig.node("primary").await.write_pool.unwrap().created;
+        for n in 0..3 {
+            rig.execute(&format!("INSERT INTO {table} VALUES ({n})")).await.unwrap();
+        }
+        assert_eq!(rig.node("primary").await.write_pool.unwrap().created, created, "{way:?}");
     }
 }
 

@@ -2,6 +2,8 @@
 //! `gates.rs` what holds a switchover up and what takes reads back, `obstacles.rs` what a swap refuses, `columns.rs` tables whose
 //! columns change on the way.
 
+use std::time::Duration;
+
 use mainstay_devstack::wait_until;
 use mainstay_proto::replica::v1::{
     ParityVerdict, QueryRequest, SwitchoverStage, SwitchoverStep, value::Kind,
@@ -24,6 +26,11 @@ async fn a_switchover_under_writes_that_never_stop_loses_and_doubles_no_row() {
     let switched = Switched::start("forward", 3_000, |_| {}).await;
     let storm = Storm::start(&switched).await;
     switched.to_the_swap().await;
+    let through_twin =
+        "mainstay_replica_switchover_reads_total{pair=\"forward\",table=\"partitioned\",result=\"ok\"}";
+    let before = switched.rig.metric(through_twin).await.unwrap();
+    switched.count_by_name().await;
+    assert_eq!(switched.rig.metric(through_twin).await.unwrap(), before + 1.0);
     let state = switched.take(SwitchoverStep::Swap).await;
     assert_eq!((state.stage(), state.read_percent), (SwitchoverStage::Swapped, 100), "{state:?}");
     storm.wait_for_writes(300).await;
@@ -48,6 +55,8 @@ async fn a_switchover_under_writes_that_never_stop_loses_and_doubles_no_row() {
     }
     assert_eq!(switched.rows("forward").await, rows);
     assert_eq!(switched.rows("forward_archived").await, rows);
+    // Who may call by names only was moved, too.
+    assert_eq!(switched.count_by_name().await, rows.len() as i64);
     // Again is nothing.
     let again = switched.take(SwitchoverStep::Swap).await;
     assert_eq!(again.journal.len(), state.journal.len());
@@ -79,7 +88,7 @@ async fn a_swap_rolled_back_under_writes_that_never_stop_loses_and_doubles_no_ro
 #[tokio::test(flavor = "multi_thread")]
 async fn a_swap_that_finds_its_tables_in_use_lets_go_and_changes_nothing() {
     let switched = Switched::start("inuse", 300, |config| {
-        config.steps.lock_within = std::time::Duration::from_millis(50);
+        config.steps.lock_within = Duration::from_millis(50);
     })
     .await;
     switched.to_the_swap().await;
@@ -109,7 +118,7 @@ async fn a_swap_that_finds_its_tables_in_use_lets_go_and_changes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_begins_to_differ_while_the_swap_waits_for_its_lock_is_found_under_it() {
     let switched = Switched::start("dirty", 300, |config| {
-        config.steps.lock_within = std::time::Duration::from_secs(10);
+        config.steps.lock_within = Duration::from_secs(10);
         config.steps.lock_attempts = 20;
     })
     .await;
@@ -156,7 +165,7 @@ async fn a_row_that_begins_to_differ_while_the_swap_waits_for_its_lock_is_found_
 #[tokio::test(flavor = "multi_thread")]
 async fn triggers_for_a_table_that_is_written_are_tried_again_and_block_nobody_for_long() {
     let switched = Switched::start("hot", 100, |config| {
-        config.steps.lock_within = std::time::Duration::from_millis(50);
+        config.steps.lock_within = Duration::from_millis(50);
     })
     .await;
     let writer = switched.connect().await;
@@ -300,6 +309,62 @@ async fn a_swap_carries_over_what_belongs_to_the_name_or_refuses_it_by_name() {
     let seen = connection.query_one("SELECT count(*) FROM carried_view WHERE id >= 1000", &[]).await.unwrap();
     assert_eq!(seen.get::<_, i64>(0), 2);
     assert_eq!(switched.rows("carried").await, switched.rows("carried_p").await);
+}
+
+/// Returns how many rows the journal has once a step is done, and once it was asked for again.
+async fn take_twice(switched: &Switched, step: SwitchoverStep) -> (usize, usize) {
+    let once = switched.take(step).await.journal.len();
+    (once, switched.take(step).await.journal.len())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_is_done_is_not_done_again() {
+    let switched = Switched::start("twice", 200, |_| {}).await;
+    let same = async |step: SwitchoverStep| {
+        let (once, again) = take_twice(&switched, step).await;
+        assert_eq!(once, again, "{step:?}");
+    };
+    same(SwitchoverStep::CreatePartitions).await;
+    switched.take(SwitchoverStep::InstallTriggers).await;
+    switched.take(SwitchoverStep::Backfill).await;
+    switched.wait("the backfill to end", |state| state.backfilled).await;
+    same(SwitchoverStep::Backfill).await;
+    same(SwitchoverStep::Rollback).await;
+    switched.take(SwitchoverStep::Verify).await;
+    switched.wait("the verification to end", |state| state.verified_at.is_some()).await;
+    switched.wait_ready().await;
+    switched.take_up_again().await;
+    // There is no next share.
+    same(SwitchoverStep::Advance).await;
+    same(SwitchoverStep::Swap).await;
+    same(SwitchoverStep::Rollback).await;
+    same(SwitchoverStep::Finish).await;
+    assert_eq!(switched.rows("twice").await, switched.rows("twice_p").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_that_take_longer_than_they_may_become_smaller() {
+    let n_batches = async |name: &str, batch_within: Duration| {
+        let switched = Switched::start(name, 4_000, |config| {
+            config.steps.batch_rows = 1_000;
+            config.steps.batch_within = batch_within;
+        })
+        .await;
+        switched.take(SwitchoverStep::InstallTriggers).await;
+        switched.take(SwitchoverStep::Backfill).await;
+        let progress = format!("mainstay_replica_switchover_backfill_progress{{pair=\"{name}\"}}");
+        switched.rig.wait_metric(&progress, |progress| progress == 1.0).await;
+        switched.wait("the backfill to end", |state| state.backfilled).await;
+        // Each batch is a transaction of its own.
+        let count = format!("SELECT count(DISTINCT xmin::text) FROM {name}_p");
+        let Kind::Int(n) = first(&switched.rig.query_primary(&count).await.unwrap()) else {
+            panic!("no count")
+        };
+        n
+    };
+    assert_eq!(n_batches("unhurried", Duration::from_secs(10)).await, 4);
+    let n_small = n_batches("hurried", Duration::from_millis(1)).await;
+    assert!(n_small > 8, "{n_small} batches");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use mainstay_devstack::{ChaosProxy, Direction, wait_until};
-use mainstay_proto::replica::v1::{QueryRequest, QueryStreamRequest};
+use mainstay_proto::replica::v1::{QueryRequest, QueryStreamRequest, value::Kind};
+use mainstay_rpc::ErrorCode;
 use replica_service::{ReplicaConfig, Strategy};
 
 use crate::rig::*;
@@ -121,4 +122,45 @@ async fn a_replica_too_many_bytes_behind_is_left_out_but_for_who_bounds_time() {
     replica.release_replay().await.unwrap();
     rig.wait("replica1 to be back", |topology| topology.nodes.iter().all(|node| node.reads)).await;
     assert_eq!(served_by(&rig.query("SELECT 1").await).0, "replica1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_fallback_the_primary_answers_only_who_asks_for_it() {
+    let stack = start_stack(false).await;
+    let mut config = patient_config(&stack, Way::Direct);
+    config.routing.primary_fallback = false;
+    config.routing.token_wait_within = Duration::from_millis(100);
+    let rig = Rig::launch(config).await;
+    rig.wait("the replicas to take reads, and nobody else", |topology| {
+        topology.primary == "primary"
+            && topology.nodes.iter().all(|node| node.reads == (node.name != "primary"))
+    })
+    .await;
+    let table = table(&stack, "n int").await;
+    let replicas = ["replica1", "replica2"].map(|name| stack.postgres().unwrap().node(name).unwrap());
+    for replica in replicas {
+        replica.hold_replay().await.unwrap();
+    }
+    let written = rig.execute(&format!("INSERT INTO {table} VALUES (1)")).await.unwrap();
+    let sql = format!("SELECT count(*) FROM {table}");
+    let after = QueryRequest { sql: sql.clone(), after: written.token, ..QueryRequest::default() };
+    let failure = rig.ask(after.clone()).await.unwrap_err();
+    assert_eq!((failure.code(), failure.reason()), (ErrorCode::FailedPrecondition, "NO_REPLICA_CAUGHT_UP"));
+    assert_eq!(first(&rig.query_primary(&sql).await.unwrap()), Kind::Int(1));
+    for replica in replicas {
+        replica.release_replay().await.unwrap();
+    }
+    let read = wait_until("a replica to have caught up", EVERY, SOON, || async {
+        rig.ask(after.clone()).await.map_err(|failure| format!("{failure:?}"))
+    })
+    .await
+    .unwrap();
+    assert!(served_by(&read).0.starts_with("replica"), "{read:?}");
+    for replica in replicas {
+        replica.kill().await.unwrap();
+    }
+    rig.wait("both to be down", |topology| topology.nodes.iter().all(|node| !node.reads)).await;
+    let failure = rig.query_with("SELECT 1", Vec::new()).await.unwrap_err();
+    assert_eq!((failure.code(), failure.reason()), (ErrorCode::Unavailable, "NO_FIT_NODE"));
+    assert_eq!(first(&rig.query_primary(&sql).await.unwrap()), Kind::Int(1));
 }

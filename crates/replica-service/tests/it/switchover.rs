@@ -115,6 +115,10 @@ async fn a_changed_a_missing_an_extra_and_a_doubled_row_are_found_and_named() {
             equal && (pair.legacy_rows, pair.partitioned_rows, pair.ready) == (5_000, 5_000, true)
         })
         .await;
+    for series in ["ready", "buckets_verified", "oldest_seconds"] {
+        let series = format!("mainstay_replica_switchover_{series}{{pair=\"pair\"}}");
+        watched.rig.wait_metric(&series, |value| value > 0.0).await;
+    }
     let parity = pair.parity.unwrap();
     assert!(parity.buckets >= 5 && parity.node.starts_with("replica"), "{parity:?}");
     for (break_it, mend, key, kind, delta) in [

@@ -1,4 +1,6 @@
-use mainstay_proto::replica::v1::{Array, QueryResponse, Value, value::Kind};
+use mainstay_proto::replica::v1::{
+    Array, QueryResponse, QueryStreamRequest, SqlStatement, TransactionRequest, Value, value::Kind,
+};
 use mainstay_rpc::{ErrorCode, Failure};
 use proptest::{
     prelude::*,
@@ -112,14 +114,42 @@ async fn every_value_reads_as_the_database_prints_it() {
     for (ty, literals) in cases {
         for literal in *literals {
             let params = vec![typed(Kind::Text((*literal).to_owned()), ty)];
-            let response = rig.query_with("SELECT $1, format('%s', $1)", params).await.unwrap();
+            let response = rig.query_with(PRINT, params.clone()).await.unwrap();
+            for (door, values) in by_other_doors(&rig, PRINT, params).await {
+                assert_eq!(values, response.rows[0].values, "{door}: {ty} {literal:?}");
+            }
             let [value, printed] = &response.rows[0].values[..] else { panic!("{response:?}") };
             let read = text(value.kind.as_ref().unwrap());
             let printed = text(printed.kind.as_ref().unwrap());
             assert_eq!(read, printed, "{ty} {literal:?}");
             assert_eq!(response.columns[0].r#type, *ty);
         }
+        // NULL of each type, alone and in an array.
+        let (sql, params) =
+            (format!("SELECT NULL::{ty}, $1, ARRAY[$1, NULL]"), vec![typed(Kind::Null(true), ty)]);
+        let null = value(Kind::Null(true));
+        let nulls =
+            [null.clone(), null.clone(), value(Kind::Array(Array { values: vec![null.clone(), null] }))];
+        let response = rig.query_with(&sql, params.clone()).await.unwrap();
+        assert_eq!(response.rows[0].values, nulls, "{ty}");
+        for (door, values) in by_other_doors(&rig, &sql, params).await {
+            assert_eq!(values, nulls, "{door}: {ty}");
+        }
     }
+}
+
+const PRINT: &str = "SELECT $1, format('%s', $1)";
+
+/// Asks for one row by a write, by a transaction and by a stream: each reads values in a way of its own.
+async fn by_other_doors(rig: &Rig, sql: &str, params: Vec<Value>) -> [(&'static str, Vec<Value>); 3] {
+    let executed = rig.execute_with(sql, params.clone()).await.unwrap().rows.remove(0);
+    let statements = vec![SqlStatement { sql: sql.to_owned(), params: params.clone() }];
+    let request = TransactionRequest { statements, ..TransactionRequest::default() };
+    let done = rig.client.clone().transaction(request).await.unwrap().into_inner().results.remove(0);
+    let request = QueryStreamRequest { sql: sql.to_owned(), params, ..QueryStreamRequest::default() };
+    let mut chunks = rig.client.clone().query_stream(request).await.unwrap().into_inner();
+    let streamed = chunks.message().await.unwrap().unwrap().rows.remove(0);
+    [("execute", executed.values), ("transaction", done.rows[0].values.clone()), ("stream", streamed.values)]
 }
 
 #[tokio::test(flavor = "multi_thread")]

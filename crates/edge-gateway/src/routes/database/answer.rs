@@ -3,10 +3,10 @@
 use mainstay_proto::common::v1::Health;
 use mainstay_proto::replica::v1 as wire;
 use serde::Serialize;
-use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::routes::words::{health, rfc3339, role, seconds};
+use crate::routes::sql_json::Rows;
+use crate::routes::words::{health, probe_state, rfc3339, role, seconds};
 
 /// One column of a result.
 #[derive(Serialize, ToSchema)]
@@ -26,6 +26,8 @@ pub(crate) struct Served {
     staleness_seconds: Option<f64>,
     reason: String,
     attempts: u32,
+    /// One replica was slow, so another one was asked too; `node` answered first.
+    hedged: bool,
     /// What `{table}` stood for; absent where the read named no pair.
     #[serde(skip_serializing_if = "Option::is_none")]
     table: Option<String>,
@@ -36,7 +38,8 @@ pub(crate) struct Served {
 pub(crate) struct QueryAnswer {
     pub(super) columns: Vec<SqlColumn>,
     /// Each row is an array in column order: two columns may have one name.
-    pub(super) rows: Vec<Vec<Value>>,
+    #[schema(value_type = Vec<Vec<Value>>)]
+    pub(super) rows: Rows,
     /// True when there were more rows than `maxRows` or the configured limit.
     pub(super) truncated: bool,
     pub(super) served: Option<Served>,
@@ -63,7 +66,8 @@ pub(crate) struct SqlCacheUse {
 pub(crate) struct ExecuteAnswer {
     pub(super) rows_affected: u64,
     pub(super) columns: Vec<SqlColumn>,
-    pub(super) rows: Vec<Vec<Value>>,
+    #[schema(value_type = Vec<Vec<Value>>)]
+    pub(super) rows: Rows,
     /// Goes into `after` of a query that must see this write.
     pub(super) token: String,
     pub(super) served: Option<Served>,
@@ -104,6 +108,8 @@ pub(crate) struct NodeInfo {
     /// True when queries go through a PgBouncer.
     pgbouncer: bool,
     health: &'static str,
+    /// How steadily it answers probes: `down`, `probation`, `suspect` or `up`.
+    probe_state: &'static str,
     reads: bool,
     writes: bool,
     /// An operator has taken it out of reads.
@@ -123,6 +129,8 @@ pub(crate) struct NodeHealth {
     role: &'static str,
     health: &'static str,
     healthy: bool,
+    /// How steadily it answers probes: `down`, `probation` (it answers again), `suspect` (its last probe failed) or `up`.
+    probe_state: &'static str,
     detail: String,
     since: Option<String>,
     seen_at: Option<String>,
@@ -334,6 +342,7 @@ impl From<wire::Served> for Served {
             staleness_seconds: seconds(served.staleness),
             reason: served.reason,
             attempts: served.attempts,
+            hedged: served.hedged,
             table: Some(served.table).filter(|table| !table.is_empty()),
         }
     }
@@ -361,6 +370,7 @@ impl From<&wire::Node> for NodeInfo {
             address: node.address.clone(),
             pgbouncer: node.pgbouncer,
             health: health(node.health),
+            probe_state: probe_state(node.probe_state),
             reads: node.reads,
             writes: node.writes,
             drained: node.drained,
@@ -379,6 +389,7 @@ impl From<&wire::Node> for NodeHealth {
             role: role(node.role),
             health: health(node.health),
             healthy: node.health == i32::from(Health::Healthy),
+            probe_state: probe_state(node.probe_state),
             detail: node.detail.clone(),
             since: rfc3339(node.since),
             seen_at: rfc3339(node.seen_at),

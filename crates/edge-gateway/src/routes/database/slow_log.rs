@@ -9,12 +9,11 @@ use mainstay_proto::replica::v1::slow_log_service_client::SlowLogServiceClient;
 use mainstay_proto::replica::v1::{ExplainRequest, SlowStatement, SlowStatementsRequest};
 use mainstay_rpc::{Call, Lane};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::body::{Json, Params, Who};
 use crate::error::Problem;
-use crate::routes::sql_json;
+use crate::routes::sql_json::{self, SqlParam};
 use crate::routes::words::{rfc3339, seconds, time, wire_duration};
 use crate::state::App;
 
@@ -102,7 +101,8 @@ pub(crate) struct ExplainBody {
     sql: String,
     /// Values to plan for; without any the plan is the generic one.
     #[serde(default)]
-    params: Vec<Value>,
+    #[schema(value_type = Vec<Value>)]
+    params: Vec<SqlParam>,
     /// The plan as a JSON text instead of lines.
     #[serde(default)]
     json: bool,
@@ -160,7 +160,7 @@ pub(crate) async fn explain(
     Who(caller): Who,
     Json(body): Json<ExplainBody>,
 ) -> Result<Answer<SqlPlan>, Problem> {
-    let params = sql_json::params(body.params)?;
+    let params = sql_json::params(body.params);
     let request = ExplainRequest { id: body.id, sql: body.sql, params, json: body.json };
     let send = async |mut client: Client, request| client.explain(request).await;
     let told = app.upstreams.slow_log(Call::read(EXPLAIN).by(caller), request, send).await?;

@@ -10,14 +10,13 @@ use mainstay_proto::replica::v1::statement_service_client::StatementServiceClien
 use mainstay_proto::replica::v1::{ListStatementsRequest, Prefer, RunStatementRequest};
 use mainstay_rpc::{Call, Lane};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::answer::{ExecuteAnswer, QueryAnswer};
 use super::{ReadFrom, execute_answer, query_answer};
 use crate::body::{Json, Who};
 use crate::error::Problem;
-use crate::routes::sql_json;
+use crate::routes::sql_json::{self, SqlParam};
 use crate::routes::words::wire_duration;
 use crate::state::App;
 
@@ -50,7 +49,8 @@ struct NamedStatement {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct RunBody {
     #[serde(default)]
-    params: Vec<Value>,
+    #[schema(value_type = Vec<Value>)]
+    params: Vec<SqlParam>,
     #[serde(default)]
     max_rows: u32,
     /// A replica further behind than this is not asked; like `2s`.
@@ -113,7 +113,7 @@ pub(crate) async fn run_statement(
     let prefer = body.prefer.map_or(Prefer::Unspecified, Prefer::from).into();
     let request = RunStatementRequest {
         name,
-        params: sql_json::params(body.params)?,
+        params: sql_json::params(body.params),
         max_rows: body.max_rows,
         max_staleness: body.max_lag.map(wire_duration),
         max_lag_bytes: body.max_lag_bytes,

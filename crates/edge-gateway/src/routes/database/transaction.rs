@@ -1,6 +1,7 @@
 //! Several statements in one transaction, over REST.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json as Answer;
 use axum::extract::State;
@@ -9,14 +10,13 @@ use mainstay_proto::replica::v1::replica_service_client::ReplicaServiceClient;
 use mainstay_proto::replica::v1::{Isolation, SqlStatement, TransactionRequest};
 use mainstay_rpc::{Call, Lane};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::SqlColumn;
 use super::answer::Served;
+use super::{SqlColumn, timed};
 use crate::body::{Json, Who};
 use crate::error::Problem;
-use crate::routes::sql_json;
+use crate::routes::sql_json::{self, Rows, SqlParam};
 use crate::scope;
 use crate::state::App;
 
@@ -37,6 +37,10 @@ pub(crate) struct TransactionBody {
     #[serde(default)]
     #[schema(max_items = 16)]
     invalidates: Vec<String>,
+    /// Time for all of them, above 0 and at most that of a request; like `2s`.
+    #[serde(default, with = "humantime_serde")]
+    #[schema(value_type = Option<String>, example = "2s")]
+    within: Option<Duration>,
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -45,7 +49,8 @@ struct BodyStatement {
     #[schema(example = "select 1")]
     sql: String,
     #[serde(default)]
-    params: Vec<Value>,
+    #[schema(value_type = Vec<Value>)]
+    params: Vec<SqlParam>,
 }
 
 #[derive(Clone, Copy, Default, Deserialize, ToSchema)]
@@ -75,7 +80,8 @@ pub(crate) struct TransactionAnswer {
 struct StatementAnswer {
     rows_affected: u64,
     columns: Vec<SqlColumn>,
-    rows: Vec<Vec<Value>>,
+    #[schema(value_type = Vec<Vec<Value>>)]
+    rows: Rows,
 }
 
 /// Runs statements one after the other in one transaction on the primary; the first that fails undoes all.
@@ -93,10 +99,10 @@ pub(crate) async fn transaction(
     for one in &body.statements {
         scope::demand_sql(&caller.scopes, Action::Write, &one.sql)?;
     }
-    let statement =
-        |one: BodyStatement| Ok(SqlStatement { sql: one.sql, params: sql_json::params(one.params)? });
+    let call = timed(Call::write(TRANSACTION).by(caller), body.within, &app)?;
+    let statement = |one: BodyStatement| SqlStatement { sql: one.sql, params: sql_json::params(one.params) };
     let request = TransactionRequest {
-        statements: body.statements.into_iter().map(statement).collect::<Result<_, Problem>>()?,
+        statements: body.statements.into_iter().map(statement).collect(),
         isolation: match body.isolation {
             IsolationLevel::ReadCommitted => Isolation::ReadCommitted,
             IsolationLevel::RepeatableRead => Isolation::RepeatableRead,
@@ -107,11 +113,11 @@ pub(crate) async fn transaction(
         invalidates: body.invalidates,
     };
     let send = async |mut client: ReplicaServiceClient<Lane>, request| client.transaction(request).await;
-    let answer = app.upstreams.replica(Call::write(TRANSACTION).by(caller), request, send).await?;
+    let answer = app.upstreams.replica(call, request, send).await?;
     let results = answer.results.into_iter().map(|result| StatementAnswer {
         rows_affected: result.rows_affected,
         columns: sql_json::columns(result.columns),
-        rows: sql_json::rows(result.rows),
+        rows: Rows(result.rows),
     });
     Ok(Answer(TransactionAnswer {
         results: results.collect(),

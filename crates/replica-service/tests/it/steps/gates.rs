@@ -37,6 +37,10 @@ async fn reads_of_the_twin_that_fail_are_taken_back() {
         "mainstay_replica_switchover_reads_total{pair=\"failing\",table=\"partitioned\",result=\"error\"}";
     assert!(switched.rig.metric(failed).await.is_some_and(|n| n >= 2.0));
     assert!(state.journal.iter().any(|entry| entry.step == "step-back"), "{state:?}");
+    switched
+        .rig
+        .wait_metric("mainstay_replica_switchover_step_backs_total{pair=\"failing\"}", |n| n >= 1.0)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,7 +82,11 @@ async fn partitions_to_come_are_made_when_asked_for_and_later_by_itself() {
     let whole = "all partitions to be there";
     let is_whole =
         |pair: &PartitionPair| (pair.partitions, pair.gaps.len(), pair.missing_future.len()) == (n_all, 0, 0);
-    switched.take(SwitchoverStep::CreatePartitions).await;
+    // Its line is in the journal, though nothing of ours was in the database before.
+    let state = switched.take(SwitchoverStep::CreatePartitions).await;
+    let line = &state.journal[0];
+    assert_eq!((line.step.as_str(), line.outcome.as_str()), ("create-partitions", "done"), "{state:?}");
+    assert!(!line.actor.is_empty() && line.detail.contains("ahead_p"), "{line:?}");
     switched.wait_pair(whole, is_whole).await;
 
     switched.take(SwitchoverStep::InstallTriggers).await;
@@ -113,6 +121,12 @@ async fn a_backfill_waits_for_a_replica_that_lags() {
     let held =
         switched.wait("the backfill to wait", |state| state.held_up.contains("replica1 is up to")).await;
     assert!(!held.backfilled && held.rows_copied == 0, "{held:?}");
+    switched
+        .rig
+        .wait_metric("mainstay_replica_switchover_held_up{pair=\"patient\"}", |held| held == 1.0)
+        .await;
+    let health = "mainstay_component_health{component=\"switchover.patient\"}";
+    switched.rig.wait_metric(health, |health| health == 2.0).await;
     replica.release_replay().await.unwrap();
     switched.wait("the backfill to end", |state| state.backfilled).await;
     let counts = "SELECT (SELECT count(*) FROM patient) = 500 AND (SELECT count(*) FROM patient_p) = 500";

@@ -2,12 +2,14 @@ use std::{collections::BTreeMap, time::Duration};
 
 use mainstay_devstack::{DATABASE, Devstack, SERVICE_ROLE, wait_until};
 use mainstay_proto::replica::v1::{
-    GetSwitchoverRequest, Parity, ParityVerdict, PartitionMetricsRequest, PartitionPair, QueryRequest,
-    QueryResponse, RunStepRequest, SwitchoverState, SwitchoverStep,
-    partition_service_client::PartitionServiceClient, switchover_service_client::SwitchoverServiceClient,
+    GetSwitchoverRequest, Parity, ParityVerdict, PartitionMetricsRequest, PartitionPair, Prefer,
+    QueryRequest, QueryResponse, RunStatementRequest, RunStepRequest, SwitchoverState, SwitchoverStep,
+    partition_service_client::PartitionServiceClient, run_statement_response::Answer,
+    statement_service_client::StatementServiceClient, switchover_service_client::SwitchoverServiceClient,
+    value::Kind,
 };
 use mainstay_rpc::Failure;
-use replica_service::{PairConfig, ReplicaConfig};
+use replica_service::{NamedConfig, PairConfig, ReplicaConfig};
 use tokio_postgres::{Client, NoTls};
 use tonic::transport::{Channel, Endpoint};
 
@@ -64,6 +66,9 @@ impl Switched {
                 time_column: "at".to_owned(),
             };
             config.switchover.insert(name.to_owned(), pair);
+            let sql = "SELECT count(*) FROM {table}".to_owned();
+            let count = NamedConfig { sql, table: name.to_owned(), ..NamedConfig::default() };
+            config.statements.named.insert("count".to_owned(), count);
             config.parity.check_every = Duration::from_millis(200);
             config.parity.duty_cycle = 0.5;
             config.parity.bucket_rows = 500;
@@ -164,6 +169,23 @@ impl Switched {
         let request =
             QueryRequest { sql: sql.to_owned(), table: self.name.clone(), ..QueryRequest::default() };
         self.rig.ask(request).await.unwrap()
+    }
+
+    /// Counts the rows by a statement of the configuration that names the pair.
+    pub(super) async fn count_by_name(&self) -> i64 {
+        let request = RunStatementRequest {
+            name: "count".to_owned(),
+            prefer: Prefer::Primary.into(),
+            ..RunStatementRequest::default()
+        };
+        let mut client = StatementServiceClient::new(self.rig.channel());
+        match client.run_statement(request).await.unwrap().into_inner().answer {
+            Some(Answer::Query(answer)) => match first(&answer) {
+                Kind::Int(n) => n,
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Takes all steps before the first read of the twin.
