@@ -42,6 +42,9 @@ async fn sign_in(browser: &mut Browser, house: &House) {
     browser.type_text(&house.stack().credentials().api_keys.operator).await;
     browser.press("Enter").await;
     browser.until("live figures", "document.querySelector('#live').innerText === 'live'").await;
+    // The browser keeps what a tab stores in another process than that of the page, and a moment later.
+    browser.evaluate("window.firstAt = M.state.figuresAt").await;
+    browser.until("the next figures", "M.state.figuresAt > window.firstAt").await;
     // Asked for again, the page comes from what the browser has kept; the key is that of the tab.
     browser.evaluate("window.isFirst = true").await;
     browser.open(&format!("http://{}/dashboard", house.edge())).await;

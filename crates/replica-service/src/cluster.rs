@@ -6,8 +6,6 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use mainstay_resilience::hysteresis::Flip;
-
 use crate::{
     lag::{
         LsnTimeline,
@@ -18,11 +16,15 @@ use crate::{
     token::Token,
 };
 
+mod reach;
 #[cfg(test)]
 mod tests;
 mod verdict;
 
+pub(crate) use reach::ProbeState;
 pub(crate) use verdict::{Health, Verdict};
+
+use reach::Reach;
 
 /// Turns probe results into roles; does no I/O and reads no clock.
 ///
@@ -45,17 +47,6 @@ pub(crate) struct Cluster {
 /// Names a server for as long as the process lives: one that is gone gives its number to nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct NodeId(pub u32);
-
-/// How steadily a node answers probes; the numbers are those of its metric.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ProbeState {
-    Down = 0,
-    /// It answers again, not often enough yet.
-    Probation = 1,
-    /// The last probe failed, not enough of them yet.
-    Suspect = 2,
-    Up = 3,
-}
 
 /// What all servers of one cluster have in common.
 #[derive(Debug, Clone, Copy)]
@@ -174,16 +165,6 @@ struct Node {
     pgbouncer: Option<Reach>,
 }
 
-/// Whether something answers, steadily.
-#[derive(Debug, Default)]
-struct Reach {
-    /// `None` until the first answer, which is believed at once; only changes of mind need more.
-    flip: Option<Flip>,
-    /// Why the last probe failed; `None` when it did not.
-    failure: Option<String>,
-    probed: bool,
-}
-
 impl Cluster {
     /// Starts with no nodes.
     pub(crate) fn new(limits: Limits) -> Self {
@@ -278,13 +259,7 @@ impl Cluster {
 
     /// Tells how steadily a node answers.
     pub(crate) fn probe_state(&self, node: NodeId) -> ProbeState {
-        let reach = self.nodes.get(&node).map(|node| &node.reach);
-        match reach.map(|reach| (reach.is_up(), reach.failure.is_some())) {
-            Some((true, false)) => ProbeState::Up,
-            Some((true, true)) => ProbeState::Suspect,
-            Some((false, false)) if reach.is_some_and(|reach| reach.probed) => ProbeState::Probation,
-            Some((false, _)) | None => ProbeState::Down,
-        }
+        self.nodes.get(&node).map_or(ProbeState::Down, |node| node.reach.state())
     }
 
     /// Tells whether a node that is watched is down.
@@ -474,36 +449,6 @@ impl Node {
 
     fn in_recovery(&self) -> Option<bool> {
         self.last.as_ref().map(|(_, seen)| seen.in_recovery)
-    }
-}
-
-impl Reach {
-    fn observe(&mut self, failure: Option<&String>, limits: &Limits) {
-        self.probed = true;
-        self.failure = failure.cloned();
-        match &mut self.flip {
-            Some(flip) => {
-                flip.observe(failure.is_none());
-            }
-            None if failure.is_none() => self.flip = Some(Flip::new(limits.down_after, limits.up_after)),
-            None => {}
-        }
-    }
-
-    /// Counts answers by other limits from now on; what it is stays.
-    fn turn_by(&mut self, limits: &Limits) {
-        if let Some(flip) = &mut self.flip {
-            let new = if flip.is_up() { Flip::new } else { Flip::new_down };
-            *flip = new(limits.down_after, limits.up_after);
-        }
-    }
-
-    fn is_up(&self) -> bool {
-        self.flip.as_ref().is_some_and(Flip::is_up)
-    }
-
-    fn is_lost(&self) -> bool {
-        self.flip.as_ref().is_some_and(|flip| !flip.is_up())
     }
 }
 
